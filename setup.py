@@ -1,0 +1,39 @@
+"""Package metadata; tool settings are in pyproject.toml."""
+
+from setuptools import find_packages, setup
+
+with open("README.md", encoding="utf-8") as readme:
+    long_description = readme.read()
+
+setup(
+    name="slowfast_uniformer",
+    version="0.1.0",
+    description="Train and test UniFormer video classifiers",
+    long_description=long_description,
+    long_description_content_type="text/markdown",
+    python_requires=">=3.10",
+    packages=find_packages(include=["slowfast_uniformer", "slowfast_uniformer.*"]),
+    install_requires=[
+        "torch>=2.9,<2.15",
+        "torchvision>=0.24,<0.30",
+        "pytorchvideo==0.1.5",
+        "fvcore>=0.1.5.post20221221",
+        "iopath>=0.1.10",
+        "yacs>=0.1.8",
+        "simplejson>=3.19,<5",
+        "av>=16,<19",
+        "tensorboard>=2.18,<3",
+        "timm>=1.0.20,<2",  # RandAugment
+        "torchmetrics>=1.4,<2",  # confusion matrix and per-class accuracy
+        "matplotlib>=3.8,<4",  # pictures in TensorBoard
+        "tqdm>=4.66",  # progress bar
+        "safetensors>=0.4.3",  # weight files without code in them
+        "numpy>=1.26",
+        "pillow>=10",
+    ],
+    extras_require={"dev": ["pytest>=8,<10", "ruff>=0.6"]},
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+)

@@ -1,0 +1,3 @@
+"""Training and testing of UniFormer video classifiers."""
+
+__version__ = "0.1.0"

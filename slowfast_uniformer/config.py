@@ -1,0 +1,458 @@
+"""Every key, its default and its meaning; loading is merge, validate, infer, freeze.
+
+Names and defaults are those of the UniFormer releases and SlowFast, so that their YAML files load here. Keys that
+have no meaning here stand in `RETIRED` with the reason. After `load_config` nobody writes the config.
+"""
+
+import ast
+import difflib
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import yaml
+from fvcore.common.config import CfgNode
+
+from slowfast_uniformer.errors import UserError
+
+CN = CfgNode
+
+
+def get_cfg() -> CfgNode:
+    """Return a new config that holds every key at its default."""
+    c = CN()
+
+    c.TRAIN = CN()
+    c.TRAIN.ENABLE = True  # train (when False, only test)
+    c.TRAIN.DATASET = "kinetics"  # how lists are read and frames chosen: a name in data/annotations.py
+    c.TRAIN.BATCH_SIZE = 64  # videos per optimizer step on one machine, divided among its devices
+    c.TRAIN.ACCUM_STEPS = (
+        1  # each batch is worked off in this many parts; the batch and its LR stay what they are
+    )
+    c.TRAIN.EVAL_PERIOD = 10  # validate every so many epochs, and after the last
+    c.TRAIN.CHECKPOINT_PERIOD = 10  # write a checkpoint every so many epochs, and after the last
+    c.TRAIN.AUTO_RESUME = True  # continue from the newest checkpoint in OUTPUT_DIR, if there is one
+    c.TRAIN.CHECKPOINT_FILE_PATH = (
+        ""  # a run's checkpoint to continue: weights, optimizer, epoch (AUTO_RESUME wins)
+    )
+    c.TRAIN.MIXED_PRECISION = "none"  # none, bf16 or fp16 (fp16 with a gradient scaler)
+    c.TRAIN.MAX_BAD_STEPS = 20  # stop after so many steps in a row whose loss or gradient is not finite
+    c.TRAIN.MAX_BAD_VIDEOS = 10  # tries to replace an unreadable video in training before giving up
+
+    c.TEST = CN()
+    c.TEST.ENABLE = True  # multi-view test, after training if there is any
+    c.TEST.DATASET = "kinetics"  # as TRAIN.DATASET, for validation and test
+    c.TEST.BATCH_SIZE = 8  # clips in one forward pass on one machine, divided among its devices
+    c.TEST.CHECKPOINT_FILE_PATH = ""  # weights to test; "" is the last (or best) checkpoint of OUTPUT_DIR
+    c.TEST.NUM_ENSEMBLE_VIEWS = 10  # clips taken along the time of each video
+    c.TEST.NUM_SPATIAL_CROPS = 3  # crops of each clip: 1 (centre) or 3 (left, centre, right)
+    c.TEST.ADD_SOFTMAX = True  # softmax each view's scores before they are put together
+    c.TEST.MIN_COVERAGE = (
+        100.0  # per cent of videos that must be readable for the test to end without an error
+    )
+    c.TEST.TEST_BEST = False  # test the checkpoint of best validation accuracy instead of the last
+
+    c.DATA = CN()
+    c.DATA.PATH_TO_DATA_DIR = ""  # folder of the lists (train.csv, val.csv, test.csv, classes.txt)
+    c.DATA.PATH_LABEL_SEPARATOR = " "  # what stands between the fields of a list's line
+    c.DATA.PATH_PREFIX = ""  # folder that the paths in the lists are relative to
+    c.DATA.CLASS_NAMES = (
+        ""  # file of class names in label order; "" is classes.txt in PATH_TO_DATA_DIR, if there
+    )
+    c.DATA.LABEL_PATH_TEMPLATE = (
+        "somesomev1_rgb_{}_split.txt"  # Something-Something: list in PATH_TO_DATA_DIR
+    )
+    c.DATA.IMAGE_TEMPLATE = "{:05d}.jpg"  # frame folders: file name of frame n, counted from 1
+    c.DATA.NUM_FRAMES = 8  # frames of a clip
+    c.DATA.SAMPLING_RATE = 8  # dense sampling: frames from one sampled frame to the next
+    c.DATA.USE_OFFSET_SAMPLING = False  # dense sampling: whole-number starts, test views from end to end
+    c.DATA.SAMPLE_BY_FPS = False  # dense sampling: stretch the window by the video's fps / TARGET_FPS
+    c.DATA.TARGET_FPS = 30  # see SAMPLE_BY_FPS
+    c.DATA.MEAN = [0.45, 0.45, 0.45]  # subtracted from each channel (of values 0 to 1)
+    c.DATA.STD = [0.225, 0.225, 0.225]  # divides each channel
+    c.DATA.REVERSE_INPUT_CHANNEL = False  # feed BGR instead of RGB
+    c.DATA.TRAIN_CROP_SIZE = 224  # side of the square that training and validation see
+    c.DATA.TEST_CROP_SIZE = 256  # the same in the multi-view test
+    c.DATA.TRAIN_JITTER_SCALES = [256, 320]  # short side before a random crop, when the two below are empty
+    c.DATA.TRAIN_JITTER_SCALES_RELATIVE = []  # random resized crop: smallest and largest part of the area
+    c.DATA.TRAIN_JITTER_ASPECT_RELATIVE = []  # random resized crop: smallest and largest aspect ratio
+    c.DATA.RANDOM_FLIP = True  # flip half of the training clips left to right
+    c.DATA.ENSEMBLE_METHOD = "sum"  # views of a video: sum or max
+
+    c.AUG = CN()
+    c.AUG.ENABLE = False  # the augmentations of this section
+    c.AUG.NUM_SAMPLE = 1  # differently augmented clips of each decoded video
+    c.AUG.AA_TYPE = "rand-m9-mstd0.5-inc1"  # RandAugment, AutoAugment or AugMix as timm writes it; "" is none
+    c.AUG.INTERPOLATION = "bicubic"  # of AA_TYPE's geometric operations
+    c.AUG.RE_PROB = 0.25  # probability of random erasing
+    c.AUG.RE_MODE = "pixel"  # what is put in: pixel (noise), rand (a colour for each frame), const (zeros)
+    c.AUG.RE_COUNT = 1  # largest number of erased boxes
+
+    c.MIXUP = CN()
+    c.MIXUP.ENABLE = False  # mixup, cutmix and label smoothing on the batch
+    c.MIXUP.ALPHA = 0.8  # of mixup's beta distribution; 0 is no mixup
+    c.MIXUP.CUTMIX_ALPHA = 1.0  # of cutmix's beta distribution; 0 is no cutmix
+    c.MIXUP.PROB = 1.0  # probability that a batch is mixed at all
+    c.MIXUP.SWITCH_PROB = 0.5  # probability of cutmix where both are on
+    c.MIXUP.LABEL_SMOOTH_VALUE = 0.1  # label smoothing
+
+    c.BN = CN()
+    c.BN.WEIGHT_DECAY = 0.0  # weight decay of batch norms' parameters
+
+    c.SOLVER = CN()
+    c.SOLVER.OPTIMIZING_METHOD = "sgd"  # sgd, adam or adamw
+    c.SOLVER.BASE_LR = 0.1  # learning rate after warm-up
+    c.SOLVER.BASE_LR_SCALE_NUM_SHARDS = False  # multiply the three learning rates by the number of machines
+    c.SOLVER.LR_POLICY = "cosine"  # cosine or steps_with_relative_lrs
+    c.SOLVER.COSINE_END_LR = 0.0  # learning rate at the end
+    c.SOLVER.COSINE_AFTER_WARMUP = False  # the cosine starts where the warm-up ends, not at epoch 0
+    c.SOLVER.STEPS = []  # steps policy: epochs at which an entry of LRS begins, the first of them 0
+    c.SOLVER.LRS = []  # steps policy: factors of BASE_LR
+    c.SOLVER.MAX_EPOCH = 300  # epochs
+    c.SOLVER.WARMUP_EPOCHS = 0.0  # epochs of linear warm-up
+    c.SOLVER.WARMUP_START_LR = 0.01  # learning rate where warm-up begins
+    c.SOLVER.MOMENTUM = 0.9  # sgd
+    c.SOLVER.DAMPENING = 0.0  # sgd
+    c.SOLVER.NESTEROV = True  # sgd
+    c.SOLVER.WEIGHT_DECAY = 1e-4  # of everything but batch norms (and see the next key)
+    c.SOLVER.ZERO_WD_1D_PARAM = False  # no weight decay on one-dimensional parameters and biases
+    c.SOLVER.LAYER_DECAY = 1.0  # learning-rate factor from one layer down to the one before it
+    c.SOLVER.CLIP_GRADIENT = 20.0  # largest norm of the gradient; 0 is no limit
+
+    c.MODEL = CN()
+    c.MODEL.MODEL_NAME = "Uniformer"  # a name in the model registry
+    c.MODEL.NUM_CLASSES = 400  # classes of the data set
+    c.MODEL.INIT_FROM = (
+        ""  # weights to start from: a file, or a name looked up in $SLOWFAST_UNIFORMER_WEIGHTS
+    )
+    c.MODEL.INIT_HEAD = "keep"  # the classifier of INIT_FROM: keep, or new (drawn at random)
+    c.MODEL.USE_CHECKPOINT = False  # recompute blocks in the backward pass to save memory
+    c.MODEL.CHECKPOINT_NUM = [0, 0, 0, 0]  # how many blocks of each stage, from its first
+    c.MODEL.EMA_DECAY = 0.9999  # decay of the moving average of the weights
+    c.MODEL.EMA_EPOCH = -1  # epoch at which the average begins; -1 is never. It is what is then tested
+    c.MODEL.IMPORT = ""  # a Python module to import first, so that it registers your own models
+    c.MODEL.ARGS = CN(new_allowed=True)  # free keys for your own models
+
+    c.UNIFORMER = CN()
+    c.UNIFORMER.EMBED_DIM = [64, 128, 320, 512]  # channels of the four stages
+    c.UNIFORMER.DEPTH = [3, 4, 8, 3]  # blocks of the four stages
+    c.UNIFORMER.HEAD_DIM = 64  # channels of an attention head
+    c.UNIFORMER.MLP_RATIO = 4.0  # hidden over outer channels of the MLPs (light models: one per stage)
+    c.UNIFORMER.QKV_BIAS = True  # bias in the query, key and value projection
+    c.UNIFORMER.QKV_SCALE = None  # attention scale; null is HEAD_DIM ** -0.5
+    c.UNIFORMER.REPRESENTATION_SIZE = None  # width of a layer before the classifier; null is none
+    c.UNIFORMER.DROPOUT_RATE = 0.0  # dropout in MLPs and after attention
+    c.UNIFORMER.ATTENTION_DROPOUT_RATE = 0.0  # dropout of attention weights
+    c.UNIFORMER.DROP_DEPTH_RATE = 0.1  # stochastic depth of the last block, rising from 0 in the first
+    c.UNIFORMER.SPLIT = False  # stages 3 and 4 attend over time, then space, instead of both at once
+    c.UNIFORMER.STD = False  # stages 2 to 4 embed with kernels that overlap in time
+    c.UNIFORMER.PRUNE_RATIO = [
+        [],
+        [],
+        [1] + [0.5] * 7,
+        [0.5] * 3,
+    ]  # light models: kept part of the tokens, per block
+    c.UNIFORMER.TRADE_OFF = [
+        [],
+        [],
+        [1] + [0.5] * 7,
+        [0.5] * 3,
+    ]  # light models: weight of a block's new token scores
+    c.UNIFORMER.INIT_VALUE = 0.1  # Uniformer_light_ls_fp32: where layer scale starts
+
+    c.DATA_LOADER = CN()
+    c.DATA_LOADER.NUM_WORKERS = 8  # loading processes of each device; 0 loads in the training process
+    c.DATA_LOADER.PIN_MEMORY = True  # page-locked batches for faster copies to a GPU
+
+    c.TENSORBOARD = CN()
+    c.TENSORBOARD.ENABLE = True  # write OUTPUT_DIR/tensorboard
+
+    c.NUM_GPUS = 1  # GPUs used on each machine; 0 is the CPU
+    c.NUM_SHARDS = 1  # machines
+    c.SHARD_ID = 0  # which of them this one is, from 0
+    c.DIST_BACKEND = "nccl"  # of the process group on GPUs; the CPU always uses gloo
+    c.RNG_SEED = 1  # every random draw of a run follows from it
+    c.OUTPUT_DIR = "./tmp"  # where the run's files go
+    c.LOG_PERIOD = 10  # optimizer steps from one log line to the next
+    return c
+
+
+# Keys that take a value of another type than their default's: (key, types accepted besides)
+_FREE_TYPES = {"UNIFORMER.MLP_RATIO": (int, float, list), "TRAIN.MIXED_PRECISION": (bool, str)}
+
+RENAMED = {"UNIFORMER.PRETRAIN_NAME": "MODEL.INIT_FROM"}
+
+# Released keys without meaning here: key or section -> (values that change nothing, None for all; what to know).
+RETIRED: dict[str, tuple[tuple | None, str]] = {
+    "TRAIN.CHECKPOINT_TYPE": (("pytorch",), "Caffe2 files cannot be read; convert them to PyTorch first"),
+    "TRAIN.CHECKPOINT_INFLATE": (None, "2-D weights are recognised and inflated by themselves"),
+    "TRAIN.CHECKPOINT_EPOCH_RESET": ((False,), "to start anew from weights, set MODEL.INIT_FROM instead"),
+    "TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN": ((), "prefixes of parameter names are recognised by themselves"),
+    "TRAIN.SAVE_LATEST": (None, "the last checkpoint is always written"),
+    "TEST.CHECKPOINT_TYPE": (("pytorch",), "Caffe2 files cannot be read; convert them to PyTorch first"),
+    "TEST.SAVE_RESULTS_PATH": (None, "results are in predictions.csv of OUTPUT_DIR"),
+    "TEST.INTERVAL": (None, "scores are kept as they arrive"),
+    "DATA.TRAIN_PCA_EIGVAL": (None, "no recipe uses PCA lighting"),
+    "DATA.TRAIN_PCA_EIGVEC": (None, "no recipe uses PCA lighting"),
+    "DATA.PATH_TO_PRELOAD_IMDB": (None, "nothing reads it"),
+    "DATA.INPUT_CHANNEL_NUM": (([3], [3, 3]), "clips have three channels"),
+    "DATA.TRAIN_JITTER_MOTION_SHIFT": ((False,), "the crop does not move within a clip"),
+    "DATA.DECODING_BACKEND": (
+        None,
+        "PyAV decodes; windows counted in seconds are chosen by DATA.SAMPLE_BY_FPS",
+    ),
+    "DATA.INV_UNIFORM_SAMPLE": ((False,), "training lengths are uniform"),
+    "DATA.MULTI_LABEL": ((False,), "one label per video"),
+    "DATA.MC": (None, "there is no such reader; files are read through the path they have"),
+    "DATA.EXTRA_PATH_TO_DATA_DIR": (("",), "one list per run; join the lists"),
+    "DATA.PATH_TO_DATA_DIR_LIST": (([""], []), "one list per run; join the lists"),
+    "DATA.PATH_PREFIX_LIST": (([""], []), "one list per run; join the lists"),
+    "AUG.COLOR_JITTER": (None, "the releases read it nowhere; AUG.AA_TYPE is the colour augmentation"),
+    "AUG.RE_SPLIT": ((False,), "all clips of a batch may be erased"),
+    "BN.USE_PRECISE_STATS": ((False,), "batch norms keep running statistics"),
+    "BN.NUM_BATCHES_PRECISE": (None, "batch norms keep running statistics"),
+    "BN.NORM_TYPE": (("batchnorm",), "batch norms are ordinary ones"),
+    "BN.NUM_SPLITS": ((1,), "batch norms are ordinary ones"),
+    "BN.NUM_SYNC_DEVICES": ((1,), "batch norms are ordinary ones"),
+    "SOLVER.GAMMA": (None, "no policy here reads it"),
+    "SOLVER.STEP_SIZE": (None, "no policy here reads it"),
+    "SOLVER.WARMUP_FACTOR": (None, "warm-up begins at WARMUP_START_LR"),
+    "MODEL.ARCH": (None, "MODEL.MODEL_NAME chooses the model"),
+    "MODEL.LOSS_FUNC": (("cross_entropy", "soft_cross_entropy"), "the loss follows from MIXUP.ENABLE"),
+    "MODEL.SINGLE_PATHWAY_ARCH": (None, "every model takes one clip"),
+    "MODEL.MULTI_PATHWAY_ARCH": (None, "every model takes one clip"),
+    "MODEL.DROPOUT_RATE": (None, "it belongs to SlowFast's own heads"),
+    "MODEL.DROPCONNECT_RATE": (None, "it belongs to SlowFast's own models; see UNIFORMER.DROP_DEPTH_RATE"),
+    "MODEL.FC_INIT_STD": (None, "it belongs to SlowFast's own heads"),
+    "MODEL.HEAD_ACT": (("softmax",), "models return logits; TEST.ADD_SOFTMAX"),
+    "MODEL.NUM_CLASSES_LIST": (None, "one data set per run"),
+    "UNIFORMER.STAGE_TYPE": (([0, 0, 1, 1],), "stages 1 and 2 are local, 3 and 4 global"),
+    "UNIFORMER.HEAD_DROPOUT_RATE": ((0, 0.0), "there is no dropout before the classifier"),
+    "DATA_LOADER.ENABLE_MULTI_THREAD_DECODE": (None, "each loading process decodes on one thread"),
+    "MULTIGRID": ((False,), "multigrid training is not part of this program; remove the section"),
+    "DETECTION": ((False,), "detection is not part of this program; remove the section"),
+    "AVA": (None, "AVA is a detection data set"),
+    "BENCHMARK": (None, "benchmarks have their own command"),
+    "DEMO": ((False,), "there is no live demo in the training program; remove the section"),
+    "LOG_MODEL_INFO": (None, "the model's size is always logged"),
+}
+_SECTION_SWITCHES = (
+    "ENABLE",
+    "SHORT_CYCLE",
+    "LONG_CYCLE",
+)  # of a retired section, the keys that give it effect
+
+
+def flatten(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield ("SECTION.KEY", value) of every leaf."""
+    for key, value in node.items():
+        if isinstance(value, dict) and prefix + key != "MODEL.ARGS":
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + str(key), value
+
+
+def _read_yaml(path: str) -> dict:
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: no such config file. Configs are in configs/<dataset>/<model>.yaml")
+    try:
+        content = CN.load_yaml_with_base(path)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{mark.name}, line {mark.line + 1}" if mark else path
+        raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: its _BASE_ {error.filename} does not exist") from None
+    except (AttributeError, TypeError):
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a config; expected sections such as TRAIN: with keys below them")
+    return content
+
+
+def _retired(key: str, value: Any, source: str) -> str | None:
+    """The note on a released key that does nothing here; None if it is not one; an error if it asked for something."""
+    section = key.split(".")[0]
+    name = key if key in RETIRED else section if section in RETIRED else None
+    if name is None:
+        return None
+    harmless, sentence = RETIRED[name]
+    in_effect = name == key or key.split(".")[-1] in _SECTION_SWITCHES
+    if (
+        harmless is not None
+        and in_effect
+        and value not in harmless
+        and value != harmless
+        and value != list(harmless)
+    ):
+        raise UserError(f"{source}: {key}: {value} is not supported: {sentence}")
+    return f"{key} ignored: {sentence}"
+
+
+def _coerce(key: str, value: Any, default: Any, source: str) -> Any:
+    """`value` in the type of the key's default, or an error that says what the key takes."""
+    wanted = type(default)
+    if default is None:
+        return value
+    if key in _FREE_TYPES and isinstance(value, _FREE_TYPES[key]):
+        return value
+    if isinstance(value, tuple):
+        value = list(value)
+    if isinstance(value, wanted) and not (wanted is int and isinstance(value, bool)):
+        return value
+    try:
+        if wanted is float and not isinstance(value, bool):
+            return float(value)  # also "1e-4", which YAML reads as a string
+        if wanted is int and not isinstance(value, bool) and float(value) == int(float(value)):
+            return int(float(value))
+    except (TypeError, ValueError, OverflowError):
+        pass
+    if wanted is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    takes = {bool: "True or False", int: "a whole number", float: "a number", str: "text", list: "a list"}[
+        wanted
+    ]
+    raise UserError(f"{source}: {key}: {value!r} does not fit; it takes {takes} (default {default!r})")
+
+
+def _merge(cfg: CfgNode, given: dict, source: str, notes: list[str]) -> None:
+    known = dict(flatten(cfg))
+    for key, value in flatten(given):
+        key = RENAMED.get(key, key)
+        if key == "MODEL.ARGS" or key.startswith("MODEL.ARGS."):
+            cfg.MODEL.ARGS.update(value if isinstance(value, dict) else {key.split(".", 2)[2]: value})
+            continue
+        if key not in known:
+            note = _retired(key, value, source)
+            if note is None:
+                close = difflib.get_close_matches(key, [*known, *RETIRED], n=1, cutoff=0.0)[0]
+                raise UserError(f"{source}: unknown key {key}; the nearest known one is {close}")
+            if note not in notes:
+                notes.append(note)
+            continue
+        *path, leaf = key.split(".")
+        node = cfg
+        for name in path:
+            node = node[name]
+        if key == "MODEL.INIT_FROM" and value is None:
+            value = ""
+        node[leaf] = _coerce(key, value, known[key], source)
+
+
+def _decode(text: Any) -> Any:
+    """A command-line value as Python reads it, or the text itself."""
+    if not isinstance(text, str):
+        return text
+    literal = {"true": True, "false": False, "null": None}.get(text, text)
+    try:
+        return ast.literal_eval(literal) if isinstance(literal, str) else literal
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _nest(pairs: Sequence[Any]) -> dict:
+    if len(pairs) % 2:
+        raise UserError(f"command line: {pairs[-1]!r} has no value; overrides are KEY VALUE pairs")
+    nested: dict = {}
+    for key, value in zip(pairs[::2], pairs[1::2], strict=True):
+        *path, leaf = str(key).split(".")
+        node = nested
+        for name in path:
+            node = node.setdefault(name, {})
+        node[leaf] = _decode(value)
+    return nested
+
+
+def _check(ok: bool, message: str) -> None:
+    if not ok:
+        raise UserError(message)
+
+
+def _infer(c: CfgNode) -> None:
+    """Derive what follows from other keys."""
+    amp = {True: "fp16", False: "none"}.get(c.TRAIN.MIXED_PRECISION, c.TRAIN.MIXED_PRECISION)
+    c.TRAIN.MIXED_PRECISION = str(amp).lower()
+    if c.NUM_GPUS == 0:
+        c.DIST_BACKEND = "gloo"
+
+
+def _validate(c: CfgNode) -> None:
+    """Refuse values that cannot work, by key, before anything is started."""
+    gpus = torch.cuda.device_count()
+    _check(
+        0 <= c.NUM_GPUS <= gpus,
+        f"NUM_GPUS: {c.NUM_GPUS}, but this machine has {gpus} usable GPU(s). Set NUM_GPUS {gpus}"
+        + (" (0 runs on the CPU)" if gpus == 0 else ""),
+    )
+    for key in ("TRAIN.BATCH_SIZE", "TEST.BATCH_SIZE"):
+        size, devices = dict(flatten(c))[key], max(c.NUM_GPUS, 1)
+        _check(
+            size >= 1 and size % devices == 0, f"{key}: {size} cannot be divided among {devices} device(s)"
+        )
+    choices = {
+        "TRAIN.MIXED_PRECISION": ("none", "bf16", "fp16"),
+        "DATA.ENSEMBLE_METHOD": ("sum", "max"),
+        "SOLVER.LR_POLICY": ("cosine", "steps_with_relative_lrs"),
+        "SOLVER.OPTIMIZING_METHOD": ("sgd", "adam", "adamw"),
+        "MODEL.INIT_HEAD": ("keep", "new"),
+        "AUG.RE_MODE": ("pixel", "rand", "const"),
+        "TEST.NUM_SPATIAL_CROPS": (1, 3),
+    }
+    values = dict(flatten(c))
+    for key, allowed in choices.items():
+        _check(
+            values[key] in allowed, f"{key}: {values[key]!r} is not one of {', '.join(map(repr, allowed))}"
+        )
+    positive = (
+        "TRAIN.ACCUM_STEPS TRAIN.EVAL_PERIOD TRAIN.CHECKPOINT_PERIOD TRAIN.MAX_BAD_STEPS TRAIN.MAX_BAD_VIDEOS "
+        "TEST.NUM_ENSEMBLE_VIEWS DATA.NUM_FRAMES DATA.SAMPLING_RATE DATA.TRAIN_CROP_SIZE DATA.TEST_CROP_SIZE "
+        "AUG.NUM_SAMPLE SOLVER.MAX_EPOCH MODEL.NUM_CLASSES NUM_SHARDS LOG_PERIOD"
+    )
+    for key in positive.split():
+        _check(values[key] >= 1, f"{key}: {values[key]} must be 1 or more")
+    _check(0 <= c.SHARD_ID < c.NUM_SHARDS, f"SHARD_ID: {c.SHARD_ID} must be from 0 to NUM_SHARDS - 1")
+    _check(
+        c.DATA_LOADER.NUM_WORKERS >= 0,
+        f"DATA_LOADER.NUM_WORKERS: {c.DATA_LOADER.NUM_WORKERS} must be 0 or more",
+    )
+    same = len(c.SOLVER.STEPS) == len(c.SOLVER.LRS) > 0 and c.SOLVER.STEPS[0] == 0
+    _check(
+        c.SOLVER.LR_POLICY == "cosine" or same,
+        "SOLVER.STEPS and SOLVER.LRS must be equally long, and STEPS begin with 0, for steps_with_relative_lrs",
+    )
+    relative = (bool(c.DATA.TRAIN_JITTER_SCALES_RELATIVE), bool(c.DATA.TRAIN_JITTER_ASPECT_RELATIVE))
+    _check(
+        relative[0] == relative[1],
+        "DATA.TRAIN_JITTER_SCALES_RELATIVE and DATA.TRAIN_JITTER_ASPECT_RELATIVE go together: set both or neither",
+    )
+
+
+def load_config(
+    path: str | Sequence[str] | None, overrides: Sequence[Any] = (), notes: list[str] | None = None
+) -> CfgNode:
+    """Read, merge, validate, infer and freeze a config.
+
+    `path` is a YAML file or several, later ones winning; `overrides` is a flat KEY, VALUE, ... list that wins over
+    all. Sentences on released keys that have no meaning here are appended to `notes`. Raises UserError, naming file
+    and key, for a missing file, an unknown key or a value that does not fit.
+    """
+    cfg, notes = get_cfg(), [] if notes is None else notes
+    for file in [path] if isinstance(path, str) else path or []:
+        _merge(cfg, _read_yaml(file), file, notes)
+    _merge(cfg, _nest(list(overrides)), "command line", notes)
+    _infer(cfg)
+    _validate(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def difference(cfg: CfgNode) -> dict[str, Any]:
+    """The keys whose value is not the default, with their values."""
+    defaults = dict(flatten(get_cfg()))
+    return {key: value for key, value in flatten(cfg) if defaults.get(key) != value}
+
+
+def to_plain(cfg: CfgNode) -> dict:
+    """The config as nested dicts, as a checkpoint carries it."""
+    return {key: to_plain(value) if isinstance(value, dict) else value for key, value in cfg.items()}

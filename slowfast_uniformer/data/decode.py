@@ -1,0 +1,259 @@
+"""Frames of a video file, or of a folder of images, by number: the same as decoding everything and counting.
+
+A pass over the packets tells when each frame is shown and where decoding can start. Reading seeks to the key
+frame before what is wanted, skips frames that no other refers to and converts wanted frames only. Where a
+container or codec is known to mislead, it decodes from the start and counts.
+"""
+
+import math
+import os
+from collections import namedtuple
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
+from itertools import chain
+
+import av
+import numpy as np
+from numpy.typing import ArrayLike
+from PIL import Image
+
+from slowfast_uniformer.errors import UserError
+
+# Demuxers, by the first of their names. After a seek AVI can deliver other frames than its time stamps say.
+SEEKABLE = {"mov", "matroska"}
+# Codecs with one shown frame in each packet (in VP8 hidden frames are packets too), and whether frames that
+# no other refers to can be skipped: in AV1 that changes the others.
+SKIPPABLE = {"h264": True, "hevc": True, "vp9": True, "mpeg4": True, "av1": False}
+# MPEG-4 packets of so few bytes hold no picture: it came with the packet before, or there is none.
+EMPTY_MPEG4 = 19
+
+_Packet = namedtuple("_Packet", "pts dts key discarded size")
+
+
+class VideoError(UserError):
+    """A video that cannot be read; the message names its path and the first cause."""
+
+    def __init__(self, path: str, cause: str | BaseException):
+        super().__init__(f"cannot read {path}: {getattr(cause, 'strerror', None) or cause}")
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """Width and height in pixels as displayed, though pixels that are not square stay so. `rotation`, degrees
+    counterclockwise, is already applied to them and to what is read. `fps` is 0 where nothing tells it."""
+
+    frames: int
+    fps: float
+    width: int
+    height: int
+    rotation: int
+    codec: str
+
+
+class _Source(ExitStack):
+    """What files and folders have in common; closing it closes what it opened. `_pictures` gives number and
+    picture of each wanted frame or raises VideoError, `_rgb` makes a picture an array of a size."""
+
+    def read(self, indices: ArrayLike, short_side: int | None = None) -> np.ndarray:
+        """The frames of these numbers, (N, H, W, 3) RGB uint8.
+
+        Numbers count from 0 in the order of display and come in any order, with repeats. `short_side` scales
+        (bilinear) the shorter side to that many pixels and the longer to floor(long / short * short_side). A
+        frame of another size than the video's first is scaled to that. Raises VideoError if a frame cannot be
+        decoded and ValueError for a number outside [0, frames).
+        """
+        wanted, where = np.unique(np.asarray(indices, np.int64), return_inverse=True)
+        if len(wanted) and not 0 <= wanted[0] <= wanted[-1] < self.info.frames:
+            raise ValueError(f"{self.path} has {self.info.frames} frames, no {wanted[0]} to {wanted[-1]}")
+        width, height = self.info.width, self.info.height
+        if short_side is not None:
+            long_side = math.floor(max(width, height) / min(width, height) * short_side)
+            width, height = (short_side, long_side) if width < height else (long_side, short_side)
+        frames = np.empty((len(wanted), height, width, 3), np.uint8)
+        with closing(self._pictures(wanted.tolist())) as pictures:
+            for number, picture in pictures:
+                frames[np.searchsorted(wanted, number)] = self._rgb(picture, width, height)
+        return frames if np.array_equal(where, np.arange(len(wanted))) else frames[where]
+
+
+class Video(_Source):
+    """A video file, open until closed; VideoError if nothing can be read from it. One thread decodes: loading
+    processes run side by side, and one that is forked beside decoder threads hangs."""
+
+    def __init__(self, path: str | os.PathLike):
+        super().__init__()
+        self.path = os.fspath(path)
+        self._reformatter = av.video.reformatter.VideoReformatter()
+        container, self._stream = self._open()
+        self._container = self.enter_context(container)
+        try:
+            self.info = self._describe()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, av.FFmpegError):
+                raise VideoError(self.path, error) from error
+            raise
+
+    def _open(self) -> tuple[av.container.InputContainer, av.VideoStream]:
+        try:
+            if os.path.getsize(self.path) == 0:
+                raise VideoError(self.path, "the file is empty")
+            # With "file:" a colon in the name does not make it a protocol. Tags may be in any encoding.
+            container = av.open("file:" + self.path, metadata_errors="ignore")
+        except av.InvalidDataError as error:
+            raise VideoError(self.path, f"not a video, or its header is lost ({error.strerror})") from error
+        except (av.FFmpegError, OSError) as error:
+            raise VideoError(self.path, error) from error
+        cover = av.stream.Disposition.attached_pic
+        streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+        if not streams or streams[0].codec_context is None:
+            container.close()
+            raise VideoError(self.path, "no decoder for its video" if streams else "no video stream")
+        streams[0].codec_context.thread_type = "NONE"
+        streams[0].codec_context.thread_count = 1
+        return container, streams[0]
+
+    def _describe(self) -> VideoInfo:
+        demuxer = self._container.format.name.split(",")[0]
+        self._codec = self._stream.codec_context.codec.canonical_name
+        demuxed = (p for p in self._container.demux(self._stream) if p.size)
+        packets = [_Packet(p.pts, p.dts, p.is_keyframe, p.is_discard, p.size) for p in demuxed]
+        one_each, sound_times = _trusted(packets, self._codec)
+        self._index = _Index(packets) if sound_times and demuxer in SEEKABLE else None
+        frames = len(self._index.times if self._index else packets)
+        if not self._index and not (one_each and demuxer == "avi"):
+            with suppress(VideoError):  # a damaged file has the frames that it should have
+                frames = sum(1 for _ in self._from_start())
+        if not frames:
+            raise VideoError(self.path, "it has no frame that can be decoded")
+        _, first = next(self._pictures([0]))
+        rotation = round(first.rotation / 90) * 90 % 360
+        size = (first.height, first.width) if rotation % 180 else (first.width, first.height)
+        fps = self._stream.average_rate or self._stream.guessed_rate or 0
+        return VideoInfo(frames, float(fps), *size, rotation, self._codec)
+
+    def _pictures(self, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        missing = set(wanted)
+        runs = self._index.runs(wanted) if self._index else []
+        for number, frame in chain(*(self._run(*run) for run in runs), self._from_start()):
+            if number in missing:
+                missing.remove(number)
+                yield number, frame
+            if not missing:
+                return
+        raise VideoError(self.path, f"decoding leaves out {len(missing)} frames, first number {min(missing)}")
+
+    def _from_start(self) -> Iterator[tuple[int, av.VideoFrame]]:
+        """All frames, numbered by time stamps if these are sound: one lost does not shift those after it."""
+        container, stream = self._open()
+        decoded = 0
+        with container:
+            try:
+                for frame in container.decode(stream):
+                    yield self._index.number.get(frame.pts, -1) if self._index else decoded, frame
+                    decoded += 1
+            except av.FFmpegError as error:
+                raise VideoError(self.path, f"only {decoded} frames decode: {error.strerror}") from error
+
+    def _run(self, start: int, end: int, times: set[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Frames shown at `times`, by decoding packet number `start`, a key frame, to packet number `end`;
+        up to the first sign that decoding cannot start there, or that seeking does not lead there."""
+        codec, index, key = self._stream.codec_context, self._index, self._index.packets[start]
+        sure, skip = key.discarded, "NONREF" if SKIPPABLE[self._codec] else "DEFAULT"
+        with suppress(av.FFmpegError):
+            self._container.seek(key.pts if key.dts is None else key.dts, stream=self._stream)
+            for packet in self._container.demux(self._stream):
+                at = index.position.get(packet.pts, end + 1)
+                if at < start:
+                    continue
+                if at > start or start > end:
+                    return
+                start += 1
+                codec.skip_frame = "DEFAULT" if packet.pts in times else skip
+                for frame in packet.decode() + (codec.decode(None) if at == end else []):
+                    if frame.pts is None or frame.pts < key.pts:
+                        continue  # shown before the key frame, it may refer to frames from before the seek
+                    # Not sure if a key frame by name only (intra refresh) or one that refers to a lost frame.
+                    sure = sure or (frame.pts == key.pts and frame.pict_type == av.video.frame.PictureType.I)
+                    if frame.is_corrupt or not sure:
+                        return
+                    if frame.pts in times:
+                        yield index.number[frame.pts], frame
+
+    def _rgb(self, picture: av.VideoFrame, width: int, height: int) -> np.ndarray:
+        size = (height, width) if self.info.rotation % 180 else (width, height)
+        picture = self._reformatter.reformat(picture, *size, "rgb24", interpolation="BILINEAR", threads=1)
+        return np.rot90(picture.to_ndarray(), self.info.rotation // 90)
+
+
+class _Index:
+    """Packets in the order of decoding, time stamps in the order of display, and the ways between them."""
+
+    def __init__(self, packets: list[_Packet]):
+        self.packets = packets
+        self.times = sorted(p.pts for p in packets if not p.discarded)
+        self.number = {pts: number for number, pts in enumerate(self.times)}
+        self.position = {p.pts: position for position, p in enumerate(packets)}
+        self.start = {}  # the packet to decode from for the frame shown at a time
+        keys = []
+        for position, packet in enumerate(packets):
+            keys += [position] if packet.key else []
+            self.start[packet.pts] = next(k for k in reversed(keys) if packets[k].pts <= packet.pts)
+
+    def runs(self, wanted: list[int]) -> list[tuple[int, int, set[int]]]:
+        """What to decode without a seek: first packet, last packet, wanted times. No two overlap or touch."""
+        runs: list[tuple[int, int, set[int]]] = []
+        for pts in (self.times[number] for number in wanted):
+            start, end, times = self.start[pts], self.position[pts], {pts}
+            if runs and start <= runs[-1][1] + 1:
+                start, last, earlier = runs.pop()
+                end, times = max(end, last), times | earlier
+            runs.append((start, end, times))
+        return runs
+
+
+def _trusted(packets: list[_Packet], codec: str) -> tuple[bool, bool]:
+    """Whether each packet is one frame; whether also times are complete and unique, none before the first."""
+    one_each = bool(packets) and packets[0].key and codec in SKIPPABLE
+    one_each = one_each and (codec != "mpeg4" or all(p.size > EMPTY_MPEG4 for p in packets))
+    times = {p.pts for p in packets}
+    return one_each, one_each and len(times - {None}) == len(packets) and packets[0].pts == min(times)
+
+
+class FrameFolder(_Source):
+    """A folder of images as a video: number 0 is the image of number 1 in `template`, such as "{:05d}.jpg".
+    Raises VideoError naming the first that is missing of the `frames` there should be."""
+
+    def __init__(self, path: str | os.PathLike, template: str, frames: int):
+        super().__init__()
+        self.path = os.fspath(path)
+        self._template = template
+        for name in map(template.format, range(1, max(frames, 1) + 1)):
+            if frames < 1 or not os.path.exists(os.path.join(self.path, name)):
+                raise VideoError(self.path, f"{name} is missing, and the list says {frames} frames")
+        self.info = VideoInfo(frames, 0.0, *next(self._pictures([0]))[1].size, 0, template.rpartition(".")[2])
+
+    def _pictures(self, wanted: list[int]) -> Iterator[tuple[int, Image.Image]]:
+        for number in wanted:
+            name = self._template.format(number + 1)
+            try:
+                with Image.open(os.path.join(self.path, name)) as image:
+                    yield number, image.convert("RGB")
+            except (OSError, SyntaxError, ValueError) as error:  # Pillow's ways to say that a file is damaged
+                raise VideoError(self.path, f"{name}: {error}") from error
+
+    def _rgb(self, picture: Image.Image, width: int, height: int) -> np.ndarray:
+        return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def probe(path: str | os.PathLike) -> VideoInfo:
+    """What `Video(path).info` says."""
+    with Video(path) as video:
+        return video.info
+
+
+def read_frames(path: str | os.PathLike, indices: ArrayLike, short_side: int | None = None) -> np.ndarray:
+    """`Video.read` for a file opened just for this."""
+    with Video(path) as video:
+        return video.read(indices, short_side)

@@ -1,0 +1,84 @@
+"""From a data set to batches on every rank: which video comes when, and how items become a batch."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from fvcore.common.config import CfgNode
+from torch.utils.data import DataLoader, Sampler
+
+from slowfast_uniformer import distributed
+from slowfast_uniformer.data.dataset import VideoDataset
+from slowfast_uniformer.errors import UserError
+
+
+class EpochSampler(Sampler):
+    """Yields (epoch, index) for one rank: every `world`-th video of one order that all ranks share.
+
+    Shuffled (training), the order follows from (seed, epoch) alone, so batch k of the whole run holds the same videos
+    whatever the number of ranks, and what is left over when the ranks have equally many is dropped, as ranks that
+    train must take the same number of steps. Unshuffled, every video comes once and ranks may differ by one.
+    """
+
+    def __init__(self, length: int, rank: int = 0, world: int = 1, shuffle: bool = False, seed: int = 0):
+        end = length // world * world if shuffle else length
+        self.slice = slice(rank, end, world)
+        self.length, self.shuffle, self.seed = length, shuffle, seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(range(self.length)[self.slice])
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.arange(self.length)
+        if self.shuffle:
+            np.random.default_rng([self.seed, self.epoch]).shuffle(order)
+        for index in order[self.slice]:
+            yield self.epoch, int(index)
+
+
+def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Join items into a batch: `clips` (N, 3, T, H, W) or None, `labels`, `videos` and `views` (N,), `errors`, and
+    `failed`, the (video, label) of items that hold no clip."""
+    read = [item for item in items if item["clips"] is not None]
+    counts = torch.tensor([len(item["clips"]) for item in read], dtype=torch.int64)
+    return {
+        "clips": torch.cat([item["clips"] for item in read]) if read else None,
+        "labels": torch.tensor([item["label"] for item in read], dtype=torch.int64).repeat_interleave(counts),
+        "videos": torch.tensor([item["video"] for item in read], dtype=torch.int64).repeat_interleave(counts),
+        "views": torch.cat([item["views"] for item in read]) if read else torch.empty(0, dtype=torch.int64),
+        "errors": [error for item in items for error in item["errors"]],
+        "failed": [(item["video"], item["label"]) for item in items if item["clips"] is None],
+    }
+
+
+def build_loader(cfg: CfgNode, split: str) -> DataLoader:
+    """The loader of a split for this rank: shuffled whole batches for train, every video once for val and test."""
+    dataset = VideoDataset(cfg, split)
+    train = split == "train"
+    devices = distributed.local_size()
+    if train:
+        if cfg.TRAIN.BATCH_SIZE % devices:
+            raise UserError(
+                f"TRAIN.BATCH_SIZE: {cfg.TRAIN.BATCH_SIZE} cannot be divided among {devices} processes"
+            )
+        batch = cfg.TRAIN.BATCH_SIZE // devices
+    else:  # TEST.BATCH_SIZE counts clips; a video's views stay together
+        batch = max(1, cfg.TEST.BATCH_SIZE // devices // dataset.views)
+    world = distributed.world_size()
+    if train and len(dataset) < batch * world:
+        raise UserError(
+            f"TRAIN.BATCH_SIZE: the train list has {len(dataset)} videos, fewer than one batch of {batch * world}"
+        )
+    sampler = EpochSampler(len(dataset), distributed.rank(), world, shuffle=train, seed=cfg.RNG_SEED)
+    return DataLoader(
+        dataset,
+        batch_size=batch,
+        sampler=sampler,
+        num_workers=cfg.DATA_LOADER.NUM_WORKERS,
+        collate_fn=collate,
+        drop_last=train,
+        pin_memory=cfg.DATA_LOADER.PIN_MEMORY and cfg.NUM_GPUS > 0,
+        persistent_workers=cfg.DATA_LOADER.NUM_WORKERS > 0,
+    )

@@ -1,0 +1,219 @@
+"""Decoded frames to normalised clips: the random transform of training and the fixed views of testing.
+
+Frames are uint8 RGB (T, H, W, 3), clips float32 (3, T, size, size). Random draws come from the global
+generators of `random`, `numpy.random` and `torch`, in the order of the UniFormer releases; the caller seeds
+them.
+"""
+
+import math
+import random
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from fvcore.common.config import CfgNode
+from PIL import Image
+from timm.data import auto_augment
+from torch.nn.functional import interpolate
+
+from slowfast_uniformer.errors import UserError
+
+Frames = np.ndarray | torch.Tensor
+
+
+class Cut(NamedTuple):
+    """What becomes of a frame: its `box` (top, left, height, width) is scaled to `size` (height, width), and
+    of that the square which begins at `corner` (top, left) is kept, mirrored left to right if `flip`."""
+
+    box: tuple[int, int, int, int]
+    size: tuple[int, int]
+    corner: tuple[int, int] = (0, 0)
+    flip: bool = False
+
+
+def short_side_size(height: int, width: int, size: int) -> tuple[int, int]:
+    """(height, width) of a frame scaled so that its shorter side is `size`; the longer is rounded down."""
+    if width < height:
+        return math.floor(height / width * size), size
+    return size, math.floor(width / height * size)
+
+
+def view_corner(height: int, width: int, size: int, spatial: int) -> tuple[int, int]:
+    """(top, left) of the square of side `size` that is crop `spatial` of a frame: 0, 1, 2 for left, centre,
+    right, or top, middle, bottom where the frame is taller than wide."""
+    top, left = math.ceil((height - size) / 2), math.ceil((width - size) / 2)
+    if spatial == 1:
+        return top, left
+    if height > width:
+        return spatial // 2 * (height - size), left
+    return top, spatial // 2 * (width - size)
+
+
+def _random_sides(area: float, part: Iterable[float], ratio: Iterable[float]) -> tuple[int, int]:
+    """Sides of a random rectangle of a `part` (from, to) of `area`, the first `ratio` (from, to) times the
+    second."""
+    area *= random.uniform(*part)
+    aspect = math.exp(random.uniform(*map(math.log, ratio)))
+    return round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+
+
+def random_box(
+    height: int, width: int, part: Iterable[float], ratio: Iterable[float]
+) -> tuple[int, int, int, int]:
+    """A random box (top, left, height, width) that has a `part` (from, to) of the frame's area and is `ratio`
+    (from, to) times as wide as high (arXiv 1409.4842, section 6); after ten that do not fit, the largest in
+    the centre that does."""
+    for _ in range(10):
+        w, h = _random_sides(height * width, part, ratio)
+        np.random.uniform()  # drawn in vain by the releases too; without it, later draws would not be theirs
+        if 0 < w <= width and 0 < h <= height:
+            return random.randint(0, height - h), random.randint(0, width - w), h, w
+    h, w = min(height, round(width / min(ratio))), min(width, round(height * max(ratio)))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def erase(clip: torch.Tensor, probability: float, mode: str, max_count: int = 1) -> torch.Tensor:
+    """Random erasing (arXiv 1708.04896), in place: with `probability`, 1 to `max_count` boxes, the same in
+    all frames and together up to a third of the area, are filled with normal noise (mode `pixel`), one random
+    colour in each frame (`rand`) or 0 (`const`)."""
+    if random.random() > probability:
+        return clip
+    channels, _, height, width = clip.shape
+    count = 1 if max_count == 1 else random.randint(1, max_count)
+    for _ in range(count):
+        for _ in range(100):
+            h, w = _random_sides(height * width / count, (0.02, 1 / 3), (0.3, 1 / 0.3))
+            if h < height and w < width:
+                top, left = random.randint(0, height - h), random.randint(0, width - w)
+                for frame in clip[:, :, top : top + h, left : left + w].unbind(1):
+                    noise = (channels, h, w) if mode == "pixel" else (channels, 1, 1)
+                    frame[:] = 0 if mode == "const" else torch.randn(noise)
+                break
+    return clip
+
+
+def build_augment(name: str, interpolation: str) -> Callable[[Image.Image], Image.Image]:
+    """timm's augmentation of a picture: RandAugment (`rand-m7-n4-mstd0.5-inc1`), AutoAugment (`v0`,
+    `original-mstd0.5`) or AugMix (`augmix-m5-w4-d2`). `interpolation` of its geometric operations is
+    bilinear, bicubic or random. UserError names the key of what is not known."""
+    filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+    if interpolation not in [*filters, "random"]:
+        raise UserError(f"AUG.INTERPOLATION: {interpolation!r} is not one of bilinear, bicubic, random")
+    options = {} if interpolation == "random" else {"interpolation": filters[interpolation]}
+    build = {"rand": auto_augment.rand_augment_transform, "augmix": auto_augment.augment_and_mix_transform}
+    try:
+        return build.get(name.split("-")[0], auto_augment.auto_augment_transform)(name, options)
+    except (AssertionError, ValueError) as error:
+        raise UserError(
+            f"AUG.AA_TYPE: {name!r} is not an augmentation that timm knows ({error}); such are "
+            "'rand-m7-n4-mstd0.5-inc1', 'original', 'augmix-m3-w3', or '' for none"
+        ) from None
+
+
+def augment_clip(frames: Frames, augment: Callable[[Image.Image], Image.Image]) -> np.ndarray:
+    """Apply `augment` to every frame with the same draws: each starts from the same state of `random` and
+    `numpy.random`, and the state after the last is left."""
+    states = random.getstate(), np.random.get_state()
+    augmented = []
+    for frame in np.asarray(frames):
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        augmented.append(np.asarray(augment(Image.fromarray(frame))))
+    return np.stack(augmented)
+
+
+class _Pixels:
+    """Cutting, scaling and normalising, with the constants of a config."""
+
+    def __init__(self, cfg: CfgNode):
+        mean, std = (torch.tensor(values, dtype=torch.float64) for values in (cfg.DATA.MEAN, cfg.DATA.STD))
+        self.scale, self.shift = (v.float().view(3, 1, 1, 1) for v in (1 / (255 * std), -mean / std))
+        self.reverse = cfg.DATA.REVERSE_INPUT_CHANNEL
+
+    def clip(self, frames: Frames, cut: Cut, size: int) -> torch.Tensor:
+        """The same cut of every frame as a clip (3, T, size, size).
+
+        Frame by frame, a frame stays in the processor's cache. Values are normalised after scaling, which is
+        less work than the releases' order on large frames and differs from it by rounding only (1e-6).
+        """
+        top, left, height, width = cut.box
+        y, x = cut.corner
+        clip = torch.empty(3, len(frames), size, size)
+        for t, frame in enumerate(torch.as_tensor(frames)):
+            part = frame[top : top + height, left : left + width].permute(2, 0, 1).unsqueeze(1)
+            part = part.to(torch.float32, memory_format=torch.contiguous_format)
+            part = interpolate(part, cut.size, mode="bilinear", align_corners=False)
+            part = part[..., y : y + size, x : x + size]
+            part = part.flip(-1) if cut.flip else part
+            torch.addcmul(self.shift, part, self.scale, out=clip[:, t : t + 1])
+        return clip
+
+    def finish(self, clip: torch.Tensor) -> torch.Tensor:
+        return clip.flip(0) if self.reverse else clip
+
+
+class TrainTransform:
+    """The random transform of a training clip: augmentation by AUG.AA_TYPE with one draw for all frames, a
+    random crop, a flip, random erasing. Where DATA.TRAIN_JITTER_SCALES_RELATIVE and _ASPECT_RELATIVE are set,
+    the crop is a random box resized, otherwise a random square after scaling by DATA.TRAIN_JITTER_SCALES."""
+
+    def __init__(self, cfg: CfgNode):
+        data, aug = cfg.DATA, cfg.AUG
+        self.pixels = _Pixels(cfg)
+        self.size = data.TRAIN_CROP_SIZE
+        self.part, self.ratio = data.TRAIN_JITTER_SCALES_RELATIVE, data.TRAIN_JITTER_ASPECT_RELATIVE
+        self.jitter = data.TRAIN_JITTER_SCALES
+        if not self.part and min(self.jitter) < self.size:
+            raise UserError(
+                f"DATA.TRAIN_JITTER_SCALES: {self.jitter} lets the short side become smaller than "
+                f"DATA.TRAIN_CROP_SIZE, {self.size}. Raise the one or lower the other"
+            )
+        self.flip = data.RANDOM_FLIP
+        self.augment = build_augment(aug.AA_TYPE, aug.INTERPOLATION) if aug.ENABLE and aug.AA_TYPE else None
+        self.erasing = (aug.RE_PROB, aug.RE_MODE, aug.RE_COUNT) if aug.ENABLE and aug.RE_PROB > 0 else None
+
+    def __call__(self, frames: Frames) -> torch.Tensor:
+        """Frames (T, H, W, 3) to a random clip (3, T, size, size)."""
+        if self.augment:
+            frames = augment_clip(frames, self.augment)
+        clip = self.pixels.clip(frames, self._cut(*frames.shape[1:3]), self.size)
+        if self.erasing:
+            erase(clip, *self.erasing)
+        return self.pixels.finish(clip)
+
+    def _cut(self, height: int, width: int) -> Cut:
+        if self.part:
+            cut = Cut(random_box(height, width, self.part, self.ratio), (self.size, self.size))
+        else:
+            size = short_side_size(height, width, round(np.random.uniform(*self.jitter)))
+            corner = self._random_start(size[0]), self._random_start(size[1])
+            cut = Cut((0, 0, height, width), size, corner)
+        return cut._replace(flip=self.flip and np.random.uniform() < 0.5)
+
+    def _random_start(self, length: int) -> int:
+        free = length - self.size
+        return np.random.randint(free) if free else 0  # the last place is never drawn, as in the releases
+
+
+class ViewTransform:
+    """The fixed transform of validation and testing: the short side scaled to `size`, one of three crops."""
+
+    def __init__(self, cfg: CfgNode, size: int):
+        self.pixels = _Pixels(cfg)
+        self.size = size
+
+    def __call__(self, frames: Frames, spatial: int = 1) -> torch.Tensor:
+        """Frames (T, H, W, 3) to the clip (3, T, size, size) that is crop `spatial`: 0 left or top, 1 centre,
+        2 right or bottom."""
+        height, width = frames.shape[1:3]
+        size = short_side_size(height, width, self.size)
+        cut = Cut((0, 0, height, width), size, view_corner(*size, self.size, spatial))
+        return self.pixels.finish(self.pixels.clip(frames, cut, self.size))
+
+
+def to_display(clip: torch.Tensor, cfg: CfgNode) -> torch.Tensor:
+    """A normalised clip (3, T, H, W) back as uint8 RGB frames (T, H, W, 3), to be looked at."""
+    pixels = _Pixels(cfg)
+    values = (pixels.finish(clip.cpu().float()) - pixels.shift) / pixels.scale
+    return values.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0)

@@ -1,0 +1,150 @@
+"""Parameter groups, optimizer and learning-rate schedule.
+
+A parameter's group is its (learning-rate factor, kind). The factor stays in the group as `lr_mult` and
+multiplies whatever the schedule says, at every step of the run.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from fvcore.common.config import CfgNode
+from torch import nn
+
+from slowfast_uniformer.errors import UserError
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+def _cosine(solver: CfgNode, epochs: float) -> float:
+    start = solver.WARMUP_EPOCHS if solver.COSINE_AFTER_WARMUP else 0.0
+    length = max(solver.MAX_EPOCH - start, 1e-9)  # a run may be no longer than its warm-up
+    done = min((epochs - start) / length, 1.0)
+    height = (math.cos(math.pi * done) + 1.0) * 0.5
+    return solver.COSINE_END_LR + (solver.BASE_LR - solver.COSINE_END_LR) * height
+
+
+def _steps_with_relative_lrs(solver: CfgNode, epochs: float) -> float:
+    return solver.BASE_LR * solver.LRS[bisect_right(solver.STEPS, epochs) - 1]
+
+
+POLICIES: dict[str, Callable[[CfgNode, float], float]] = {
+    "cosine": _cosine,
+    "steps_with_relative_lrs": _steps_with_relative_lrs,
+}
+
+
+def _choose(table: dict, key: str, name: str) -> Any:
+    if name not in table:
+        raise UserError(f"{key}: {name!r} is not known; choose one of {', '.join(sorted(table))}")
+    return table[name]
+
+
+def lr_at(solver: CfgNode, progress_epochs: float) -> float:
+    """Learning rate after `progress_epochs` epochs (a fraction inside an epoch) of 0 to SOLVER.MAX_EPOCH.
+
+    `solver` is the SOLVER section. Warm-up rises linearly to where the policy stands when warm-up ends.
+    Raises UserError for an unknown SOLVER.LR_POLICY.
+    """
+    policy = _choose(POLICIES, "SOLVER.LR_POLICY", solver.LR_POLICY)
+    if progress_epochs >= solver.WARMUP_EPOCHS:
+        return policy(solver, progress_epochs)
+    slope = (policy(solver, solver.WARMUP_EPOCHS) - solver.WARMUP_START_LR) / solver.WARMUP_EPOCHS
+    return solver.WARMUP_START_LR + slope * progress_epochs
+
+
+def _lr_factors(model: nn.Module, solver: CfgNode) -> dict[str, float]:
+    """Factor of every parameter's learning rate: SOLVER.LAYER_DECAY once for each layer above its own."""
+    names = [name for name, _ in model.named_parameters()]
+    if solver.LAYER_DECAY == 1.0:
+        return dict.fromkeys(names, 1.0)
+    if not hasattr(model, "layer_groups"):
+        raise UserError(
+            f"SOLVER.LAYER_DECAY: {type(model).__name__} does not say what its layers are. Set it to 1.0, or "
+            "give the model layer_groups(), which returns lists of parameter names from input to head"
+        )
+    upwards = enumerate(reversed(model.layer_groups()))
+    factors = {name: solver.LAYER_DECAY**above for above, layer in upwards for name in layer}
+    forgotten = [name for name in names if name not in factors]
+    if forgotten:
+        raise UserError(
+            f"SOLVER.LAYER_DECAY: {type(model).__name__}.layer_groups() leaves out {', '.join(forgotten[:5])}"
+            + (f" and {len(forgotten) - 5} more" if len(forgotten) > 5 else "")
+        )
+    return factors
+
+
+def param_groups(model: nn.Module, solver: CfgNode, bn_weight_decay: float) -> list[dict[str, Any]]:
+    """Sort the parameters that train into groups {params, names, weight_decay, lr_mult}.
+
+    `solver` is the SOLVER section. Order: lowest `lr_mult` first; within it batch norms, what decays, what
+    does not (one-dimensional parameters and biases under ZERO_WD_1D_PARAM, and `model.no_weight_decay()`);
+    inside a group that of the model. Raises UserError when SOLVER.LAYER_DECAY finds no layers.
+    """
+    factors = _lr_factors(model, solver)
+    exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
+    batch_norms = (module for module in model.modules() if isinstance(module, BATCH_NORMS))
+    of_batch_norms = {id(p) for module in batch_norms for p in module.parameters()}
+    decays = (bn_weight_decay, solver.WEIGHT_DECAY, 0.0)  # by kind
+
+    def kind(name: str, p: nn.Parameter) -> int:
+        if id(p) in of_batch_norms:
+            return 0
+        flat = solver.ZERO_WD_1D_PARAM and (p.ndim <= 1 or name.endswith(".bias"))
+        return 2 if flat or name in exempt else 1
+
+    groups: dict[tuple[float, int], dict[str, Any]] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            factor, which = key = factors[name], kind(name, p)
+            new = {"params": [], "names": [], "weight_decay": decays[which], "lr_mult": factor}
+            group = groups.setdefault(key, new)
+            group["params"].append(p)
+            group["names"].append(name)
+    return [groups[key] for key in sorted(groups)]
+
+
+def _optimizers(solver: CfgNode) -> dict[str, Callable[..., torch.optim.Optimizer]]:
+    adam = {"betas": (0.9, 0.999), "eps": 1e-8}
+    sgd = {"momentum": solver.MOMENTUM, "dampening": solver.DAMPENING, "nesterov": solver.NESTEROV}
+    return {
+        "sgd": partial(torch.optim.SGD, **sgd),
+        "adam": partial(torch.optim.Adam, **adam),
+        "adamw": partial(torch.optim.AdamW, **adam),
+    }
+
+
+def build_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
+    """The optimizer SOLVER.OPTIMIZING_METHOD names, over `param_groups`, at SOLVER.BASE_LR.
+
+    Raises UserError for an unknown method, settings it refuses, or a model without a parameter that trains.
+    """
+    solver = cfg.SOLVER
+    build = _choose(_optimizers(solver), "SOLVER.OPTIMIZING_METHOD", solver.OPTIMIZING_METHOD)
+    groups = param_groups(model, solver, cfg.BN.WEIGHT_DECAY)
+    if not groups:
+        raise UserError(f"{type(model).__name__} has no parameter that trains: all are frozen")
+    try:
+        optimizer = build(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY)
+    except ValueError as error:  # such as NESTEROV without MOMENTUM
+        raise UserError(f"SOLVER: {solver.OPTIMIZING_METHOD} refuses these settings: {error}") from None
+    set_lr(optimizer, solver.BASE_LR)
+    return optimizer
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> float:
+    """Set every group's learning rate to `lr` times its `lr_mult`; returns `lr`."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_mult"]
+    return lr
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -> torch.Tensor:
+    """Scale gradients down to a total 2-norm of `max_norm` (0, None: any). Returns the norm there was."""
+    parameters = list(parameters)
+    if max_norm:
+        return nn.utils.clip_grad_norm_(parameters, max_norm)
+    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])

@@ -1,0 +1,148 @@
+"""Evaluation: one loop for validation (a view of each video) and for the multi-view test."""
+
+import csv
+import logging
+import os
+from typing import Any
+
+import torch
+from fvcore.common.config import CfgNode
+from torch import nn
+from torch.utils.data import DataLoader
+
+from slowfast_uniformer import checkpoint, distributed
+from slowfast_uniformer.data import annotations
+from slowfast_uniformer.data.loader import build_loader
+from slowfast_uniformer.engine.metrics import VideoAggregator
+from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.log import Log, progress
+from slowfast_uniformer.models import build_model, weights
+
+logger = logging.getLogger(__name__)
+AMP_DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(cfg: CfgNode, device: torch.device) -> torch.autocast:
+    """The mixed-precision region of TRAIN.MIXED_PRECISION, for training and evaluation alike."""
+    dtype = AMP_DTYPES[cfg.TRAIN.MIXED_PRECISION]
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module, loader: DataLoader, cfg: CfgNode, title: str
+) -> tuple[VideoAggregator, list[str]]:
+    """Score every view of every video on all ranks. Returns the merged aggregator and the errors, on every rank.
+
+    `model` is the bare module: no collective runs in its forward pass, so ranks may have different numbers of batches.
+    """
+    model.eval()
+    device = distributed.device(cfg)
+    clips_at_once = max(1, cfg.TEST.BATCH_SIZE // distributed.local_size())
+    dataset = loader.dataset
+    scores = VideoAggregator(
+        len(dataset), cfg.MODEL.NUM_CLASSES, dataset.views, cfg.DATA.ENSEMBLE_METHOD, cfg.TEST.ADD_SOFTMAX
+    )
+    errors: list[str] = []
+    for batch in progress(loader, len(loader), title):
+        for video, label in batch["failed"]:
+            scores.fail(video, label)
+        errors += batch["errors"]
+        if batch["clips"] is None:
+            continue
+        with autocast(cfg, device):
+            parts = [
+                model(part.to(device, non_blocking=True)) for part in batch["clips"].split(clips_at_once)
+            ]
+        scores.update(torch.cat(parts).float(), batch["videos"], batch["views"], batch["labels"])
+    for error in errors:
+        logger.warning("not answered: %s", error)
+    scores.merge(distributed.gather(scores.state()))
+    return scores, sum(distributed.gather(errors), [])
+
+
+def weights_to_test(cfg: CfgNode) -> str:
+    """Path of the weights that a test uses: TEST.CHECKPOINT_FILE_PATH, else this run's best or last, else INIT_FROM."""
+    if cfg.TEST.CHECKPOINT_FILE_PATH:
+        return cfg.TEST.CHECKPOINT_FILE_PATH
+    best = checkpoint.path_of_best(cfg.OUTPUT_DIR)
+    own = best if cfg.TEST.TEST_BEST and os.path.isfile(best) else checkpoint.newest(cfg.OUTPUT_DIR)
+    if not own and not cfg.MODEL.INIT_FROM:
+        raise UserError(
+            f"nothing to test: OUTPUT_DIR {cfg.OUTPUT_DIR} holds no checkpoint. Set TEST.CHECKPOINT_FILE_PATH to one, "
+            "MODEL.INIT_FROM to published weights, or TRAIN.ENABLE True to train first"
+        )
+    return own or cfg.MODEL.INIT_FROM
+
+
+def same_classes(theirs: list[str] | None, ours: list[str] | None, path: str) -> None:
+    """Refuse weights whose class names differ from the data's: every answer would carry the wrong name."""
+    if theirs and ours and list(theirs) != list(ours):
+        at = next(
+            (i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b),
+            min(len(theirs), len(ours)),
+        )
+        raise UserError(
+            f"{path}: its class names differ from the data's, first at label {at}. Give the lists the checkpoint's "
+            "order of classes, or correct DATA.CLASS_NAMES"
+        )
+
+
+def test(cfg: CfgNode) -> dict[str, Any]:
+    """Multi-view test of a checkpoint. Writes predictions.csv and a `test_final` row; returns the figures.
+
+    Raises UserError after writing the results when videos could not be read and coverage is below TEST.MIN_COVERAGE.
+    """
+    log = Log(cfg.OUTPUT_DIR, cfg.TENSORBOARD.ENABLE, distributed.rank())
+    names = annotations.class_names(cfg)
+    loader = build_loader(cfg, "test")
+    model = build_model(cfg)
+    path = weights_to_test(cfg)
+    tensors, about = weights.read(path)
+    same_classes(about.get("class_names"), names, path)
+    weights.load_weights(model, tensors, init_head="keep", source=path)
+    logger.info("testing %s on %d videos, %d views each", path, len(loader.dataset), loader.dataset.views)
+    scores, errors = evaluate(model.to(distributed.device(cfg)), loader, cfg, "test")
+    figures = scores.result()
+    if distributed.is_main():
+        write_predictions(
+            os.path.join(cfg.OUTPUT_DIR, "predictions.csv"), loader.dataset.samples, scores, names
+        )
+        log.write(about.get("step", 0), {"split": "test_final", **figures, "checkpoint": path})
+        log.evaluation("test", scores, names, about.get("step", 0))
+    log.close()
+    if figures["coverage"] < cfg.TEST.MIN_COVERAGE:
+        raise UserError(
+            f"{len(errors)} of {len(loader.dataset)} videos could not be read and count as not answered, the first: "
+            f"{errors[0]}. Results are written; repair the list, or set TEST.MIN_COVERAGE below {figures['coverage']:.2f}"
+        )
+    return figures
+
+
+def write_predictions(
+    path: str, samples: list[annotations.Sample], scores: VideoAggregator, names: list[str] | None
+) -> None:
+    """One row a video: path, label, prediction, correctness, and the five most probable classes with probability.
+
+    A video that was not answered has empty predictions.
+    """
+    probabilities = scores.probabilities()
+    count = min(5, probabilities.shape[1])
+    top = probabilities.topk(count, dim=1)
+    name = (lambda label: names[label]) if names else str
+    head = ["video", "label", "label_name", "prediction", "prediction_name", "correct", "probability"]
+    head += [f"top{k}_{what}" for k in range(1, count + 1) for what in ("name", "probability")]
+    with open(path + ".tmp", "w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(head)
+        for i, sample in enumerate(samples):
+            row: list[Any] = [sample.path, sample.label, name(sample.label)]
+            if scores.answered[i]:
+                best = int(top.indices[i, 0])
+                row += [best, name(best), int(best == sample.label), f"{top.values[i, 0]:.6f}"]
+                for label, probability in zip(top.indices[i].tolist(), top.values[i].tolist(), strict=True):
+                    row += [name(label), f"{probability:.6f}"]
+            else:
+                row += [""] * (len(head) - len(row))
+            rows.writerow(row)
+    os.replace(path + ".tmp", path)

@@ -1,0 +1,286 @@
+"""What a run reports: log lines, metrics.jsonl and TensorBoard, all from one `Log.write`.
+
+metrics.jsonl in OUTPUT_DIR is the record: one JSON object a line with `step`, `split` (a key of `SECTIONS`)
+and figures; a figure that is not finite is null there. Console and TensorBoard mirror it.
+"""
+
+import json
+import logging
+import math
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+from fvcore.common.config import CfgNode
+from tqdm import tqdm
+
+from slowfast_uniformer import distributed
+from slowfast_uniformer.engine.metrics import VideoAggregator, confusion_matrix, per_class_accuracy
+from slowfast_uniformer.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+# TensorBoard's sections by split, and for figures of train_iter rows that are not about learning
+SECTIONS = {"train_iter": "train", "train_epoch": "train_epoch", "val_epoch": "val", "test_final": "test"}
+ASIDE = {
+    "clips_per_second": "speed", "data_wait_percent": "speed", "memory_mb": "memory",
+    "skipped_steps": "problems", "bad_videos": "problems",
+}  # fmt: skip
+NOT_DRAWN = {"step", "split", "epoch", "iter", "iters", "eta_seconds"}
+Names = Sequence[str] | None  # of classes in label order
+Answers = Sequence[tuple[str, str, float]]
+TEXT, BLUE, ORANGE, GREEN, RED = "#24292f", "#3b6fb6", "#d9822b", "#1a7f37", "#c62828"
+
+
+class _Console(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)  # above a progress bar, not through it
+
+
+class _Line(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.kind = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
+        return super().formatMessage(record)
+
+
+def setup_logging(output_dir: str | None = None, rank: int = 0) -> None:
+    """Send log lines to standard error and to `output_dir`/log.txt; only warnings and errors if not rank 0.
+
+    Calling again replaces what was set up. Raises UserError when log.txt cannot be written.
+    """
+    handlers: list[logging.Handler] = [_Console()]
+    if output_dir:
+        try:
+            os.makedirs(output_dir, exist_ok=True)
+            handlers.append(logging.FileHandler(os.path.join(output_dir, "log.txt"), encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"OUTPUT_DIR: cannot write log.txt in {output_dir}: {error.strerror}") from None
+    root = logging.getLogger()
+    for old in [handler for handler in root.handlers if handler.name == __name__]:
+        root.removeHandler(old)
+        old.close()
+    who = f" [rank {rank}]" if rank else ""
+    for handler in handlers:
+        handler.set_name(__name__)
+        handler.setFormatter(_Line(f"[%(asctime)s]{who} %(kind)s%(message)s", "%Y-%m-%d %H:%M:%S"))
+        handler.setLevel(logging.WARNING if rank else logging.INFO)
+        root.addHandler(handler)
+    root.setLevel(logging.INFO)
+
+
+def progress(iterable: Iterable, total: int, title: str) -> Iterable:
+    """`iterable` behind a progress bar where rank 0 has a terminal; else as it is."""
+    if not distributed.is_main() or not sys.stderr.isatty():
+        return iterable
+    return tqdm(iterable, title, total, leave=False, dynamic_ncols=True)
+
+
+def _plain(value: Any) -> Any:
+    """A figure as JSON knows it: scalars of torch and numpy as Python's, null for what is not finite."""
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _readable(key: str, value: Any) -> str:
+    if value is None:
+        return f"{key} not finite"
+    if key == "eta_seconds":
+        return f"eta {timedelta(seconds=round(value))}"
+    if isinstance(value, float):
+        size = abs(value)
+        value = f"{value:.0f}" if size >= 1000 or size == 0 else f"{value:{'.4g' if size >= 1e-3 else '.3e'}}"
+    return f"{key} {value}"
+
+
+class Log:
+    """Writes a run's figures and pictures on rank 0; silent on other ranks."""
+
+    def __init__(self, output_dir: str, tensorboard: bool, rank: int):
+        self.path = os.path.join(output_dir, "metrics.jsonl")
+        self.folder = os.path.join(output_dir, "tensorboard")
+        self.main = rank == 0
+        self.tensorboard = tensorboard and self.main
+        self._writer: Any = None
+        self._purge_step: int | None = None
+
+    def write(self, step: int, figures: dict[str, Any]) -> None:
+        """Record figures of optimizer step `step`: `split`, then numbers or text in the order to be shown.
+        Raises UserError when metrics.jsonl cannot be written.
+        """
+        if not self.main:
+            return
+        row = {"step": step, **{key: _plain(value) for key, value in figures.items()}}
+        try:
+            os.makedirs(os.path.dirname(self.path), exist_ok=True)
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row, allow_nan=False) + "\n")
+        except OSError as error:
+            raise UserError(f"OUTPUT_DIR: cannot write {self.path}: {error.strerror}") from None
+        split = row["split"]
+        shown = [_readable(key, value) for key, value in row.items() if key != "split"]
+        logger.info("%s  %s", split, "  ".join(shown))
+        if writer := self._board():
+            for key in row.keys() - NOT_DRAWN:
+                if not isinstance(row[key], str):
+                    section = ASIDE.get(key) if split == "train_iter" else None
+                    value = math.nan if row[key] is None else row[key]
+                    writer.add_scalar(f"{section or SECTIONS[split]}/{key}", value, step)
+            writer.flush()
+
+    def resume(self, step: int) -> None:
+        """Forget training and validation after `step`: a run that continues there reports them again."""
+        if not self.main:
+            return
+        self.close()
+        self._purge_step = step + 1
+        if os.path.isfile(self.path):
+            with open(self.path, encoding="utf-8") as file:
+                kept = [line for line in file if _stays(line, step)]
+            with open(self.path + ".tmp", "w", encoding="utf-8") as file:
+                file.writelines(kept)
+            os.replace(self.path + ".tmp", self.path)
+
+    def _board(self) -> Any:
+        """The SummaryWriter, made at its first use; None without TensorBoard."""
+        if self.tensorboard and self._writer is None:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                logger.warning("no TensorBoard: install tensorboard, or set TENSORBOARD.ENABLE False")
+                self.tensorboard = False
+                return None
+            self._writer = SummaryWriter(self.folder, purge_step=self._purge_step)
+        return self._writer
+
+    def text(self, tag: str, markdown: str, step: int = 0) -> None:
+        if writer := self._board():
+            writer.add_text(tag, markdown, step)
+
+    def config(self, cfg: CfgNode) -> None:
+        """Show the resolved config."""
+        self.text("config", f"```yaml\n{cfg.dump()}```")
+
+    def evaluation(self, section: str, scores: VideoAggregator, names: Names, step: int) -> None:
+        """Draw `confusion` and `per_class` of all videos."""
+        if self._board():
+            matrix = confusion_matrix(scores.predictions, scores.labels, scores.scores.shape[1])
+            self.confusion(section, matrix, names, step)
+            self.per_class(section, per_class_accuracy(matrix), names, step)
+
+    def confusion(self, section: str, matrix: Any, names: Names, step: int) -> None:
+        """Draw a confusion matrix (K, K), or (K, K + 1) with unanswered videos, in `section` (val, test)."""
+        if writer := self._board():
+            writer.add_figure(f"{section}/confusion", draw_confusion(np.asarray(matrix), names), step)
+
+    def per_class(self, section: str, accuracy: Any, names: Names, step: int) -> None:
+        """Draw accuracies (K,) of classes in per cent; nan is left out."""
+        if writer := self._board():
+            writer.add_figure(f"{section}/per_class", draw_per_class(np.asarray(accuracy), names), step)
+
+    def clips(self, section: str, clips: Sequence, answers: Answers, step: int) -> None:
+        """Draw uint8 clips (T, H, W, 3) and of each (true class, predicted class, probability of that)."""
+        if writer := self._board():
+            writer.add_image(f"{section}/clips", draw_clips(clips, answers), step, dataformats="HWC")
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def _stays(line: str, step: int) -> bool:
+    try:
+        row = json.loads(line)
+    except ValueError:  # the end of a run that was killed while it wrote
+        return False
+    return row["step"] <= step or row["split"] == "test_final"
+
+
+def _labels(names: Names, count: int) -> list[str]:
+    names = names or [str(i) for i in range(count)]
+    return [name if len(name) <= 28 else name[:27] + "…" for name in names]
+
+
+def _axes(width: float, height: float, title: str, frame: bool) -> Any:
+    from matplotlib.figure import Figure
+
+    axes = Figure((width, height), dpi=100, layout="constrained", facecolor="white").add_subplot()
+    axes.figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
+    axes.set_title(title, color=TEXT, fontsize=12, loc="left", pad=10)
+    axes.tick_params(colors=TEXT, length=0)
+    for spine in axes.spines.values():
+        spine.set(visible=frame, color="#d0d7de")
+    return axes
+
+
+def draw_confusion(matrix: np.ndarray, names: Names) -> Any:
+    """A matplotlib figure: counts by true and predicted class, coloured by their share of the true class."""
+    from matplotlib.colors import PowerNorm
+
+    rows, columns = matrix.shape
+    share = 100.0 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    size = min(max(5.5, 4.5 + 0.25 * rows), 15.0)
+    title = f"{matrix.sum()} videos, {100 * np.trace(matrix) / max(matrix.sum(), 1):.1f} % right"
+    axes = _axes(size + 1.0, size, title, frame=True)
+    norm = PowerNorm(0.5, vmin=0, vmax=100)  # on a linear scale a few per cent would not be seen
+    image = axes.imshow(share, cmap="Blues", norm=norm, interpolation="nearest")
+    bar = axes.figure.colorbar(image, ax=axes, shrink=0.6, aspect=30, pad=0.02)
+    bar.outline.set_visible(False)
+    bar.set_label("% of the true class", color=TEXT)
+    axes.set_xlabel("predicted", color=TEXT)
+    axes.set_ylabel("true", color=TEXT)
+    labels, font = [*_labels(names, rows), "not answered"], 9 if rows <= 30 else 7.5
+    axes.set_xticks(range(columns), labels[:columns], rotation=90 if names else 0, fontsize=font)
+    axes.set_yticks(range(rows), labels[:rows], fontsize=font)
+    if rows > 60:
+        axes.set(xticks=[], yticks=[])
+    for (i, j), count in np.ndenumerate(matrix if rows <= 15 else np.empty((0, 0))):
+        if count:
+            axes.text(j, i, count, ha="center", va="center", color="white" if share[i, j] > 30 else TEXT)
+    return axes.figure
+
+
+def draw_per_class(accuracy: np.ndarray, names: Names) -> Any:
+    """A matplotlib figure: bars from the best class down; of more than 40 the 20 best and the 20 worst."""
+    labels = _labels(names, len(accuracy))
+    present = [i for i in np.argsort(-accuracy, kind="stable") if not np.isnan(accuracy[i])]
+    best, worst = (present[:20], present[-20:]) if len(present) > 40 else (present, [])
+    shown = best + worst
+    places = np.arange(len(shown)) + (np.arange(len(shown)) >= len(best))  # a gap between best and worst
+    mean = accuracy[present].mean() if present else math.nan
+    which = f"; the 20 best and 20 worst of {len(present)} classes" if worst else ""
+    title = f"Mean {mean:.1f} % right{which}"
+    axes = _axes(8.0, 1.4 + 0.24 * (places.max(initial=0) + 1), title, frame=False)
+    bars = axes.barh(places, accuracy[shown], color=[BLUE] * len(best) + [ORANGE] * len(worst), height=0.72)
+    axes.bar_label(bars, fmt="%.0f", padding=4, fontsize=8, color=TEXT)
+    axes.axvline(mean, color="#8c959f", linewidth=1, linestyle=(0, (4, 3)), zorder=0)
+    axes.set_yticks(places, [labels[i] for i in shown], fontsize=9)
+    axes.set(xlim=(0, 106), ylim=(places.max(initial=0) + 0.6, -0.6))
+    axes.set_xlabel("% of the class's videos", color=TEXT)
+    return axes.figure
+
+
+def draw_clips(clips: Sequence, answers: Answers, height: int = 112) -> np.ndarray:
+    """A picture (H, W, 3) uint8: of each clip at most 8 evenly spaced frames in a row, its answer above."""
+    from matplotlib.font_manager import findfont
+    from PIL import Image, ImageDraw, ImageFont
+
+    gap, caption, strips = 6, 30, []
+    for clip in map(np.asarray, clips):
+        chosen = np.linspace(0, len(clip) - 1, min(8, len(clip))).round().astype(int)
+        size = max(1, round(clip.shape[2] * height / clip.shape[1])), height
+        strips.append([Image.fromarray(clip[t]).resize(size) for t in chosen])
+    width = max([520, *(sum(frame.width + gap for frame in strip) for strip in strips)])
+    page = Image.new("RGB", (width + gap, len(strips) * (height + caption + gap) + gap), "white")
+    draw, font = ImageDraw.Draw(page), ImageFont.truetype(findfont("DejaVu Sans"), 15)
+    for row, (strip, (true, predicted, probability)) in enumerate(zip(strips, answers, strict=True)):
+        x, y = gap, gap + row * (height + caption + gap)
+        title, color = f"{true} → {predicted} ({probability:.2f})", GREEN if true == predicted else RED
+        draw.text((x, y + caption - 8), title, color, font, anchor="ls")
+        for frame in strip:
+            page.paste(frame, (x, y + caption))
+            x += frame.width + gap
+    return np.asarray(page)

@@ -1,0 +1,29 @@
+"""Takes three training steps with every process holding its share of each batch, and saves what became of the model.
+
+Run alone or under torchrun by test_distributed.py: python tests/ddp_steps.py OUT KEY VALUE ...
+"""
+
+import sys
+
+import torch
+
+from slowfast_uniformer import distributed
+from slowfast_uniformer.config import load_config
+from slowfast_uniformer.engine.train import begin, training_step
+
+
+def steps(cfg):
+    run = begin(cfg, None)
+    run.model.eval()  # batch norms would see half the batch each
+    rank, world = distributed.rank(), distributed.world_size()
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        clips = torch.randn(8, 3, 4, 32, 32, generator=generator)
+        labels = torch.randint(8, (8,), generator=generator)
+        training_step(run, clips[rank::world], labels[rank::world])
+    if distributed.is_main():
+        torch.save(run.net.state_dict(), sys.argv[1])
+
+
+if __name__ == "__main__":
+    distributed.launch(steps, load_config(None, sys.argv[2:]))

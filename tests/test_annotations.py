@@ -1,0 +1,72 @@
+"""Lists and class names: what is read, and what is said when they are wrong."""
+
+import pytest
+
+from slowfast_uniformer.config import load_config
+from slowfast_uniformer.data import annotations
+from slowfast_uniformer.errors import UserError
+
+
+def cfg_for(folder, *overrides):
+    base = ["NUM_GPUS", 0, "DATA.PATH_TO_DATA_DIR", str(folder), "MODEL.NUM_CLASSES", 3]
+    return load_config(None, [*base, *overrides])
+
+
+def test_kinetics_list_with_prefix_and_separator_in_paths(tmp_path, monkeypatch):
+    (tmp_path / "train.csv").write_text("a b/c.mp4 2\n\nd.mp4 0\n")
+    monkeypatch.setenv("VIDEOS", "/videos")
+    samples = annotations.load(cfg_for(tmp_path, "DATA.PATH_PREFIX", "$VIDEOS"), "train")
+    assert [(s.path, s.label, s.frames) for s in samples] == [
+        ("/videos/a b/c.mp4", 2, None),
+        ("/videos/d.mp4", 0, None),
+    ]
+
+
+def test_something_something_list(tmp_path):
+    (tmp_path / "rgb_train.txt").write_text("1001,57,2\n")
+    (tmp_path / "rgb_val.txt").write_text("7,30,0\n")
+    cfg = cfg_for(
+        tmp_path, "TRAIN.DATASET", "sth", "TEST.DATASET", "sth", "DATA.LABEL_PATH_TEMPLATE", "rgb_{}.txt",
+        "DATA.PATH_LABEL_SEPARATOR", ",",
+    )  # fmt: skip
+    assert annotations.load(cfg, "train") == [annotations.Sample("1001", 2, 57)]
+    assert annotations.load(cfg, "test") == annotations.load(cfg, "val") == [annotations.Sample("7", 0, 30)]
+
+
+@pytest.mark.parametrize(
+    "text, parts",
+    [
+        ("a.mp4 0\nb.mp4\n", ["train.csv, line 2", "2 fields", "path label", "b.mp4"]),
+        ("a.mp4,0\n", ["train.csv, line 1", "DATA.PATH_LABEL_SEPARATOR"]),
+        ("a.mp4 3\n", ["train.csv, line 1", "label 3", "0 to 2", "MODEL.NUM_CLASSES"]),
+        ("a.mp4 -1\n", ["label -1"]),
+        ("a.mp4 cat\n", ["train.csv, line 1", "'cat'", "whole number"]),
+        ("\n \n", ["train.csv", "empty"]),
+    ],
+)
+def test_bad_lists_name_file_line_and_remedy(tmp_path, text, parts):
+    (tmp_path / "train.csv").write_text(text)
+    with pytest.raises(UserError) as error:
+        annotations.load(cfg_for(tmp_path), "train")
+    assert all(part in str(error.value) for part in parts), str(error.value)
+
+
+def test_missing_list_and_unknown_data_set(tmp_path):
+    with pytest.raises(UserError, match=r"train\.csv.*DATA\.PATH_TO_DATA_DIR"):
+        annotations.load(cfg_for(tmp_path), "train")
+    with pytest.raises(UserError, match=r"TRAIN\.DATASET.*kinetics_sparse"):
+        annotations.load(cfg_for(tmp_path, "TRAIN.DATASET", "imagenet"), "train")
+
+
+def test_class_names(tmp_path):
+    assert annotations.class_names(cfg_for(tmp_path)) is None
+    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+    assert annotations.class_names(cfg_for(tmp_path)) == ["a", "b", "c"]
+    (tmp_path / "names.json").write_text('{"x": "2", "y": "0", "z": "1"}')
+    assert annotations.class_names(
+        cfg_for(tmp_path, "DATA.CLASS_NAMES", str(tmp_path / "names.json"))
+    ) == list("yzx")
+    with pytest.raises(UserError, match="3 class names, but MODEL.NUM_CLASSES is 4"):
+        annotations.class_names(cfg_for(tmp_path, "MODEL.NUM_CLASSES", 4))
+    with pytest.raises(UserError, match="absent.txt.*DATA.CLASS_NAMES"):
+        annotations.class_names(cfg_for(tmp_path, "DATA.CLASS_NAMES", str(tmp_path / "absent.txt")))

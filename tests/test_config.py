@@ -1,0 +1,134 @@
+"""Loading a config: merge, coerce, refuse, freeze."""
+
+import pytest
+
+from slowfast_uniformer.config import difference, flatten, get_cfg, load_config, to_plain
+from slowfast_uniformer.errors import UserError
+
+CPU = ["NUM_GPUS", 0]
+
+
+def write(path, text):
+    path.write_text(text)
+    return str(path)
+
+
+def test_base_files_and_overrides_win_in_order(tmp_path):
+    write(tmp_path / "base.yaml", "NUM_GPUS: 0\nSOLVER: {BASE_LR: 1e-4, MAX_EPOCH: 5}\n")
+    first = write(tmp_path / "a.yaml", "_BASE_: base.yaml\nSOLVER: {MAX_EPOCH: 6}\n")
+    second = write(tmp_path / "b.yaml", "SOLVER: {MAX_EPOCH: 7}\n")
+    assert load_config(first).SOLVER.MAX_EPOCH == 6
+    cfg = load_config([first, second])
+    assert (cfg.SOLVER.MAX_EPOCH, cfg.SOLVER.BASE_LR) == (7, 1e-4)
+    assert load_config([first, second], ["SOLVER.MAX_EPOCH", "8"]).SOLVER.MAX_EPOCH == 8
+
+
+def test_resolved_config_loads_to_itself(tmp_path):
+    cfg = load_config(
+        None, [*CPU, "SOLVER.BASE_LR", "3e-4", "MODEL.ARGS.WIDTH", "12", "TRAIN.MIXED_PRECISION", "True"]
+    )
+    again = load_config(write(tmp_path / "c.yaml", cfg.dump()))
+    assert to_plain(again) == to_plain(cfg)
+    assert cfg.MODEL.ARGS.WIDTH == 12 and cfg.TRAIN.MIXED_PRECISION == "fp16"
+
+
+def test_frozen_after_loading():
+    with pytest.raises(AttributeError):
+        load_config(None, CPU).NUM_SHARDS = 2
+
+
+def test_difference_names_what_changed():
+    changed = difference(load_config(None, [*CPU, "DATA.NUM_FRAMES", "16"]))
+    assert changed == {"NUM_GPUS": 0, "DATA.NUM_FRAMES": 16, "DIST_BACKEND": "gloo"}
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("SOLVER: {BASE_LR: 1}", 1.0),
+        ("SOLVER: {BASE_LR: '1e-3'}", 1e-3),
+        ("SOLVER: {BASE_LR: 1e-3}", 1e-3),
+    ],
+)
+def test_numbers_are_read_as_numbers(tmp_path, text, expected):
+    assert load_config(write(tmp_path / "c.yaml", text), CPU).SOLVER.BASE_LR == expected
+
+
+@pytest.mark.parametrize(
+    "overrides, parts",
+    [
+        (["SOLVER.BASE_LRS", "1"], ["command line", "SOLVER.BASE_LRS", "SOLVER.BASE_LR"]),
+        (["SOLVER.MAX_EPOCH", "1.5"], ["SOLVER.MAX_EPOCH", "whole number"]),
+        (["SOLVER.MAX_EPOCH", "True"], ["SOLVER.MAX_EPOCH", "whole number"]),
+        (["DATA.RANDOM_FLIP", "maybe"], ["DATA.RANDOM_FLIP", "True or False"]),
+        (["DATA.MEAN", "0.5"], ["DATA.MEAN", "a list"]),
+        (["SOLVER.MAX_EPOCH"], ["SOLVER.MAX_EPOCH", "KEY VALUE"]),
+        (["NUM_GPUS", "99"], ["NUM_GPUS: 99", "this machine has"]),
+        (["SOLVER.OPTIMIZING_METHOD", "lion"], ["SOLVER.OPTIMIZING_METHOD", "adamw"]),
+        (["TEST.NUM_SPATIAL_CROPS", "2"], ["TEST.NUM_SPATIAL_CROPS", "3"]),
+        (["SHARD_ID", "1"], ["SHARD_ID", "NUM_SHARDS"]),
+        (["MULTIGRID.SHORT_CYCLE", "True"], ["MULTIGRID", "not part of this program"]),
+        (["DETECTION.ENABLE", "True"], ["DETECTION", "not part of this program"]),
+        (["TRAIN.CHECKPOINT_TYPE", "caffe2"], ["CHECKPOINT_TYPE", "Caffe2"]),
+        (
+            ["DATA.TRAIN_JITTER_SCALES_RELATIVE", "[0.1, 1.0]"],
+            ["TRAIN_JITTER_ASPECT_RELATIVE", "both or neither"],
+        ),
+        (["SOLVER.LR_POLICY", "steps_with_relative_lrs"], ["SOLVER.STEPS", "SOLVER.LRS"]),
+        (["TRAIN", "1"], ["unknown key TRAIN"]),
+    ],
+)
+def test_bad_values_name_the_key_and_the_remedy(overrides, parts):
+    with pytest.raises(UserError) as error:
+        load_config(None, [*CPU, *overrides] if "NUM_GPUS" not in overrides else overrides)
+    assert all(part in str(error.value) for part in parts), str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text, part", [("A: [1", "line"), ("- 1", "sections"), ("_BASE_: none.yaml", "none.yaml")]
+)
+def test_bad_files_are_named(tmp_path, text, part):
+    path = write(tmp_path / "bad.yaml", text)
+    with pytest.raises(UserError, match="bad.yaml") as error:
+        load_config(path)
+    assert part in str(error.value)
+    with pytest.raises(UserError, match="absent.yaml"):
+        load_config(str(tmp_path / "absent.yaml"))
+
+
+def test_released_keys_without_effect_are_named_as_ignored(tmp_path):
+    text = """
+MULTIGRID: {SHORT_CYCLE: False, LONG_CYCLE: False}
+DETECTION: {ENABLE: False, ALIGNED: False}
+DATA: {DECODING_BACKEND: decord, TRAIN_JITTER_MOTION_SHIFT: False, INPUT_CHANNEL_NUM: [3]}
+MODEL: {ARCH: uniformer, LOSS_FUNC: soft_cross_entropy}
+BN: {USE_PRECISE_STATS: False}
+UNIFORMER: {PRETRAIN_NAME: uniformer_small_in1k, STAGE_TYPE: [0, 0, 1, 1]}
+NUM_GPUS: 0
+"""
+    notes: list[str] = []
+    cfg = load_config(write(tmp_path / "released.yaml", text), [], notes)
+    assert cfg.MODEL.INIT_FROM == "uniformer_small_in1k"
+    named = {note.split(" ignored")[0] for note in notes}
+    assert named == {
+        "MULTIGRID.SHORT_CYCLE", "MULTIGRID.LONG_CYCLE", "DETECTION.ENABLE", "DETECTION.ALIGNED",
+        "DATA.DECODING_BACKEND", "DATA.TRAIN_JITTER_MOTION_SHIFT", "DATA.INPUT_CHANNEL_NUM", "MODEL.ARCH",
+        "MODEL.LOSS_FUNC", "BN.USE_PRECISE_STATS", "UNIFORMER.STAGE_TYPE",
+    }  # fmt: skip
+
+
+def test_every_key_is_read_somewhere_and_has_a_meaning():
+    """Each key stands in the package outside config.py, and its definition carries a comment."""
+    import pathlib
+
+    import slowfast_uniformer
+
+    root = pathlib.Path(slowfast_uniformer.__file__).parent
+    definitions = (root / "config.py").read_text()
+    validated = definitions.split("def _infer")[1]
+    code = "\n".join(p.read_text() for p in root.rglob("*.py") if p.name != "config.py") + validated
+    code += (root.parent / "tools" / "run_net.py").read_text()
+    for key, _ in flatten(get_cfg()):
+        line = next(line for line in definitions.splitlines() if line.strip().startswith(f"c.{key} ="))
+        assert "  # " in line, key
+        assert key.split(".")[-1] in code, f"{key} is read nowhere"

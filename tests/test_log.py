@@ -1,0 +1,229 @@
+"""The record of a run, what mirrors it, and its pictures."""
+
+import json
+import logging
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from slowfast_uniformer import log as log_module
+from slowfast_uniformer.config import get_cfg
+from slowfast_uniformer.engine.metrics import VideoAggregator
+from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.log import Log, draw_clips, draw_confusion, draw_per_class, progress, setup_logging
+
+TRAIN = {"split": "train_iter", "epoch": 1, "lr": 1e-5, "iter": 5, "iters": 9, "loss": 2.5, "top1_acc": 50.0}
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before():
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    for handler in set(root.handlers) - set(handlers):
+        root.removeHandler(handler)
+        handler.close()
+    root.setLevel(level)
+
+
+def rows(folder) -> list[dict]:
+    def refuse(name):
+        raise ValueError(f"{name} is not JSON")
+
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line, parse_constant=refuse) for line in lines]
+
+
+def board(folder) -> EventAccumulator:
+    return EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0}).Reload()
+
+
+def test_lines_go_to_the_console_and_the_file_once(tmp_path, capsys):
+    setup_logging()
+    setup_logging(str(tmp_path / "run"))
+    setup_logging(str(tmp_path / "run"))
+    logging.getLogger("slowfast_uniformer.any").info("training %d", 5)
+    logging.getLogger("elsewhere").warning("odd")
+    logging.getLogger("elsewhere").debug("details")
+    lines = (tmp_path / "run" / "log.txt").read_text().splitlines()
+    assert [line.split("] ", 1)[1] for line in lines] == ["training 5", "warning: odd"]
+    captured = capsys.readouterr()
+    assert captured.err.splitlines() == lines and captured.out == ""
+
+
+def test_other_ranks_report_trouble_only(tmp_path, capsys):
+    setup_logging(str(tmp_path), rank=3)
+    logging.info("training")
+    logging.error("no")
+    assert (tmp_path / "log.txt").read_text().endswith("[rank 3] error: no\n")
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="OUTPUT_DIR: cannot write log.txt in .*file"):
+        setup_logging(str(tmp_path / "file"))
+    with pytest.raises(UserError, match="OUTPUT_DIR: cannot write .*metrics.jsonl"):
+        Log(str(tmp_path / "file"), False, 0).write(1, TRAIN)
+
+
+def test_record_is_strict_json_in_the_order_given(tmp_path):
+    log = Log(str(tmp_path / "run"), tensorboard=False, rank=0)
+    log.write(5, {**TRAIN, "grad_norm": torch.tensor(math.inf), "hits": np.float32(0.5), "bad": math.nan})
+    log.write(6, {"split": "test_final", "top1_acc": 7.0, "checkpoint": "a.pyth"})
+    first, second = rows(tmp_path / "run")
+    assert list(first) == ["step", *TRAIN, "grad_norm", "hits", "bad"]
+    assert first == {"step": 5, **TRAIN, "grad_norm": None, "hits": 0.5, "bad": None}
+    assert second["checkpoint"] == "a.pyth"
+    assert not (tmp_path / "run" / "tensorboard").exists()
+
+
+def test_console_line_is_readable(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    figures = {"lr": 1.23456e-5, "loss": 2.345678, "memory_mb": 10234.56, "zero": 0.0, "bad": math.nan}
+    Log(str(tmp_path), False, 0).write(5, {"split": "val_epoch", **figures, "n": 12345, "eta_seconds": 3725})
+    shown = "step 5  lr 1.235e-05  loss 2.346  memory_mb 10235  zero 0  bad not finite  n 12345  eta 1:02:05"
+    assert caplog.messages == ["val_epoch  " + shown]
+
+
+def test_other_ranks_are_silent(tmp_path, caplog):
+    log = Log(str(tmp_path / "run"), tensorboard=True, rank=1)
+    log.write(5, TRAIN)
+    log.text("note", "hello")
+    log.resume(3)
+    log.clips("val", [np.zeros((2, 4, 4, 3), np.uint8)], [("a", "a", 1.0)], 5)
+    log.close()
+    assert not (tmp_path / "run").exists() and not caplog.messages
+
+
+def test_scalars_stand_in_sections(tmp_path):
+    log = Log(str(tmp_path), tensorboard=True, rank=0)
+    speed = {"clips_per_second": 20.0, "data_wait_percent": 3.0, "memory_mb": 100.0, "skipped_steps": 0}
+    log.write(5, {**TRAIN, **speed, "eta_seconds": 12})
+    log.write(9, {**TRAIN, **speed, "split": "train_epoch"})
+    log.write(9, {"split": "val_epoch", "epoch": 1, "top1_acc": 40.0, "loss": math.nan})
+    log.write(9, {"split": "test_final", "top1_acc": 44.0, "checkpoint": "a.pyth"})
+    log.close()
+    events = board(tmp_path)
+    assert sorted(events.Tags()["scalars"]) == sorted(
+        ["train/loss", "train/lr", "train/top1_acc", "speed/clips_per_second", "speed/data_wait_percent"]
+        + ["memory/memory_mb", "problems/skipped_steps", "val/top1_acc", "val/loss", "test/top1_acc"]
+        + [f"train_epoch/{key}" for key in ("lr", "loss", "top1_acc", *speed)]
+    )
+    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(5, 2.5)]
+    assert math.isnan(events.Scalars("val/loss")[0].value)
+
+
+def test_resume_forgets_what_will_be_repeated(tmp_path):
+    log = Log(str(tmp_path), tensorboard=True, rank=0)
+    for step in (10, 20, 30):
+        log.write(step, {**TRAIN, "loss": float(step)})
+    log.write(20, {"split": "val_epoch", "top1_acc": 1.0})
+    log.write(30, {"split": "val_epoch", "top1_acc": 2.0})
+    log.write(30, {"split": "test_final", "top1_acc": 3.0})
+    log.close()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 31, "spl')  # killed while writing
+
+    log = Log(str(tmp_path), tensorboard=True, rank=0)
+    log.resume(20)
+    log.write(30, {**TRAIN, "loss": 31.0})
+    log.close()
+    assert [(row["step"], row["split"], row.get("loss")) for row in rows(tmp_path)] == [
+        (10, "train_iter", 10.0),
+        (20, "train_iter", 20.0),
+        (20, "val_epoch", None),
+        (30, "test_final", None),
+        (30, "train_iter", 31.0),
+    ]
+    losses = [(event.step, event.value) for event in board(tmp_path).Scalars("train/loss")]
+    assert losses == [(10, 10.0), (20, 20.0), (30, 31.0)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "tensorboard"]
+
+
+def test_pictures_and_texts_reach_tensorboard(tmp_path):
+    log = Log(str(tmp_path), tensorboard=True, rank=0)
+    scores = VideoAggregator(6, 3, 1, "sum", True)
+    videos = torch.arange(5)
+    scores.update(torch.eye(3).repeat(2, 1)[:5], videos, 0 * videos, torch.tensor([0, 1, 2, 0, 0]))
+    scores.fail(5, 1)
+    log.config(get_cfg())
+    log.evaluation("val", scores, ["a", "b", "c"], 7)
+    log.clips("val", [np.zeros((4, 8, 8, 3), np.uint8)] * 2, [("a", "a", 0.9), ("b", "c", 0.4)], 7)
+    log.close()
+    events = board(tmp_path)
+    assert sorted(events.Tags()["images"]) == ["val/clips", "val/confusion", "val/per_class"]
+    assert {events.Images(tag)[0].step for tag in events.Tags()["images"]} == {7}
+    config = events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert config.startswith("```yaml\n") and "LAYER_DECAY: 1.0" in config and config.endswith("```")
+
+
+def test_without_tensorboard_a_warning_once(tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    log = Log(str(tmp_path), tensorboard=True, rank=0)
+    log.write(1, TRAIN)
+    log.write(2, TRAIN)
+    log.text("note", "hello")
+    log.close()
+    assert len(rows(tmp_path)) == 2
+    warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 1 and "TENSORBOARD.ENABLE" in warnings[0]
+
+
+def test_progress_bar_only_on_a_terminal_of_rank_0(monkeypatch, capsys):
+    numbers = [1, 2, 3]
+    assert progress(numbers, 3, "epoch 1") is numbers
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert list(progress(numbers, 3, "epoch 1")) == numbers
+    assert "epoch 1" in capsys.readouterr().err
+    monkeypatch.setattr(log_module.distributed, "is_main", lambda: False)
+    assert progress(numbers, 3, "epoch 1") is numbers
+
+
+def texts(axes) -> list[str]:
+    return [text.get_text() for text in axes.texts]
+
+
+def test_confusion_matrix_shows_counts_where_there_is_room():
+    matrix = np.array([[3, 1, 0], [0, 0, 0]])  # two classes, and a column of unanswered videos
+    axes = draw_confusion(matrix, ["a", "a name that is much too long for an axis"]).axes[0]
+    assert sorted(texts(axes)) == ["1", "3"] and axes.get_title("left") == "4 videos, 75.0 % right"
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert labels == ["a", "a name that is much too lon…", "not answered"]
+    assert axes.images[0].get_array()[0].tolist() == [75.0, 25.0, 0.0]
+
+
+@pytest.mark.parametrize("count, labels, counts", [(15, 15, 15), (16, 16, 0), (60, 60, 0), (61, 0, 0)])
+def test_confusion_matrix_of_many_classes(count, labels, counts):
+    axes = draw_confusion(np.eye(count, dtype=int), None).axes[0]
+    assert (len(axes.get_xticks()), len(axes.get_yticks()), len(axes.texts)) == (labels, labels, counts)
+
+
+def test_per_class_bars_are_sorted_and_few():
+    axes = draw_per_class(np.array([50.0, np.nan, 100.0]), ["a", "b", "c"]).axes[0]
+    assert [bar.get_width() for bar in axes.patches] == [100.0, 50.0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["c", "a"]
+    many = draw_per_class(np.linspace(0, 100, 101), None).axes[0]
+    assert [round(bar.get_width()) for bar in many.patches] == [*range(100, 80, -1), *range(19, -1, -1)]
+
+
+def test_pictures_of_nothing_can_be_drawn(tmp_path):
+    draw_confusion(np.zeros((3, 3), int), None).savefig(tmp_path / "confusion.png")
+    draw_per_class(np.full(3, np.nan), None).savefig(tmp_path / "per_class.png")
+    assert {path.stat().st_size > 0 for path in tmp_path.iterdir()} == {True}
+
+
+def test_clips_are_rows_of_at_most_eight_frames():
+    long = np.stack([np.full((8, 8, 3), 10 * t, np.uint8) for t in range(20)])
+    short = torch.full((2, 8, 16, 3), 77, dtype=torch.uint8)
+    page = draw_clips([long, short], [("a", "a", 0.9), ("a", "b", 0.4)], height=16)
+    values = page[..., 0]
+    assert page.dtype == np.uint8
+    assert [v for v in range(0, 200, 10) if (values == v).sum() >= 256] == [0, 30, 50, 80, 110, 140, 160, 190]
+    assert (values == 77).sum() >= 2 * 16 * 32
+    green, red = (page == (26, 127, 55)).all(-1), (page == (198, 40, 40)).all(-1)
+    assert green.any() and red.any() and green.nonzero()[0].max() < red.nonzero()[0].min()

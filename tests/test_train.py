@@ -1,0 +1,177 @@
+"""The training loop: a whole run, its continuation, a step's properties."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from slowfast_uniformer import checkpoint
+from slowfast_uniformer.config import load_config
+from slowfast_uniformer.engine.train import begin, due, train, training_step
+from slowfast_uniformer.errors import UserError
+
+
+def rows(folder, split):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["split"] == split]
+
+
+def batch(count=8, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 3, 4, 32, 32, generator=generator), torch.randint(
+        8, (count,), generator=generator
+    )
+
+
+def start(tiny, *overrides):
+    run = begin(load_config(None, [*tiny, "UNIFORMER.DROP_DEPTH_RATE", 0, *overrides]), None)
+    run.model.train()
+    return run
+
+
+def state_of(run):
+    return {name: value.clone() for name, value in run.net.state_dict().items()}
+
+
+def test_a_run_writes_its_files(tiny, run_net, tmp_path):
+    status, _, errors = run_net([*tiny, "TENSORBOARD.ENABLE", True, "MIXUP.ENABLE", True, "AUG.ENABLE", True])
+    assert status == 0, errors
+    run = tmp_path / "run"
+    assert {p.name for p in run.iterdir()} >= {
+        "config.yaml",
+        "metrics.jsonl",
+        "predictions.csv",
+        "checkpoints",
+    }
+    assert list((run / "tensorboard").iterdir())
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {
+        "epoch_00001.pyth",
+        "epoch_00002.pyth",
+        "best.pyth",
+    }
+    steps = rows(run, "train_iter")
+    assert [row["step"] for row in steps] == [1, 2, 3, 4] and all(math.isfinite(row["loss"]) for row in steps)
+    assert len(rows(run, "train_epoch")) == len(rows(run, "val_epoch")) == 2
+    (final,) = rows(run, "test_final")
+    assert final["num_videos"] == 9 and final["coverage"] == 100
+    predictions = (run / "predictions.csv").read_text().splitlines()
+    assert len(predictions) == 10 and predictions[0].startswith("video,label,label_name,prediction")
+    correct = sum(int(line.split(",")[5]) for line in predictions[1:])
+    assert final["top1_acc"] == pytest.approx(100 * correct / 9)
+    again = load_config(str(run / "config.yaml"))
+    assert again.SOLVER.MAX_EPOCH == 2
+
+
+def test_a_continued_run_repeats_the_uninterrupted_one(tiny, tmp_path):
+    options = [*tiny, "MIXUP.ENABLE", True, "MODEL.EMA_EPOCH", 0, "UNIFORMER.DROP_DEPTH_RATE", 0.5]
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    train(load_config(None, [*options, "OUTPUT_DIR", str(straight)]))
+    cfg = load_config(None, [*options, "OUTPUT_DIR", str(broken)])
+    train(cfg)
+    (broken / "checkpoints" / "epoch_00002.pyth").unlink()
+    train(cfg)
+    whole, parts = (checkpoint.load(checkpoint.path_of_epoch(str(out), 2)) for out in (straight, broken))
+    for kind in ("model_state", "ema_state"):
+        assert all(torch.equal(whole[kind][name], parts[kind][name]) for name in whole[kind])
+    losses = [[(row["step"], row["loss"]) for row in rows(out, "train_iter")] for out in (straight, broken)]
+    assert losses[0] == losses[1], "no gap, no repeat, the same numbers"
+
+
+def test_parts_of_a_batch_add_up_to_the_whole(tiny):
+    states = []
+    for parts in (1, 4):
+        run = start(tiny, "TRAIN.ACCUM_STEPS", parts, "SOLVER.OPTIMIZING_METHOD", "sgd")
+        run.model.eval()
+        step = training_step(run, *batch())
+        states.append((state_of(run), step))
+    (whole, one), (parts, four) = states
+    torch.testing.assert_close(one.loss, four.loss)
+    torch.testing.assert_close(one.norm, four.norm, rtol=1e-5, atol=0)
+    for name in whole:
+        torch.testing.assert_close(parts[name], whole[name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_that_is_not_finite_leaves_no_trace(tiny):
+    run = start(tiny, "MODEL.EMA_EPOCH", 0)
+    training_step(run, *batch())
+    before, moments = (
+        state_of(run),
+        json.dumps(run.optimizer.state_dict()["state"], default=lambda t: t.tolist()),
+    )
+    clips, labels = batch(seed=1)
+    clips[3] = math.inf
+    step = training_step(run, clips, labels)
+    assert not step.updated
+    assert all(torch.equal(before[name], value) for name, value in run.net.state_dict().items())
+    assert moments == json.dumps(run.optimizer.state_dict()["state"], default=lambda t: t.tolist())
+    assert training_step(run, *batch(seed=2)).updated
+
+
+def test_stops_after_bad_steps_in_a_row(tiny, run_net):
+    status, _, errors = run_net(
+        [*tiny, "SOLVER.BASE_LR", 1e30, "SOLVER.CLIP_GRADIENT", 0, "TRAIN.MAX_BAD_STEPS", 2]
+    )
+    assert status == 2 and "2 steps in a row" in errors and "SOLVER.BASE_LR" in errors
+    assert "skipped" in errors and ".mp4" in errors, "names the clips of the skipped steps"
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_trains(tiny, precision):
+    run = start(tiny, "TRAIN.MIXED_PRECISION", precision)
+    losses = [float(training_step(run, *batch()).loss) for _ in range(40)]
+    assert losses[-1] < losses[0] - 0.1
+    assert all(p.dtype == torch.float32 for p in run.net.parameters())
+    assert run.scaler.is_enabled() == (precision == "fp16")
+
+
+def test_overfits_one_batch(tiny):
+    run = start(tiny, "SOLVER.BASE_LR", 3e-3)
+    for _ in range(120):
+        step = training_step(run, *batch())
+    assert step.loss < 0.1 and step.correct == 8
+
+
+def test_moving_average_follows_and_is_what_is_evaluated(tiny):
+    run = start(tiny, "MODEL.EMA_EPOCH", 0, "MODEL.EMA_DECAY", 0.9)
+    assert run.best_net() is run.net
+    training_step(run, *batch())
+    first = state_of(run)
+    training_step(run, *batch(seed=1))
+    assert run.best_net() is run.ema.module
+    name = "head.weight"
+    expected = 0.9 * first[name] + 0.1 * run.net.state_dict()[name]
+    torch.testing.assert_close(run.ema.module.state_dict()[name], expected)
+
+
+def test_light_models_train_on_both_heads(tiny):
+    light = ["MODEL.MODEL_NAME", "Uniformer_light", "UNIFORMER.PRUNE_RATIO", "[[],[],[1],[0.5]]",
+             "UNIFORMER.TRADE_OFF", "[[],[],[1],[0.5]]"]  # fmt: skip
+    run = start(tiny, *light)
+    before = state_of(run)
+    assert training_step(run, *batch()).updated
+    changed = {
+        name.split(".")[0]
+        for name, value in run.net.state_dict().items()
+        if not torch.equal(value, before[name])
+    }
+    assert {"head", "head_cls"} <= changed
+
+
+def test_weights_start_a_run_and_say_when_they_do_not_fit(tiny, tmp_path, run_net):
+    assert run_net([*tiny, "SOLVER.MAX_EPOCH", 1, "TEST.ENABLE", False])[0] == 0
+    weights = str(tmp_path / "run" / "checkpoints" / "epoch_00001.pyth")
+    elsewhere = [*tiny, "OUTPUT_DIR", str(tmp_path / "other"), "MODEL.INIT_FROM", weights]
+    run = begin(load_config(None, elsewhere), None)
+    trained = checkpoint.load(weights)["model_state"]
+    assert all(torch.equal(trained[name], value) for name, value in run.net.state_dict().items())
+    assert run.epoch == 0 and not run.optimizer.state_dict()["state"]
+    ten = [*elsewhere, "MODEL.NUM_CLASSES", 10, "DATA.CLASS_NAMES", str(tmp_path / "ten.txt")]
+    (tmp_path / "ten.txt").write_text("".join(f"c{i}\n" for i in range(10)))
+    with pytest.raises(UserError, match="8.*MODEL.NUM_CLASSES.*10.*MODEL.INIT_HEAD new"):
+        begin(load_config(None, ten), None)
+    assert begin(load_config(None, [*ten, "MODEL.INIT_HEAD", "new"]), None).net.head.out_features == 10
+
+
+def test_due():
+    assert [epoch for epoch in range(1, 8) if due(3, epoch, 7)] == [3, 6, 7]

@@ -1,0 +1,139 @@
+"""Write train.csv, val.csv, test.csv and classes.txt for a folder of class folders.
+
+    python tools/make_lists.py FOLDER [--out DIR] [--val 0.2] [--test 0.0] [--separator " "] [--force]
+
+FOLDER/<class>/... holds a class's videos, at any depth. Label order is the classes' sorted names, paths are
+relative to FOLDER, each class is split on its own. Where FOLDER holds train/ and val/ (and maybe test/) with
+class folders in them, that is the split.
+"""
+
+import argparse
+import random
+import sys
+from pathlib import Path
+
+from slowfast_uniformer.errors import UserError
+
+EXTENSIONS = "mp4,avi,mkv,webm,mov,m4v,mpg,mpeg,wmv,flv,3gp"
+SPLITS = ("train", "val", "test")
+Videos = dict[str, list[str]]  # class to its videos, relative to FOLDER
+
+
+def subfolders(folder: Path) -> list[Path]:
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path for path in paths if path.is_dir() and not path.name.startswith("."))
+
+
+def find_videos(root: Path, base: Path, endings: set[str]) -> Videos:
+    """Sorted videos below each class folder of `base`."""
+    return {
+        folder.name: sorted(
+            path.relative_to(root).as_posix()
+            for path in folder.rglob("*")
+            if path.suffix.lower() in endings and path.is_file() and not path.name.startswith(".")
+        )
+        for folder in subfolders(base)
+    }
+
+
+def split_class(videos: list[str], shares: tuple[float, float], rng: random.Random) -> list[list[str]]:
+    """Training, validation, test videos of a class; training keeps one, then shares above 0 get one each."""
+    shuffled, parts = rng.sample(videos, len(videos)), []
+    for share in shares:
+        count = min(len(shuffled) - 1, max(1, round(share * len(videos)))) if share and shuffled else 0
+        parts.append(sorted(shuffled[:count]))
+        shuffled = shuffled[count:]
+    return [sorted(shuffled), *parts]
+
+
+def split_folder(videos: Videos, args: argparse.Namespace) -> dict[str, Videos]:
+    """The split of plain class folders; without a test share the test list is the validation list."""
+    if not (0 < args.val and 0 <= args.test and args.val + args.test < 1):
+        raise UserError(f"--val {args.val} --test {args.test}: val above 0, test 0 or more, together below 1")
+    lists: dict[str, Videos] = {split: {} for split in SPLITS}
+    for name, files in videos.items():
+        parts = split_class(files, (args.val, args.test), random.Random(f"{args.seed} {name}"))
+        lists["train"][name], lists["val"][name] = parts[:2]
+        lists["test"][name] = parts[2 if args.test else 1]
+    return lists
+
+
+def collect(root: Path, args: argparse.Namespace) -> tuple[list[str], dict[str, Videos]]:
+    """Class names in label order and each split's videos."""
+    endings = {"." + ending.strip().lower().lstrip(".") for ending in args.ext.split(",")}
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; give the folder that holds one folder for each class")
+    if subfolders(root / "train") and subfolders(root / "val"):
+        print("train/ and val/ hold class folders: this is the split (--val, --test and --seed do not apply)")
+        folders = ("train", "val", "test" if subfolders(root / "test") else "val")
+        pairs = zip(SPLITS, folders, strict=True)
+        lists = {split: find_videos(root, root / at, endings) for split, at in pairs}
+    else:
+        lists = split_folder(find_videos(root, root, endings), args)
+    names = sorted({name for videos in lists.values() for name in videos})
+    if not names:
+        raise UserError(f"{root}: no class folders in it; put each class's videos in a folder of its name")
+    for name in [name for name in names if not any(videos.get(name) for videos in lists.values())]:
+        print(f"warning: {name}: no videos in this class folder, left out", file=sys.stderr)
+        names.remove(name)
+    if not names:
+        raise UserError(f"{root}: no videos ({args.ext}) in its class folders; name other endings with --ext")
+    for split, videos in lists.items():
+        if not any(videos.values()):
+            raise UserError(f"{root}: no videos for {split}; a class needs one for each part")
+        if lacking := [name for name in names if not videos.get(name)]:
+            print(f"warning: {split} has no video of {', '.join(lacking)}", file=sys.stderr)
+    return names, lists
+
+
+def write_lists(out: Path, names: list[str], lists: dict[str, Videos], separator: str, force: bool) -> None:
+    """Write the four files, all under temporary names first; UserError leaves the folder as it was."""
+    texts = {"classes.txt": "".join(f"{name}\n" for name in names)}
+    for split, videos in lists.items():
+        rows = [(path, label) for label, name in enumerate(names) for path in videos.get(name, [])]
+        if clash := next((path for path, _ in rows if separator in path), None):
+            other = next((mark for mark in ",;|" if not any(mark in path for path, _ in rows)), "TEXT")
+            raise UserError(f"{clash!r} contains the separator {separator!r}: use --separator '{other}'")
+        texts[f"{split}.csv"] = "".join(f"{path}{separator}{label}\n" for path, label in rows)
+    there = [name for name in texts if (out / name).exists()]
+    if there and not force:
+        raise UserError(f"{out} has {', '.join(there)} already; --force replaces, --out names another place")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            (out / f"{name}.tmp").write_text(text, encoding="utf-8")
+        for name in texts:
+            (out / f"{name}.tmp").replace(out / name)
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"{out}: cannot write the lists ({error}); choose another --out") from None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write annotation lists for a folder of class folders.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--out", type=Path, help="where the lists go (default: FOLDER)")
+    parser.add_argument("--val", type=float, default=0.2, help="validation's share (%(default)s)")
+    parser.add_argument("--test", type=float, default=0.0, help="test's share, 0: as val (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--separator", default=" ", help="between path and label (default: a space)")
+    parser.add_argument("--ext", default=EXTENSIONS, help="file name endings of videos (%(default)s)")
+    parser.add_argument("--force", action="store_true", help="replace lists that are there already")
+    args = parser.parse_args()
+    try:
+        names, lists = collect(args.folder, args)
+        write_lists(args.out or args.folder, names, lists, args.separator, args.force)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    width = max(map(len, [*names, "class"]))
+    print(f"{'class':{width}}  " + "  ".join(f"{split:>6}" for split in lists))
+    for name in names:
+        print(f"{name:{width}}  " + "  ".join(f"{len(videos.get(name, [])):6}" for videos in lists.values()))
+    print(f"\nDATA.PATH_TO_DATA_DIR {args.out or args.folder}\nDATA.PATH_PREFIX {args.folder}")
+    print(f"MODEL.NUM_CLASSES {len(names)}")
+    if args.separator != " ":
+        print(f"DATA.PATH_LABEL_SEPARATOR {args.separator!r}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Train and test from a config.
+
+python tools/run_net.py --cfg configs/k400/uniformer_s.yaml [KEY VALUE ...]
+"""
+
+import argparse
+import itertools
+import logging
+import os
+import sys
+
+from fvcore.common.config import CfgNode
+
+from slowfast_uniformer import distributed
+from slowfast_uniformer.config import difference, load_config
+from slowfast_uniformer.engine.test import test
+from slowfast_uniformer.engine.train import train
+from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.log import setup_logging
+
+
+def parse_args() -> argparse.Namespace:
+    """Arguments, with `cfg` the files and `opts` the KEY VALUE pairs that follow them."""
+    parser = argparse.ArgumentParser(
+        description="Train and test a video classifier from YAML configs.",
+        usage="%(prog)s [options] --cfg FILE.yaml [FILE.yaml ...] [KEY VALUE ...]",
+    )
+    parser.add_argument("--cfg", nargs="+", required=True, help="config files, later ones winning; then keys, values")
+    parser.add_argument("--init_method", default="", help="tcp://HOST:PORT of machine 0, for several machines")
+    parser.add_argument("--num_shards", type=int, help="number of machines (NUM_SHARDS)")
+    parser.add_argument("--shard_id", type=int, help="number of this machine, from 0 (SHARD_ID)")
+    parser.add_argument("opts", nargs="*", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    files = [args.cfg[0], *itertools.takewhile(lambda text: text.endswith((".yaml", ".yml")), args.cfg[1:])]
+    args.cfg, args.opts = files, args.cfg[len(files) :] + args.opts
+    return args
+
+
+def prepare(cfg: CfgNode, notes: list[str]) -> None:
+    """Make the run's folder with the resolved config in it, and say what was resolved."""
+    try:
+        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+        path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
+        with open(path + ".tmp", "w", encoding="utf-8") as file:
+            file.write(cfg.dump())
+        os.replace(path + ".tmp", path)
+    except OSError as error:
+        raise UserError(
+            f"OUTPUT_DIR: cannot write to {cfg.OUTPUT_DIR} ({error.strerror}); set OUTPUT_DIR to a folder of yours"
+        ) from None
+    setup_logging(cfg.OUTPUT_DIR)
+    logger = logging.getLogger("run_net")
+    for note in notes:
+        logger.warning("%s", note)
+    logger.info("config, where it differs from the defaults:")
+    for key, value in difference(cfg).items():
+        logger.info("    %s: %s", key, value)
+
+
+def run(cfg: CfgNode) -> None:
+    """What every process of the run does."""
+    setup_logging(cfg.OUTPUT_DIR, distributed.rank())
+    if cfg.TRAIN.ENABLE:
+        train(cfg)
+    if cfg.TEST.ENABLE:
+        test(cfg)
+
+
+def main() -> None:
+    args = parse_args()
+    given = [("NUM_SHARDS", args.num_shards), ("SHARD_ID", args.shard_id)]
+    shards = [item for pair in given if pair[1] is not None for item in pair]
+    try:
+        notes: list[str] = []
+        cfg = load_config(args.cfg, shards + args.opts, notes)
+        if distributed.is_main():
+            prepare(cfg, notes)
+        distributed.launch(run, cfg, args.init_method)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
