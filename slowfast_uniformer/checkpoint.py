@@ -1,9 +1,10 @@
 """One save and one load for a run's checkpoints.
 
-A checkpoint is a dict of plain values and tensors (read with `weights_only=True`): `model_state`, `ema_state`,
-`optimizer_state`, `scaler_state`, `epoch` (epochs done), `step`, `best_top1`, `skipped_steps`, `class_names`, `cfg`.
-Where a run starts from is decided in this order: own last checkpoint (TRAIN.AUTO_RESUME), given checkpoint
-(TRAIN.CHECKPOINT_FILE_PATH), initial weights (MODEL.INIT_FROM), scratch.
+A checkpoint is a dict of plain values and tensors (read with `weights_only=True`): `model_state`,
+`ema_state`, `optimizer_state`, `scaler_state`, `epoch` (epochs done), `step`, `best_top1`, `skipped_steps`,
+`class_names`, `cfg`. Where a run starts from is decided in this order: own last checkpoint
+(TRAIN.AUTO_RESUME), given checkpoint (TRAIN.CHECKPOINT_FILE_PATH), initial weights (MODEL.INIT_FROM),
+scratch.
 """
 
 import os
@@ -36,7 +37,7 @@ def newest(output_dir: str) -> str | None:
 
 
 def save(path: str, state: dict) -> None:
-    """Write beside, flush to the disk, rename: an interruption leaves the former file or the whole new one."""
+    """Write beside, flush, rename: an interruption leaves the former file or the whole new one."""
     beside = path + ".tmp"
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)

@@ -1,7 +1,7 @@
 """Every key, its default and its meaning; loading is merge, validate, infer, freeze.
 
-Names and defaults are those of the UniFormer releases and SlowFast, so that their YAML files load here. Keys that
-have no meaning here stand in `RETIRED` with the reason. After `load_config` nobody writes the config.
+Names and defaults are those of the UniFormer releases and SlowFast, so that their YAML files load here. Keys
+that have no meaning here stand in `RETIRED` with the reason. After `load_config` nobody writes the config.
 """
 
 import ast
@@ -183,7 +183,7 @@ _FREE_TYPES = {"UNIFORMER.MLP_RATIO": (int, float, list), "TRAIN.MIXED_PRECISION
 
 RENAMED = {"UNIFORMER.PRETRAIN_NAME": "MODEL.INIT_FROM"}
 
-# Released keys without meaning here: key or section -> (values that change nothing, None for all; what to know).
+# Released keys without meaning here: key or section -> (values that change nothing or None for all, reason).
 RETIRED: dict[str, tuple[tuple | None, str]] = {
     "TRAIN.CHECKPOINT_TYPE": (("pytorch",), "Caffe2 files cannot be read; convert them to PyTorch first"),
     "TRAIN.CHECKPOINT_INFLATE": (None, "2-D weights are recognised and inflated by themselves"),
@@ -272,7 +272,7 @@ def _read_yaml(path: str) -> dict:
 
 
 def _retired(key: str, value: Any, source: str) -> str | None:
-    """The note on a released key that does nothing here; None if it is not one; an error if it asked for something."""
+    """The note on a released key that does nothing here, or None; an error if it asks for something."""
     section = key.split(".")[0]
     name = key if key in RETIRED else section if section in RETIRED else None
     if name is None:
@@ -405,8 +405,9 @@ def _validate(c: CfgNode) -> None:
             values[key] in allowed, f"{key}: {values[key]!r} is not one of {', '.join(map(repr, allowed))}"
         )
     positive = (
-        "TRAIN.ACCUM_STEPS TRAIN.EVAL_PERIOD TRAIN.CHECKPOINT_PERIOD TRAIN.MAX_BAD_STEPS TRAIN.MAX_BAD_VIDEOS "
-        "TEST.NUM_ENSEMBLE_VIEWS DATA.NUM_FRAMES DATA.SAMPLING_RATE DATA.TRAIN_CROP_SIZE DATA.TEST_CROP_SIZE "
+        "TRAIN.ACCUM_STEPS TRAIN.EVAL_PERIOD TRAIN.CHECKPOINT_PERIOD TRAIN.MAX_BAD_STEPS "
+        "TRAIN.MAX_BAD_VIDEOS TEST.NUM_ENSEMBLE_VIEWS "
+        "DATA.NUM_FRAMES DATA.SAMPLING_RATE DATA.TRAIN_CROP_SIZE DATA.TEST_CROP_SIZE "
         "AUG.NUM_SAMPLE SOLVER.MAX_EPOCH MODEL.NUM_CLASSES NUM_SHARDS LOG_PERIOD"
     )
     for key in positive.split():
@@ -419,12 +420,12 @@ def _validate(c: CfgNode) -> None:
     same = len(c.SOLVER.STEPS) == len(c.SOLVER.LRS) > 0 and c.SOLVER.STEPS[0] == 0
     _check(
         c.SOLVER.LR_POLICY == "cosine" or same,
-        "SOLVER.STEPS and SOLVER.LRS must be equally long, and STEPS begin with 0, for steps_with_relative_lrs",
+        "SOLVER.STEPS and SOLVER.LRS must be equally long, and STEPS begin with 0, for this SOLVER.LR_POLICY",
     )
     relative = (bool(c.DATA.TRAIN_JITTER_SCALES_RELATIVE), bool(c.DATA.TRAIN_JITTER_ASPECT_RELATIVE))
     _check(
         relative[0] == relative[1],
-        "DATA.TRAIN_JITTER_SCALES_RELATIVE and DATA.TRAIN_JITTER_ASPECT_RELATIVE go together: set both or neither",
+        "DATA.TRAIN_JITTER_SCALES_RELATIVE and DATA.TRAIN_JITTER_ASPECT_RELATIVE: set both or neither",
     )
 
 
@@ -433,9 +434,9 @@ def load_config(
 ) -> CfgNode:
     """Read, merge, validate, infer and freeze a config.
 
-    `path` is a YAML file or several, later ones winning; `overrides` is a flat KEY, VALUE, ... list that wins over
-    all. Sentences on released keys that have no meaning here are appended to `notes`. Raises UserError, naming file
-    and key, for a missing file, an unknown key or a value that does not fit.
+    `path` is a YAML file or several, later ones winning; `overrides` is a flat KEY, VALUE, ... list that wins
+    over all. Sentences on released keys that have no meaning here are appended to `notes`. Raises UserError,
+    naming file and key, for a missing file, an unknown key or a value that does not fit.
     """
     cfg, notes = get_cfg(), [] if notes is None else notes
     for file in [path] if isinstance(path, str) else path or []:

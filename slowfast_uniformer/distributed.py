@@ -1,7 +1,7 @@
-"""Processes: who am I, start the others, talk to them. The only reader of rank variables and caller of process groups.
+"""Processes: who am I, start the others, talk to them. Only here are rank variables and process groups.
 
-One process runs as it is; `torchrun` sets the variables below for each of its processes; otherwise this module starts
-NUM_GPUS processes and sets the same variables in them.
+One process runs as it is; `torchrun` sets the variables below for each of its processes; otherwise this
+module starts NUM_GPUS processes and sets the same variables in them.
 """
 
 import os
@@ -52,8 +52,8 @@ def device(cfg: CfgNode) -> torch.device:
 def launch(fn: Callable[[CfgNode], Any], cfg: CfgNode, init_method: str = "") -> None:
     """Run `fn(cfg)` in every process of the run: under torchrun, alone, or in processes started here.
 
-    `init_method` (tcp://HOST:PORT of machine 0) is needed for several machines without torchrun. A UserError in any
-    process is raised here, once.
+    `init_method` (tcp://HOST:PORT of machine 0) is needed for several machines without torchrun. A UserError
+    in any process is raised here, once.
     """
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         _in_group(fn, cfg, "env://")

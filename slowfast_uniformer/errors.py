@@ -2,4 +2,5 @@
 
 
 class UserError(Exception):
-    """Bad input. The message names the file, line or key at fault and the remedy; tools print it without a traceback."""
+    """Bad input. The message names the file, line or key at fault and the remedy; tools print it without a
+    traceback."""

@@ -23,13 +23,10 @@ from slowfast_uniformer.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# TensorBoard's sections by split, and for figures of train_iter rows that are not about learning
+# TensorBoard's sections by split; it sorts them by name, so what is watched but not learnt comes last
 SECTIONS = {"train_iter": "train", "train_epoch": "train_epoch", "val_epoch": "val", "test_final": "test"}
-ASIDE = {
-    "clips_per_second": "speed", "data_wait_percent": "speed", "memory_mb": "memory",
-    "skipped_steps": "problems", "bad_videos": "problems",
-}  # fmt: skip
-NOT_DRAWN = {"step", "split", "epoch", "iter", "iters", "eta_seconds"}
+WATCHED = {"clips_per_second", "data_wait_percent", "memory_mb", "skipped_steps", "bad_videos"}
+NOT_DRAWN = {"step", "split", "epoch", "iter", "iters", "eta_seconds", "num_videos"}
 Names = Sequence[str] | None  # of classes in label order
 Answers = Sequence[tuple[str, str, float]]
 TEXT, BLUE, ORANGE, GREEN, RED = "#24292f", "#3b6fb6", "#d9822b", "#1a7f37", "#c62828"
@@ -123,11 +120,11 @@ class Log:
         shown = [_readable(key, value) for key, value in row.items() if key != "split"]
         logger.info("%s  %s", split, "  ".join(shown))
         if writer := self._board():
-            for key in row.keys() - NOT_DRAWN:
+            for key in row.keys() - NOT_DRAWN - (WATCHED | {"lr"} if split == "train_epoch" else set()):
                 if not isinstance(row[key], str):
-                    section = ASIDE.get(key) if split == "train_iter" else None
+                    section = "watch" if key in WATCHED else SECTIONS[split]
                     value = math.nan if row[key] is None else row[key]
-                    writer.add_scalar(f"{section or SECTIONS[split]}/{key}", value, step)
+                    writer.add_scalar(f"{section}/{key}", value, step)
             writer.flush()
 
     def resume(self, step: int) -> None:

@@ -1,7 +1,7 @@
 """Randomness as a function of position: (RNG_SEED, epoch, video or step, rank) determine every draw of a run.
 
-Nothing depends on how many workers load, nor on what ran before, so a run that is continued draws as if it had never
-stopped, and a checkpoint needs to carry no generator's state.
+Nothing depends on how many workers load, nor on what ran before, so a run that is continued draws as if it
+had never stopped, and a checkpoint needs to carry no generator's state.
 """
 
 import random

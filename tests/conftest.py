@@ -1,4 +1,5 @@
-"""What tests share: the checkout's scripts as modules, a tiny demo data set, and a config that trains on it."""
+"""What tests share: the checkout's scripts as modules, a tiny demo data set, and a config that trains on
+it."""
 
 import importlib.util
 import os
@@ -38,9 +39,10 @@ def tiny(demo, tmp_path) -> list:
         "DATA.PATH_PREFIX": str(demo / "videos"), "DATA.NUM_FRAMES": 4, "DATA.SAMPLING_RATE": 3,
         "DATA.TRAIN_CROP_SIZE": 32, "DATA.TEST_CROP_SIZE": 32, "DATA.TRAIN_JITTER_SCALES": [32, 36],
         "DATA.RANDOM_FLIP": False, "MODEL.NUM_CLASSES": 8, "UNIFORMER.EMBED_DIM": [8, 8, 16, 16],
-        "UNIFORMER.DEPTH": [1, 1, 1, 1], "UNIFORMER.HEAD_DIM": 8, "UNIFORMER.MLP_RATIO": 2, "TRAIN.BATCH_SIZE": 8,
-        "TEST.BATCH_SIZE": 8, "TEST.NUM_ENSEMBLE_VIEWS": 2, "SOLVER.MAX_EPOCH": 2, "SOLVER.BASE_LR": 1e-3,
-        "SOLVER.OPTIMIZING_METHOD": "adamw", "TRAIN.EVAL_PERIOD": 1, "TRAIN.CHECKPOINT_PERIOD": 1, "LOG_PERIOD": 1,
+        "UNIFORMER.DEPTH": [1, 1, 1, 1], "UNIFORMER.HEAD_DIM": 8, "UNIFORMER.MLP_RATIO": 2,
+        "TRAIN.BATCH_SIZE": 8, "TRAIN.EVAL_PERIOD": 1, "TRAIN.CHECKPOINT_PERIOD": 1, "LOG_PERIOD": 1,
+        "TEST.BATCH_SIZE": 8, "TEST.NUM_ENSEMBLE_VIEWS": 2,
+        "SOLVER.MAX_EPOCH": 2, "SOLVER.BASE_LR": 1e-3, "SOLVER.OPTIMIZING_METHOD": "adamw",
         "DATA_LOADER.NUM_WORKERS": 0, "TENSORBOARD.ENABLE": False,
     }  # fmt: skip
     return [item for pair in overrides.items() for item in pair]

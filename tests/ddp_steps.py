@@ -1,4 +1,5 @@
-"""Takes three training steps with every process holding its share of each batch, and saves what became of the model.
+"""Takes three training steps with every process holding its share of each batch, and saves what became of the
+model.
 
 Run alone or under torchrun by test_distributed.py: python tests/ddp_steps.py OUT KEY VALUE ...
 """

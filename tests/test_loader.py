@@ -56,8 +56,8 @@ def test_test_items_hold_all_views_in_order(tiny):
 
 def test_frame_folders_give_the_clips_of_their_videos(tiny, demo):
     videos = VideoDataset(load_config(None, [*tiny, "TEST.DATASET", "kinetics_sparse"]), "test")
-    sth = ["TEST.DATASET", "sth", "DATA.LABEL_PATH_TEMPLATE", "{}.csv", "DATA.PATH_TO_DATA_DIR", str(demo / "sth"),
-           "DATA.PATH_PREFIX", str(demo / "frames")]  # fmt: skip
+    sth = ["TEST.DATASET", "sth", "DATA.LABEL_PATH_TEMPLATE", "{}.csv"]
+    sth += ["DATA.PATH_TO_DATA_DIR", str(demo / "sth"), "DATA.PATH_PREFIX", str(demo / "frames")]
     folders = VideoDataset(load_config(None, [*tiny, *sth]), "test")
     assert len(folders) == len(videos)
     assert folders[0, 1]["label"] == videos[0, 1]["label"]

@@ -110,9 +110,9 @@ def test_scalars_stand_in_sections(tmp_path):
     log.close()
     events = board(tmp_path)
     assert sorted(events.Tags()["scalars"]) == sorted(
-        ["train/loss", "train/lr", "train/top1_acc", "speed/clips_per_second", "speed/data_wait_percent"]
-        + ["memory/memory_mb", "problems/skipped_steps", "val/top1_acc", "val/loss", "test/top1_acc"]
-        + [f"train_epoch/{key}" for key in ("lr", "loss", "top1_acc", *speed)]
+        ["train/loss", "train/lr", "train/top1_acc", "watch/clips_per_second", "watch/data_wait_percent"]
+        + ["watch/memory_mb", "watch/skipped_steps", "val/top1_acc", "val/loss", "test/top1_acc"]
+        + ["train_epoch/loss", "train_epoch/top1_acc"]
     )
     assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(5, 2.5)]
     assert math.isnan(events.Scalars("val/loss")[0].value)

@@ -13,6 +13,7 @@ from slowfast_uniformer.models.uniformer import GlobalBlock, LocalBlock, Uniform
 SHARED = ("num_classes", "embed_dim", "depth", "head_dim", "mlp_ratio", "qkv_bias", "qkv_scale")
 REDUCED = {"num_classes": 5, "embed_dim": [16, 32, 64, 128], "depth": [1, 1, 2, 1], "head_dim": 16}
 PRUNING = {"prune_ratio": [[], [], [1, 0.5], [0.5]], "trade_off": [[], [], [1, 0.5], [0.5]]}
+PRUNED_FIRST = {"prune_ratio": [[], [], [1, 0.5, 1], [0.5]], "trade_off": [[], [], [1, 0.5, 0.5], [0.5]]}
 CLIP = (2, 3, 4, 32, 32)
 
 
@@ -158,6 +159,34 @@ def test_light_models_build_stage_3_with_the_last_mlp_ratio():
     stages = (model.blocks1, model.blocks2, model.blocks3, model.blocks4)
     hidden = [stage[0].mlp.fc1.weight.shape[0] for stage in stages]
     assert hidden == [16, 64, 64 * 4, 128 * 4]
+
+
+def test_an_unpruned_block_mixes_its_score_into_the_running_one():
+    model = UniformerLight(**REDUCED, prune_ratio=[[], [], [1, 1], [1]], trade_off=[[], [], [1, 0.25], [1]])
+    x, cls = torch.randn(2, 64, 2, 3, 2), torch.randn(2, 1, 64)
+    first, second = torch.rand(2, 2, 12).unbind()
+    with torch.no_grad():
+        scores = [model.blocks3[1](x, cls, score)[2] for score in (first, second)]
+    torch.testing.assert_close(scores[0] - scores[1], 0.75 * (first - second))
+
+
+@pytest.mark.parametrize(
+    "build_model",
+    [
+        lambda: Uniformer(**REDUCED),
+        lambda: Uniformer(**REDUCED, split=True),
+        lambda: UniformerLight(**REDUCED, **PRUNING),
+        lambda: UniformerLight(**REDUCED | {"depth": [1, 1, 3, 1]}, **PRUNED_FIRST),
+    ],
+    ids=["joint", "split", "light", "light, pruned before"],
+)
+def test_depthwise_convolutions_are_given_contiguous_tensors(build_model):
+    model, contiguous = build_model(), []
+    for name, module in model.named_modules():
+        if name.endswith("pos_embed"):
+            module.register_forward_pre_hook(lambda _, args: contiguous.append(args[0].is_contiguous()))
+    model(torch.randn(CLIP))
+    assert len(contiguous) >= 5 and all(contiguous)
 
 
 def test_light_models_keep_nothing_between_clips():

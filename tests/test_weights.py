@@ -13,7 +13,7 @@ from torch import nn
 
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.models.uniformer import Uniformer, UniformerLight
-from slowfast_uniformer.models.weights import inflate_weight, load_tensors, load_weights
+from slowfast_uniformer.models.weights import find, inflate_weight, load_weights, read
 
 SMALL = {"embed_dim": [8, 16, 32, 64], "depth": [1, 1, 1, 1], "head_dim": 8, "num_classes": 5}
 PRUNING = {"prune_ratio": [[], [], [1], [0.5]], "trade_off": [[], [], [1], [0.5]]}
@@ -160,14 +160,15 @@ def test_tensors_of_torch_files(tmp_path, key, zipped):
     tensors = {"a.weight": torch.arange(3.0), "b": torch.tensor(2)}
     content = {key: tensors, "epoch": 3, "args": argparse.Namespace(lr=0.1)} if key else tensors
     torch.save(content, tmp_path / "x.pyth", _use_new_zipfile_serialization=zipped)
-    found = load_tensors(tmp_path / "x.pyth")
+    found, _ = read(str(tmp_path / "x.pyth"))
     assert found.keys() == tensors.keys() and all(torch.equal(found[name], tensors[name]) for name in tensors)
 
 
 def test_tensors_of_safetensors_files(tmp_path):
     tensors = {"a.weight": torch.arange(3.0), "b": torch.ones(2, 2).half()}
     save_file(tensors, tmp_path / "x.safetensors")
-    found = load_tensors(str(tmp_path / "x.safetensors"))
+    found, about = read(str(tmp_path / "x.safetensors"))
+    assert about == {}
     assert found.keys() == tensors.keys() and all(torch.equal(found[name], tensors[name]) for name in tensors)
 
 
@@ -179,12 +180,12 @@ def test_files_that_need_code_are_refused_with_a_way_out(tmp_path):
     path = tmp_path / "x.pth"
     torch.save({"model": {"a": torch.ones(1)}, "best": NeedsCode()}, path)
     with pytest.raises(UserError, match=r"x.pth: holds a \S*NeedsCode.*weights_only=False") as error:
-        load_tensors(path)
+        read(str(path))
     remedy = re.search(r"c = torch.load.*", str(error.value))[0].replace(
         "weights.pth", str(tmp_path / "w.pth")
     )
     exec(remedy, {"torch": torch})
-    assert load_tensors(tmp_path / "w.pth")["a"] == 1
+    assert read(str(tmp_path / "w.pth"))[0]["a"] == 1
 
 
 @pytest.mark.parametrize(
@@ -199,14 +200,14 @@ def test_files_that_need_code_are_refused_with_a_way_out(tmp_path):
 def test_files_of_other_kinds_are_refused(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=f"{name}: {message}"):
-        load_tensors(tmp_path / name)
+        read(str(tmp_path / name))
 
 
 def test_half_a_file_is_refused(tmp_path):
     torch.save({"a": torch.ones(1000)}, tmp_path / "whole.pth")
     (tmp_path / "half.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:2000])
     with pytest.raises(UserError, match="half.pth: not a checkpoint, or damaged"):
-        load_tensors(tmp_path / "half.pth")
+        read(str(tmp_path / "half.pth"))
 
 
 @pytest.mark.parametrize(
@@ -215,10 +216,27 @@ def test_half_a_file_is_refused(tmp_path):
 )
 def test_files_without_named_tensors_are_refused(tmp_path, content, held):
     torch.save(content, tmp_path / "x.pth")
-    with pytest.raises(UserError, match=f"x.pth: holds {held} and no tensors by name, nor under model_state"):
-        load_tensors(tmp_path / "x.pth")
+    with pytest.raises(UserError, match=f"x.pth: holds {held} and no tensors by name, nor under ema_state"):
+        read(str(tmp_path / "x.pth"))
 
 
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match="gone.pth: no such file of weights"):
-        load_tensors(tmp_path / "gone.pth")
+def test_a_run_gives_its_average_and_what_stands_beside_it(tmp_path):
+    beside = {"class_names": ["a", "b"], "step": 7, "cfg": "MODEL: {}"}
+    states = {"model_state": {"w": torch.zeros(1)}, "ema_state": {"w": torch.ones(1)}}
+    torch.save(states | beside | {"epoch": 3}, tmp_path / "ema.pyth")
+    torch.save(states | beside | {"ema_state": None}, tmp_path / "plain.pyth")
+    found, about = read(str(tmp_path / "ema.pyth"))
+    assert found["w"] == 1 and about == beside
+    assert read(str(tmp_path / "plain.pyth"))[0]["w"] == 0
+
+
+def test_names_are_looked_up_in_the_folder_of_weights(tmp_path, monkeypatch):
+    save_file({"w": torch.ones(1)}, tmp_path / "known.safetensors")
+    monkeypatch.setenv("SLOWFAST_UNIFORMER_WEIGHTS", str(tmp_path))
+    assert find("known") == find("known.safetensors") == str(tmp_path / "known.safetensors")
+    assert read("known")[0]["w"] == 1
+    with pytest.raises(UserError, match=f"no weights 'gone'.*SLOWFAST_UNIFORMER_WEIGHTS .{tmp_path}"):
+        find("gone")
+    monkeypatch.delenv("SLOWFAST_UNIFORMER_WEIGHTS")
+    with pytest.raises(UserError, match="no weights 'known'.*SLOWFAST_UNIFORMER_WEIGHTS is unset"):
+        find("known")

@@ -87,13 +87,13 @@ def collect(root: Path, args: argparse.Namespace) -> tuple[list[str], dict[str, 
 
 
 def write_lists(out: Path, names: list[str], lists: dict[str, Videos], separator: str, force: bool) -> None:
-    """Write the four files, all under temporary names first; UserError leaves the folder as it was."""
+    """Write the four files, all under temporary names first; UserError leaves the folder as it was.
+
+    A path may contain the separator: lists are read from the end of the line.
+    """
     texts = {"classes.txt": "".join(f"{name}\n" for name in names)}
     for split, videos in lists.items():
         rows = [(path, label) for label, name in enumerate(names) for path in videos.get(name, [])]
-        if clash := next((path for path, _ in rows if separator in path), None):
-            other = next((mark for mark in ",;|" if not any(mark in path for path, _ in rows)), "TEXT")
-            raise UserError(f"{clash!r} contains the separator {separator!r}: use --separator '{other}'")
         texts[f"{split}.csv"] = "".join(f"{path}{separator}{label}\n" for path, label in rows)
     there = [name for name in texts if (out / name).exists()]
     if there and not force:

@@ -8,6 +8,7 @@ import itertools
 import logging
 import os
 import sys
+from typing import Any
 
 from fvcore.common.config import CfgNode
 
@@ -25,8 +26,8 @@ def parse_args() -> argparse.Namespace:
         description="Train and test a video classifier from YAML configs.",
         usage="%(prog)s [options] --cfg FILE.yaml [FILE.yaml ...] [KEY VALUE ...]",
     )
-    parser.add_argument("--cfg", nargs="+", required=True, help="config files, later ones winning; then keys, values")
-    parser.add_argument("--init_method", default="", help="tcp://HOST:PORT of machine 0, for several machines")
+    parser.add_argument("--cfg", nargs="+", required=True, help="config files, later ones winning")
+    parser.add_argument("--init_method", default="", help="tcp://HOST:PORT of machine 0")
     parser.add_argument("--num_shards", type=int, help="number of machines (NUM_SHARDS)")
     parser.add_argument("--shard_id", type=int, help="number of this machine, from 0 (SHARD_ID)")
     parser.add_argument("opts", nargs="*", help=argparse.SUPPRESS)
@@ -46,7 +47,7 @@ def prepare(cfg: CfgNode, notes: list[str]) -> None:
         os.replace(path + ".tmp", path)
     except OSError as error:
         raise UserError(
-            f"OUTPUT_DIR: cannot write to {cfg.OUTPUT_DIR} ({error.strerror}); set OUTPUT_DIR to a folder of yours"
+            f"OUTPUT_DIR: cannot write to {cfg.OUTPUT_DIR} ({error.strerror}); set it to a folder of yours"
         ) from None
     setup_logging(cfg.OUTPUT_DIR)
     logger = logging.getLogger("run_net")
@@ -62,8 +63,22 @@ def run(cfg: CfgNode) -> None:
     setup_logging(cfg.OUTPUT_DIR, distributed.rank())
     if cfg.TRAIN.ENABLE:
         train(cfg)
-    if cfg.TEST.ENABLE:
-        test(cfg)
+    figures = test(cfg) if cfg.TEST.ENABLE else {}
+    if distributed.is_main():
+        summarize(cfg, figures)
+
+
+def summarize(cfg: CfgNode, figures: dict[str, Any]) -> None:
+    """Print the test's figures and where everything is."""
+    if figures:
+        accuracies = ("top-1", "top1_acc"), ("top-5", "top5_acc"), ("mean of classes", "mean_class_acc")
+        print(", ".join(f"{name} {figures[key]:.2f} %" for name, key in accuracies), end=" ")
+        print(f"({figures['num_videos']} videos, {figures['coverage']:.2f} % answered)")
+    for name in ("predictions.csv", "metrics.jsonl", "checkpoints", "tensorboard"):
+        if os.path.exists(path := os.path.join(cfg.OUTPUT_DIR, name)):
+            print(f"  {path}")
+    if cfg.TENSORBOARD.ENABLE:
+        print(f"to watch it: tensorboard --logdir {cfg.OUTPUT_DIR}", flush=True)
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
 """Lists of videos: one line, one video. A data set is a row of `FORMATS` and its YAML.
 
-Kinetics-style lists are `path label`; Something-Something's are `path frames label`, where path is a folder of
-numbered frames or a video file. Fields are counted from the end of the line, so a path may contain the separator.
+Kinetics-style lists are `path label`; Something-Something's are `path frames label`, where path is a folder
+of numbered frames or a video file. Fields are counted from the end of the line, so a path may contain the
+separator.
 """
 
 import json
@@ -16,7 +17,7 @@ from slowfast_uniformer.errors import UserError
 
 @dataclass(frozen=True)
 class Sample:
-    """One video of a list: where it lies, its label, and for a folder of frames how many the list says it has."""
+    """One video of a list: path, label, and for a folder of frames how many the list says it has."""
 
     path: str
     label: int
@@ -27,8 +28,8 @@ class Sample:
 class Format:
     """How a data set is listed and sampled.
 
-    `fields` name a line's columns; `list_name` gives the list's file name for (cfg, split); `sampling` is dense
-    or sparse (data/sampling.py).
+    `fields` name a line's columns; `list_name` gives the list's file name for (cfg, split); `sampling` is
+    dense or sparse (data/sampling.py).
     """
 
     fields: tuple[str, ...]
@@ -77,8 +78,8 @@ def load(cfg: CfgNode, split: str) -> list[Sample]:
             lines = file.read().splitlines()
     except OSError as error:
         raise UserError(
-            f"{path}: cannot read the {split} list ({error.strerror}). Set DATA.PATH_TO_DATA_DIR to the folder "
-            "of your lists; tools/make_lists.py writes them from a folder of class folders"
+            f"{path}: cannot read the {split} list ({error.strerror}). Set DATA.PATH_TO_DATA_DIR to the "
+            "folder of your lists; tools/make_lists.py writes them from a folder of class folders"
         ) from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a text file in UTF-8") from None

@@ -1,4 +1,5 @@
-"""One data set class: a list of videos in, clips out. A video is opened and decoded once for all that is taken of it."""
+"""One data set class: a list of videos in, clips out. A video is opened and decoded once for all that is
+taken of it."""
 
 import os
 from typing import Any
@@ -15,12 +16,13 @@ from slowfast_uniformer.rng import seeded
 
 
 class VideoDataset(Dataset):
-    """The videos of one split: `train` (AUG.NUM_SAMPLE random clips of each), `val` (one fixed clip) or `test`
-    (NUM_ENSEMBLE_VIEWS x NUM_SPATIAL_CROPS views).
+    """The videos of one split: `train` (AUG.NUM_SAMPLE random clips of each), `val` (one fixed clip) or
+    `test` (NUM_ENSEMBLE_VIEWS x NUM_SPATIAL_CROPS views).
 
-    An item is asked for by (epoch, index) and holds `clips` (n, 3, T, H, W) float32, or None for a video that could
-    not be read, `label`, `video` (its index in the list), `views` (n,) and `errors`, a message for each video that
-    could not be read. In training an unreadable video is replaced by another drawn at random; elsewhere never.
+    An item is asked for by (epoch, index) and holds `clips` (n, 3, T, H, W) float32, or None for a video that
+    could not be read, `label`, `video` (its index in the list), `views` (n,) and `errors`, a message for each
+    video that could not be read. In training an unreadable video is replaced by another drawn at random;
+    elsewhere never.
     """
 
     def __init__(self, cfg: CfgNode, split: str):

@@ -11,7 +11,7 @@ from collections import namedtuple
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, dropwhile
 
 import av
 import numpy as np
@@ -25,9 +25,7 @@ SEEKABLE = {"mov", "matroska"}
 # Codecs with one shown frame in each packet (in VP8 hidden frames are packets too), and whether frames that
 # no other refers to can be skipped: in AV1 that changes the others.
 SKIPPABLE = {"h264": True, "hevc": True, "vp9": True, "mpeg4": True, "av1": False}
-# MPEG-4 packets of so few bytes hold no picture: it came with the packet before, or there is none.
-EMPTY_MPEG4 = 19
-
+EMPTY_MPEG4 = 19  # bytes of MPEG-4 packets without a picture: it came in the one before, or there is none
 _Packet = namedtuple("_Packet", "pts dts key discarded size")
 
 
@@ -85,8 +83,7 @@ class Video(_Source):
         super().__init__()
         self.path = os.fspath(path)
         self._reformatter = av.video.reformatter.VideoReformatter()
-        container, self._stream = self._open()
-        self._container = self.enter_context(container)
+        self._restart()
         try:
             self.info = self._describe()
         except BaseException as error:
@@ -95,16 +92,20 @@ class Video(_Source):
                 raise VideoError(self.path, error) from error
             raise
 
+    def _restart(self) -> None:
+        self.close()
+        container, self._stream = self._open()
+        self._container = self.enter_context(container)
+
     def _open(self) -> tuple[av.container.InputContainer, av.VideoStream]:
         try:
             if os.path.getsize(self.path) == 0:
                 raise VideoError(self.path, "the file is empty")
             # With "file:" a colon in the name does not make it a protocol. Tags may be in any encoding.
             container = av.open("file:" + self.path, metadata_errors="ignore")
-        except av.InvalidDataError as error:
-            raise VideoError(self.path, f"not a video, or its header is lost ({error.strerror})") from error
         except (av.FFmpegError, OSError) as error:
-            raise VideoError(self.path, error) from error
+            invalid = isinstance(error, av.InvalidDataError)
+            raise VideoError(self.path, "not a video, or its header is lost" if invalid else error) from error
         cover = av.stream.Disposition.attached_pic
         streams = [stream for stream in container.streams.video if not stream.disposition & cover]
         if not streams or streams[0].codec_context is None:
@@ -161,15 +162,13 @@ class Video(_Source):
         up to the first sign that decoding cannot start there, or that seeking does not lead there."""
         codec, index, key = self._stream.codec_context, self._index, self._index.packets[start]
         sure, skip = key.discarded, "NONREF" if SKIPPABLE[self._codec] else "DEFAULT"
-        with suppress(av.FFmpegError):
+        try:
             self._container.seek(key.pts if key.dts is None else key.dts, stream=self._stream)
-            for packet in self._container.demux(self._stream):
-                at = index.position.get(packet.pts, end + 1)
-                if at < start:
-                    continue
-                if at > start or start > end:
-                    return
-                start += 1
+            packets = self._container.demux(self._stream)
+            packets = dropwhile(lambda p: index.position.get(p.pts, start) < start, packets)
+            for at, packet in zip(range(start, end + 1), packets, strict=False):
+                if index.position.get(packet.pts) != at:
+                    raise VideoError(self.path, "seeking leads astray")
                 codec.skip_frame = "DEFAULT" if packet.pts in times else skip
                 for frame in packet.decode() + (codec.decode(None) if at == end else []):
                     if frame.pts is None or frame.pts < key.pts:
@@ -177,9 +176,11 @@ class Video(_Source):
                     # Not sure if a key frame by name only (intra refresh) or one that refers to a lost frame.
                     sure = sure or (frame.pts == key.pts and frame.pict_type == av.video.frame.PictureType.I)
                     if frame.is_corrupt or not sure:
-                        return
+                        raise VideoError(self.path, "decoding cannot start at every key frame")
                     if frame.pts in times:
                         yield index.number[frame.pts], frame
+        except (VideoError, av.FFmpegError):
+            self._restart()  # a decoder that has met a damaged frame can spoil others, even after a seek
 
     def _rgb(self, picture: av.VideoFrame, width: int, height: int) -> np.ndarray:
         size = (height, width) if self.info.rotation % 180 else (width, height)

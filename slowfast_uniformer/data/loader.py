@@ -16,9 +16,10 @@ from slowfast_uniformer.errors import UserError
 class EpochSampler(Sampler):
     """Yields (epoch, index) for one rank: every `world`-th video of one order that all ranks share.
 
-    Shuffled (training), the order follows from (seed, epoch) alone, so batch k of the whole run holds the same videos
-    whatever the number of ranks, and what is left over when the ranks have equally many is dropped, as ranks that
-    train must take the same number of steps. Unshuffled, every video comes once and ranks may differ by one.
+    Shuffled (training), the order follows from (seed, epoch) alone, so batch k of the whole run holds the
+    same videos whatever the number of ranks, and what is left over when the ranks have equally many is
+    dropped, as ranks that train must take the same number of steps. Unshuffled, every video comes once and
+    ranks may differ by one.
     """
 
     def __init__(self, length: int, rank: int = 0, world: int = 1, shuffle: bool = False, seed: int = 0):
@@ -39,8 +40,8 @@ class EpochSampler(Sampler):
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Join items into a batch: `clips` (N, 3, T, H, W) or None, `labels`, `videos` and `views` (N,), `errors`, and
-    `failed`, the (video, label) of items that hold no clip."""
+    """Join items into a batch: `clips` (N, 3, T, H, W) or None, `labels`, `videos` and `views` (N,),
+    `errors`, and `failed`, the (video, label) of items that hold no clip."""
     read = [item for item in items if item["clips"] is not None]
     counts = torch.tensor([len(item["clips"]) for item in read], dtype=torch.int64)
     return {
@@ -54,7 +55,7 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def build_loader(cfg: CfgNode, split: str) -> DataLoader:
-    """The loader of a split for this rank: shuffled whole batches for train, every video once for val and test."""
+    """The loader of a split for this rank: shuffled whole batches to train, every video once to evaluate."""
     dataset = VideoDataset(cfg, split)
     train = split == "train"
     devices = distributed.local_size()
@@ -69,7 +70,8 @@ def build_loader(cfg: CfgNode, split: str) -> DataLoader:
     world = distributed.world_size()
     if train and len(dataset) < batch * world:
         raise UserError(
-            f"TRAIN.BATCH_SIZE: the train list has {len(dataset)} videos, fewer than one batch of {batch * world}"
+            f"TRAIN.BATCH_SIZE: the train list has {len(dataset)} videos, "
+            f"fewer than one batch of {batch * world}"
         )
     sampler = EpochSampler(len(dataset), distributed.rank(), world, shuffle=train, seed=cfg.RNG_SEED)
     return DataLoader(

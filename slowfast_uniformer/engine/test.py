@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import math
 import os
 from typing import Any
 
@@ -32,9 +33,10 @@ def autocast(cfg: CfgNode, device: torch.device) -> torch.autocast:
 def evaluate(
     model: nn.Module, loader: DataLoader, cfg: CfgNode, title: str
 ) -> tuple[VideoAggregator, list[str]]:
-    """Score every view of every video on all ranks. Returns the merged aggregator and the errors, on every rank.
+    """Score every view of every video. Returns all ranks' scores and errors, on every rank.
 
-    `model` is the bare module: no collective runs in its forward pass, so ranks may have different numbers of batches.
+    `model` is the bare module: no collective runs in its forward pass, so ranks may have different numbers of
+    batches.
     """
     model.eval()
     device = distributed.device(cfg)
@@ -62,15 +64,15 @@ def evaluate(
 
 
 def weights_to_test(cfg: CfgNode) -> str:
-    """Path of the weights that a test uses: TEST.CHECKPOINT_FILE_PATH, else this run's best or last, else INIT_FROM."""
+    """The weights to test: TEST.CHECKPOINT_FILE_PATH, else this run's best or last, else INIT_FROM."""
     if cfg.TEST.CHECKPOINT_FILE_PATH:
         return cfg.TEST.CHECKPOINT_FILE_PATH
     best = checkpoint.path_of_best(cfg.OUTPUT_DIR)
     own = best if cfg.TEST.TEST_BEST and os.path.isfile(best) else checkpoint.newest(cfg.OUTPUT_DIR)
     if not own and not cfg.MODEL.INIT_FROM:
         raise UserError(
-            f"nothing to test: OUTPUT_DIR {cfg.OUTPUT_DIR} holds no checkpoint. Set TEST.CHECKPOINT_FILE_PATH to one, "
-            "MODEL.INIT_FROM to published weights, or TRAIN.ENABLE True to train first"
+            f"nothing to test: OUTPUT_DIR {cfg.OUTPUT_DIR} holds no checkpoint. Set "
+            "TEST.CHECKPOINT_FILE_PATH to one, MODEL.INIT_FROM to weights, or TRAIN.ENABLE True to train"
         )
     return own or cfg.MODEL.INIT_FROM
 
@@ -83,15 +85,16 @@ def same_classes(theirs: list[str] | None, ours: list[str] | None, path: str) ->
             min(len(theirs), len(ours)),
         )
         raise UserError(
-            f"{path}: its class names differ from the data's, first at label {at}. Give the lists the checkpoint's "
-            "order of classes, or correct DATA.CLASS_NAMES"
+            f"{path}: its class names differ from the data's, first at label {at}. Give the lists the "
+            "checkpoint's order of classes, or correct DATA.CLASS_NAMES"
         )
 
 
 def test(cfg: CfgNode) -> dict[str, Any]:
     """Multi-view test of a checkpoint. Writes predictions.csv and a `test_final` row; returns the figures.
 
-    Raises UserError after writing the results when videos could not be read and coverage is below TEST.MIN_COVERAGE.
+    Raises UserError after writing the results when videos could not be read and coverage is below
+    TEST.MIN_COVERAGE.
     """
     log = Log(cfg.OUTPUT_DIR, cfg.TENSORBOARD.ENABLE, distributed.rank())
     names = annotations.class_names(cfg)
@@ -113,8 +116,9 @@ def test(cfg: CfgNode) -> dict[str, Any]:
     log.close()
     if figures["coverage"] < cfg.TEST.MIN_COVERAGE:
         raise UserError(
-            f"{len(errors)} of {len(loader.dataset)} videos could not be read and count as not answered, the first: "
-            f"{errors[0]}. Results are written; repair the list, or set TEST.MIN_COVERAGE below {figures['coverage']:.2f}"
+            f"{len(errors)} of {len(loader.dataset)} videos could not be read and count as not answered, the "
+            f"first: {errors[0]}. The results are written; repair the list, or accept them with "
+            f"TEST.MIN_COVERAGE {math.floor(figures['coverage'])}"
         )
     return figures
 
@@ -122,7 +126,7 @@ def test(cfg: CfgNode) -> dict[str, Any]:
 def write_predictions(
     path: str, samples: list[annotations.Sample], scores: VideoAggregator, names: list[str] | None
 ) -> None:
-    """One row a video: path, label, prediction, correctness, and the five most probable classes with probability.
+    """One row a video: path, label, prediction, correctness, the five most probable classes.
 
     A video that was not answered has empty predictions.
     """

@@ -78,8 +78,8 @@ class Run:
             self.optimizer.load_state_dict(state["optimizer_state"])
         except ValueError as error:
             raise UserError(
-                f"{source}: its optimizer does not fit this config ({error}). Continue with the run's own config, "
-                "or start from its weights with MODEL.INIT_FROM and a new OUTPUT_DIR"
+                f"{source}: its optimizer does not fit this config ({error}). Continue with the run's own "
+                "config, or start from its weights with MODEL.INIT_FROM and a new OUTPUT_DIR"
             ) from None
         self.scaler.load_state_dict(state["scaler_state"] if self.scaler.is_enabled() else {})
         for name in ("epoch", "step", "best_top1", "skipped_steps"):
@@ -87,8 +87,8 @@ class Run:
 
 
 class Step(NamedTuple):
-    """What a step did: the batch's loss, gradient norm before clipping, whether the update took place, and how many
-    labels were hit (None where targets are soft)."""
+    """What a step did: the batch's loss, gradient norm before clipping, whether the update took place, and
+    how many labels were hit (None where targets are soft)."""
 
     loss: torch.Tensor
     norm: torch.Tensor
@@ -97,9 +97,10 @@ class Step(NamedTuple):
 
 
 def training_step(run: Run, clips: torch.Tensor, targets: torch.Tensor) -> Step:
-    """Forward, backward and update on one batch: clips (N, 3, T, H, W), targets (N,) labels or (N, K) probabilities.
+    """Forward, backward, update: clips (N, 3, T, H, W), targets (N,) labels or (N, K) probabilities.
 
-    A step whose loss or gradient is not finite leaves weights, optimizer and batch-norm statistics as they were.
+    A step whose loss or gradient is not finite leaves weights, optimizer and batch-norm statistics as they
+    were.
     """
     cfg = run.cfg
     buffers = [buffer.clone() for buffer in run.net.buffers()]
@@ -190,8 +191,9 @@ def note_skipped(run: Run, step: Step, batch: dict, samples: list[annotations.Sa
     )
     if run.bad_in_a_row >= run.cfg.TRAIN.MAX_BAD_STEPS:
         raise UserError(
-            f"stopped at step {run.step}: {run.bad_in_a_row} steps in a row had a loss or gradient that is not finite. "
-            "Lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_EPOCHS, or set TRAIN.MIXED_PRECISION to bf16 or none"
+            f"stopped at step {run.step}: {run.bad_in_a_row} steps in a row had a loss or gradient that is "
+            "not finite. Lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_EPOCHS, or set TRAIN.MIXED_PRECISION "
+            "to bf16 or none"
         )
 
 
@@ -257,7 +259,7 @@ class Sums:
         self.waited += waited
 
     def figures(self, device: torch.device) -> dict[str, float]:
-        """Collective: mean loss and gradient norm of updates, accuracy, clips per second of all ranks, waiting."""
+        """Mean loss and gradient norm of updates, accuracy, clips per second, waiting; collective."""
         seconds = self.seconds()
         values = distributed.average(
             torch.cat([self.values, torch.tensor([self.waited])]).to(device)

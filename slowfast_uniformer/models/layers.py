@@ -16,8 +16,9 @@ from slowfast_uniformer.errors import UserError
 class DepthwiseConv3d(nn.Conv3d):
     """A convolution of each channel by itself, zero-padded so that (B, dim, T, H, W) keeps its shape.
 
-    Where gradients will be taken on the CPU it runs as a 2-D convolution with the frames as channels, its kernels
-    holding the 3-D kernel's slices along a band: the same sums, several times faster backwards (docs/performance.md).
+    Where gradients will be taken on the CPU it runs as a 2-D convolution with the frames as channels, its
+    kernels holding the 3-D kernel's slices along a band: the same sums, several times faster backwards
+    (docs/performance.md).
     """
 
     def __init__(self, dim: int, kernel: int | tuple[int, int, int]):

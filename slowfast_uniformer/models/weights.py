@@ -65,7 +65,9 @@ def find(name: str) -> str:
     for path in candidates:
         if os.path.isfile(path):
             return path
-    where = f"in SLOWFAST_UNIFORMER_WEIGHTS ({folder})" if folder else "and SLOWFAST_UNIFORMER_WEIGHTS is not set"
+    where = (
+        f"in SLOWFAST_UNIFORMER_WEIGHTS ({folder})" if folder else "and SLOWFAST_UNIFORMER_WEIGHTS is unset"
+    )
     raise UserError(
         f"no weights {name!r}: no such file, {where}. Put the file there, or name its path, "
         'or set MODEL.INIT_FROM "" to start from random weights'
@@ -73,11 +75,11 @@ def find(name: str) -> str:
 
 
 def read(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The named tensors of a file of weights (.pth, .pt, .pyth, .safetensors; see `find`), on the CPU, and the plain
-    values beside them, such as a run's `class_names` and `step`.
+    """The named tensors of a file of weights (.pth, .pt, .pyth, .safetensors; see `find`), on the CPU, and
+    the plain values beside them: a run's `class_names`, `step` and `cfg`.
 
-    Of a run's checkpoint the moving average is taken where there is one. Raises UserError if there is no such file,
-    if it cannot be read without running code it holds, or if it holds no tensors.
+    Of a run's checkpoint the moving average is taken where there is one. Raises UserError if there is no such
+    file, if it cannot be read without running code it holds, or if it holds no tensors.
     """
     path = find(name)
     content = _read_safetensors(path) if path.endswith(".safetensors") else _read_torch(path)
@@ -90,8 +92,8 @@ def read(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if isinstance(content, Mapping):
         tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
-        held = f"the keys {_some(list(content))}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
-        raise UserError(f"{path}: not a checkpoint: no tensors by name, nor under {_some(_WRAPPERS)}; it holds {held}")
+        held = _some(list(content)) if isinstance(content, Mapping) else f"a {type(content).__name__}"
+        raise UserError(f"{path}: holds {held} and no tensors by name, nor under {', '.join(_WRAPPERS)}")
     return tensors, {key: value for key, value in about.items() if key in ("class_names", "step", "cfg")}
 
 

@@ -1,0 +1,194 @@
+"""Small videos for tests, good and damaged, made on the spot with PyAV. `VIDEOS` says what there is."""
+
+import struct
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+FPS = 25
+CUT = 23  # frames between changes of scene
+
+
+@lru_cache
+def pictures(frames: int, width: int, height: int) -> list[np.ndarray]:
+    """A texture that drifts, with a cut now and then: no two alike, and motion for frames to refer to."""
+    texture = np.random.RandomState(0).randn(height + 3 * frames, width + 2 * frames, 3).cumsum(0).cumsum(1)
+    texture = ((texture - texture.min()) / np.ptp(texture) * 255).astype(np.uint8)
+    scenes = [texture, 255 - texture, texture[::-1, ::-1]]
+    places = ((scenes[n // CUT % 3], 3 * n, 2 * n) for n in range(frames))
+    return [np.ascontiguousarray(scene[y : y + height, x : x + width]) for scene, y, x in places]
+
+
+def write_video(
+    path: Path,
+    codec: str = "libx264",
+    frames: int = 60,
+    size: tuple[int, int] = (96, 64),
+    pix_fmt: str = "yuv420p",
+    gop: int = 12,
+    bframes: int = 2,
+    times: Sequence[int] | None = None,
+    edit: Callable[[list[av.Packet]], list[av.Packet]] = list,
+    **options: str,
+) -> Path:
+    """Encode `pictures`, shown at `times` (in 1/FPS s, by default one after the other); `edit` may change the
+    packets before they are written, `options` go to the encoder."""
+    muxing = {"avoid_negative_ts": "disabled", "movflags": "faststart"}
+    with av.open(path, "w", options=muxing if path.suffix == ".mp4" else {}) as container:
+        stream = container.add_stream(codec, rate=FPS, options=options)
+        stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
+        stream.codec_context.gop_size, stream.codec_context.max_b_frames = gop, bframes
+        stream.codec_context.time_base = Fraction(1, FPS)
+        packets = []
+        for number, picture in enumerate(pictures(frames, *size)):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = times[number] if times else number, Fraction(1, FPS)
+            packets += stream.encode(frame)
+        for packet in edit(packets + stream.encode(None)):
+            container.mux(packet)
+    return path
+
+
+def write_audio(path: Path, cover: bool = False) -> Path:
+    """A file of sound alone, with a picture attached if there is a `cover`."""
+    with av.open(path, "w") as container:
+        stream = container.add_stream("aac", rate=16000, layout="mono")
+        if cover:
+            image = BytesIO()
+            Image.fromarray(pictures(1, 32, 32)[0]).save(image, "JPEG")
+            container.add_attachment("cover.jpg", "image/jpeg", image.getvalue())
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def rotate(path: Path, degrees: int) -> Path:
+    """Write into an mp4 that it is to be shown turned clockwise by 90, 180 or 270 degrees."""
+    cosine, sine = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
+    data = bytearray(path.read_bytes())
+    matrix = data.index(b"tkhd") + 44  # version, times, track, duration, layer, volume come before it
+    one = 1 << 16
+    struct.pack_into(">5i", data, matrix, cosine * one, sine * one, 0, -sine * one, cosine * one)
+    path.write_bytes(data)
+    return path
+
+
+def shorten(path: Path, share: float) -> Path:
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    return path
+
+
+def damage(path: Path, number: int, share: float = 0.0) -> Path:
+    """Overwrite packet `number` (in the order of decoding) with zeros, all but the first `share` of it."""
+    with av.open(path) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][number]
+        start, end = packet.pos + int(share * packet.size), packet.pos + packet.size
+    data = bytearray(path.read_bytes())
+    data[start:end] = bytes(end - start)
+    path.write_bytes(data)
+    return path
+
+
+def lose_mpeg4(path: Path, number: int) -> Path:
+    """Turn packet `number`, not a key frame, into one that says that it holds no picture."""
+    with av.open(path) as container:
+        start = [packet for packet in container.demux(video=0) if packet.size][number].pos
+    data = bytearray(path.read_bytes())
+    # After the start code: type (2 bits), seconds (1 as long as it is 0), marker (1), time (5 for FPS), marker (1).
+    assert data[start : start + 4] == b"\0\0\1\xb6" and data[start + 5] & 0x20
+    data[start + 5] &= ~0x20
+    path.write_bytes(data)
+    return path
+
+
+def false_key_frames(packets: list[av.Packet]) -> list[av.Packet]:
+    """Call every fifth packet a key frame, whatever it is."""
+    for packet in packets[::5]:
+        packet.is_keyframe = True
+    return packets
+
+
+def shift(frames: int) -> Callable[[list[av.Packet]], list[av.Packet]]:
+    """Begin that many frames before time 0; an mp4 gets an edit list that leaves them out."""
+
+    def earlier(packets: list[av.Packet]) -> list[av.Packet]:
+        for packet in packets:
+            packet.pts, packet.dts = packet.pts - frames, packet.dts - frames
+        return packets
+
+    return earlier
+
+
+def repeat_before(packets: list[av.Packet]) -> list[av.Packet]:
+    """After each tenth MPEG-4 packet one that says "no new picture", as encoders of a fixed rate write."""
+    written = []
+    for packet in packets:
+        if len(written) % 10 == 9:
+            written.append(av.Packet(b"\x00\x00\x01\xb6\x50\x5f"))
+            written[-1].stream, written[-1].time_base = packet.stream, packet.time_base
+        written.append(packet)
+    for number, packet in enumerate(written):
+        packet.pts = packet.dts = number
+    return written
+
+
+X264 = {"x264-params": "log=-1"}
+X265 = {"x265-params": "log-level=none"}
+OPEN = {"gop": 20, "bframes": 4, "x264-params": "log=-1:open-gop=1"}
+VP9 = {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "16", "auto-alt-ref": "1"}
+
+# What there is of each: name of the file, and arguments of write_video. The names say what is special.
+VIDEOS = {
+    "b_frames.mp4": dict(bframes=3, **X264),
+    "long_gop.mkv": dict(gop=250, bframes=4, **X264),
+    "short_gop.mov": dict(gop=2, bframes=1, **X264),
+    "open_gop.mkv": OPEN,
+    "open_gop_first.mp4": dict(edit=lambda packets: packets[42:], **OPEN),
+    "no_key_frame_first.mkv": dict(edit=lambda packets: packets[5:], **X264),
+    "intra_refresh.mp4": {"gop": 20, "bframes": 0, "x264-params": "log=-1:intra-refresh=1:scenecut=0"},
+    "false_key_frames.mp4": dict(bframes=0, edit=false_key_frames, **X264),
+    "false_key_frames_mpeg4.mp4": dict(codec="mpeg4", size=(192, 128), bframes=0, edit=false_key_frames),
+    "edit_list.mp4": dict(edit=shift(5), **X264),
+    "variable_rate.mp4": dict(times=[n * n // 7 + n for n in range(60)], **X264),
+    "one_frame.mp4": dict(frames=1, **X264),
+    "three_frames.mp4": dict(frames=3, **X264),
+    "odd_size.mp4": dict(size=(97, 63), pix_fmt="yuv444p", **X264),
+    "stream.ts": dict(**X264),
+    "h264.avi": dict(**X264),
+    "hevc.mp4": dict(codec="libx265", **X265),
+    "hevc_layers.mkv": {"codec": "libx265", "x265-params": "log-level=none:temporal-layers=3:bframes=8"},
+    "hevc_leading.mp4": {"codec": "libx265", "x265-params": "log-level=none:radl=2:bframes=4:open-gop=0"},
+    "vp9.webm": dict(codec="libvpx-vp9", gop=30, **VP9),
+    "vp9_odd_size.webm": dict(codec="libvpx-vp9", size=(97, 63), gop=30, **VP9),
+    "mpeg4.avi": dict(codec="mpeg4", bframes=0),
+    "mpeg4_b_frames.avi": dict(codec="mpeg4"),
+    "mpeg4_b_frames.mp4": dict(codec="mpeg4", size=(192, 128)),
+    "mpeg4_no_new_picture.avi": dict(codec="mpeg4", bframes=0, edit=repeat_before),
+    "mpeg4_no_new_picture.mkv": dict(codec="mpeg4", bframes=0, edit=repeat_before),
+    "av1.mp4": {"codec": "libsvtav1", "gop": 30, "preset": "8", "svtav1-params": "hierarchical-levels=4"},
+    "mpeg2.mpg": dict(codec="mpeg2video"),
+    "turned_90.mp4": dict(**X264),
+    "turned_180.mp4": dict(**X264),
+    "turned_270.mp4": dict(**X264),
+    "cut_off.webm": dict(codec="libvpx-vp9", gop=30, **VP9),
+}
+
+
+def make(folder: Path, name: str) -> Path | None:
+    """The video of that name, or None if this PyAV cannot encode it."""
+    arguments = VIDEOS[name]
+    if arguments.get("codec", "libx264") not in av.codecs_available:
+        return None
+    path = write_video(folder / name, **arguments)
+    if name.startswith("turned_"):
+        rotate(path, int(path.stem.removeprefix("turned_")))
+    return shorten(path, 0.6) if name.startswith("cut_off") else path
