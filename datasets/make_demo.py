@@ -43,7 +43,7 @@ MOTIONS = {
 CLASSES = sorted(MOTIONS)  # label order
 # Slowest and fastest, in cycles a frame. Over four frames, the usual stride, a turn stays below half of the
 # squares' 90 degrees of symmetry (0.125 cycles), or clockwise would look like counter-clockwise.
-SPEEDS = ((0.018, 0.035), (0.018, 0.035), (0.025, 0.040), (0.010, 0.018))
+SPEEDS = ((0.018, 0.035), (0.018, 0.035), (0.045, 0.065), (0.014, 0.024))
 RADII = (0.18, 0.42)  # of the picture's side; below 0.5, or a shape would meet itself across the edge
 
 

@@ -4,7 +4,6 @@ metrics.jsonl in OUTPUT_DIR is the record: one JSON object a line with `step`, `
 and figures; a figure that is not finite is null there. Console and TensorBoard mirror it.
 """
 
-import json
 import logging
 import math
 import os
@@ -14,6 +13,7 @@ from datetime import timedelta
 from typing import Any
 
 import numpy as np
+import simplejson as json
 from fvcore.common.config import CfgNode
 from tqdm import tqdm
 

@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import subprocess
 import sys
@@ -7,6 +6,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from conftest import load_script
 from PIL import Image
 
 from slowfast_uniformer.errors import UserError
@@ -15,15 +15,7 @@ SCRIPT = Path(__file__).resolve().parents[1] / "datasets" / "make_demo.py"
 TINY = dict(train=16, val=9, size=32, frames=6)
 
 
-def load_script():
-    spec = importlib.util.spec_from_file_location("make_demo", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-demo = load_script()
+demo = load_script("datasets/make_demo.py")
 
 
 @pytest.fixture(scope="module")

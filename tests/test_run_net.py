@@ -29,8 +29,9 @@ def lists(demo, tmp_path, tiny):
         folder = tmp_path / "lists"
         folder.mkdir()
         for split in ("train", "val", "test"):
-            lines = (demo / f"{split}.csv").read_text().splitlines()[:good]
-            (folder / f"{split}.csv").write_text("\n".join(([*bad] if split in splits else []) + lines) + "\n")
+            lines = [*bad] if split in splits else []
+            lines += (demo / f"{split}.csv").read_text().splitlines()[:good]
+            (folder / f"{split}.csv").write_text("\n".join(lines) + "\n")
         return [*tiny, "DATA.PATH_TO_DATA_DIR", str(folder)]
 
     return write
@@ -62,7 +63,8 @@ def test_videos_that_are_all_missing_end_a_training(lists, run_net):
 def test_bad_videos_in_training_are_replaced_counted_and_named(lists, run_net, demo, tmp_path):
     (tmp_path / "bad.mp4").write_text("this is no video")
     options = lists([f"{tmp_path}/bad.mp4 0", "gone.mp4 1"], splits=("train",))
-    status, _, errors = run_net([*options, "SOLVER.MAX_EPOCH", 3, "TRAIN.BATCH_SIZE", 5, "TEST.ENABLE", False])
+    options += ["SOLVER.MAX_EPOCH", 3, "TRAIN.BATCH_SIZE", 5, "TEST.ENABLE", False]
+    status, _, errors = run_net(options)
     assert status == 0, errors
     assert f"replaced: cannot read {tmp_path}/bad.mp4" in errors and "gone.mp4" in errors
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -140,12 +142,13 @@ def test_two_machines_started_by_hand(tiny, tmp_path):
     from slowfast_uniformer.distributed import _free_port
 
     command = [sys.executable, str(ROOT / "tools" / "run_net.py"), "--num_shards", "2"]
-    command += ["--init_method", f"tcp://127.0.0.1:{_free_port()}", "--cfg", str(ROOT / "tests" / "empty.yaml")]
+    command += ["--init_method", f"tcp://127.0.0.1:{_free_port()}"]
+    command += ["--cfg", str(ROOT / "tests" / "empty.yaml")]
     options = [*map(str, tiny), "SOLVER.MAX_EPOCH", "1", "TRAIN.BATCH_SIZE", "4"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     started = [
-        subprocess.Popen([*command, *options, "SHARD_ID", str(k)], stderr=subprocess.PIPE, text=True, env=environment)
-        for k in range(2)
+        subprocess.Popen([*command, *options, "SHARD_ID", str(k)], stderr=subprocess.PIPE, text=True,
+        env=environment) for k in range(2)
     ]
     errors = [process.communicate(timeout=120)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0], errors

@@ -103,7 +103,7 @@ def lose_mpeg4(path: Path, number: int) -> Path:
     with av.open(path) as container:
         start = [packet for packet in container.demux(video=0) if packet.size][number].pos
     data = bytearray(path.read_bytes())
-    # After the start code: type (2 bits), seconds (1 as long as it is 0), marker (1), time (5 for FPS), marker (1).
+    # After the start code: type (2 bits), seconds (1, if none), marker (1), time (5 for FPS), marker (1).
     assert data[start : start + 4] == b"\0\0\1\xb6" and data[start + 5] & 0x20
     data[start + 5] &= ~0x20
     path.write_bytes(data)

@@ -1,9 +1,10 @@
-"""Time the depth-wise 3-D convolution of models/layers.py, forward and backward, against PyTorch's conv3d, on the CPU.
+"""Time the depth-wise 3-D convolution of models/layers.py, forward and backward, against PyTorch's conv3d, on
+the CPU.
 
     python tools/bench_depthwise.py [--threads 1] [--repeats 5]
 
-The two alternate in one process; a row gives the fastest of each and their ratio, for layers of UniFormer-S at
-16 frames of 224 pixels and for small ones. Figures are in docs/performance.md.
+The two alternate in one process; a row gives the fastest of each and their ratio, for layers of UniFormer-S
+at 16 frames of 224 pixels and for small ones. Figures are in docs/performance.md.
 """
 
 import argparse

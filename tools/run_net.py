@@ -88,7 +88,7 @@ def main() -> None:
     try:
         notes: list[str] = []
         cfg = load_config(args.cfg, shards + args.opts, notes)
-        if distributed.is_main():
+        if distributed.is_main() and cfg.SHARD_ID == 0:
             prepare(cfg, notes)
         distributed.launch(run, cfg, args.init_method)
     except UserError as error:

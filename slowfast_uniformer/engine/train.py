@@ -81,7 +81,8 @@ class Run:
                 f"{source}: its optimizer does not fit this config ({error}). Continue with the run's own "
                 "config, or start from its weights with MODEL.INIT_FROM and a new OUTPUT_DIR"
             ) from None
-        self.scaler.load_state_dict(state["scaler_state"] if self.scaler.is_enabled() else {})
+        if self.scaler.is_enabled() and state["scaler_state"]:  # the run may not have been in fp16 so far
+            self.scaler.load_state_dict(state["scaler_state"])
         for name in ("epoch", "step", "best_top1", "skipped_steps"):
             setattr(self, name, state[name])
 
@@ -108,23 +109,18 @@ def training_step(run: Run, clips: torch.Tensor, targets: torch.Tensor) -> Step:
     total, correct = torch.zeros(2, device=run.device)
     for number, (x, y) in enumerate(parts, 1):
         x, y = x.to(run.device, non_blocking=True), y.to(run.device, non_blocking=True)
-        run.model.require_backward_grad_sync = number == len(
-            parts
-        )  # DDP: gradients travel with the last part only
+        run.model.require_backward_grad_sync = number == len(parts)  # DDP sends gradients with the last part
         with autocast(cfg, run.device):
             output = run.model(x)
         heads = output if isinstance(output, tuple) else (output,)
-        loss = torch.stack([F.cross_entropy(head.float(), y) for head in heads]).mean() * (
-            len(x) / len(clips)
-        )
+        loss = torch.stack([F.cross_entropy(head.float(), y) for head in heads]).mean()
+        loss = loss * len(x) / len(clips)
         run.scaler.scale(loss).backward()
         total += loss.detach()
         correct += (heads[0].argmax(1) == y).sum() if y.ndim == 1 else 0
     run.scaler.unscale_(run.optimizer)
     norm = clip_gradients(run.net.parameters(), cfg.SOLVER.CLIP_GRADIENT)
-    finite = bool(
-        torch.isfinite(norm)
-    )  # the same on every rank, for the gradient is; a bad loss spoils the gradient
+    finite = bool(torch.isfinite(norm))  # equal on all ranks, as the gradient is, which a bad loss spoils
     if finite:
         run.scaler.step(run.optimizer)
         if run.ema is not None and run.epoch >= cfg.MODEL.EMA_EPOCH:
@@ -148,9 +144,9 @@ def train_one_epoch(run: Run, loader: DataLoader, mixup: Mixup | None, log: Log)
     for i, (batch, waited) in enumerate(timed(progress(loader, len(loader), f"epoch {run.epoch + 1}"))):
         note_bad_videos(cfg, batch)
         rng.seed_all(cfg.RNG_SEED, run.epoch, i, distributed.rank())
-        clips, targets = (
-            mixup(batch["clips"], batch["labels"]) if mixup else (batch["clips"], batch["labels"])
-        )
+        clips, targets = batch["clips"], batch["labels"]
+        if mixup:
+            clips, targets = mixup(clips, targets)
         lr = set_lr(run.optimizer, scale * lr_at(cfg.SOLVER, run.epoch + i / len(loader)))
         step = training_step(run, clips, targets)
         note_skipped(run, step, batch, loader.dataset.samples)
@@ -202,76 +198,58 @@ class Meter:
 
     def __init__(self, run: Run, steps: int, log: Log):
         self.run, self.steps, self.log = run, steps, log
-        self.bad_videos = 0
-        self.whole, self.window = Sums(), Sums()
+        self.epoch, self.window = Sums(), Sums()
 
     def add(self, batch: dict, step: Step, waited: float) -> None:
-        self.bad_videos += len(batch["errors"])
-        for sums in (self.whole, self.window):
-            sums.add(len(batch["clips"]), step, waited)
+        for sums in (self.epoch, self.window):
+            sums.add(batch, step, waited)
 
     def write(self, done: int, lr: float) -> None:
         """A `train_iter` row, and the `train_epoch` row when the epoch is done."""
-        run, cfg = self.run, self.run.cfg
-        left = (cfg.SOLVER.MAX_EPOCH - run.epoch) * self.steps - done
-        eta = round(left * self.whole.seconds() / done)
-        row = {"epoch": run.epoch + 1, "lr": lr}
-        state = {
-            "skipped_steps": run.skipped_steps,
-            "bad_videos": self.bad_videos,
-            "memory_mb": memory_mb(run.device),
-        }
-        figures = self.window.figures(run.device)
-        self.log.write(
-            run.step,
-            {
-                "split": "train_iter",
-                **row,
-                "iter": done,
-                "iters": self.steps,
-                **figures,
-                **state,
-                "eta_seconds": eta,
-            },
-        )
+        self._write("train_iter", self.window, lr, done)
         self.window = Sums()
         if done == self.steps:
-            figures = self.whole.figures(run.device)
-            self.log.write(run.step, {"split": "train_epoch", **row, **figures, **state, "eta_seconds": eta})
+            self._write("train_epoch", self.epoch, lr, done)
+
+    def _write(self, split: str, sums: "Sums", lr: float, done: int) -> None:
+        run = self.run
+        left = (run.cfg.SOLVER.MAX_EPOCH - run.epoch) * self.steps - done
+        row = {"split": split, "epoch": run.epoch + 1, "iter": done, "iters": self.steps, "lr": lr}
+        row.update(sums.figures(run.device))
+        row.update(skipped_steps=run.skipped_steps, memory_mb=memory_mb(run.device))
+        self.log.write(run.step, {**row, "eta_seconds": round(left * self.epoch.seconds() / done)})
 
 
 class Sums:
-    """Sums over steps on this rank; `figures` averages them over steps and ranks."""
+    """Sums over steps on this rank; `figures` puts all ranks together."""
 
     def __init__(self) -> None:
         self.start = time.perf_counter()
-        self.values = torch.zeros(5, dtype=torch.float64)  # updates, loss, norm, clips, hits
-        self.waited, self.hard_labels = 0.0, False
+        self.values = torch.zeros(7, dtype=torch.float64)
+        self.hard_labels = False
 
     def seconds(self) -> float:
         return time.perf_counter() - self.start
 
-    def add(self, clips: int, step: Step, waited: float) -> None:
+    def add(self, batch: dict, step: Step, waited: float) -> None:
         loss, norm = (float(step.loss), float(step.norm)) if step.updated else (0.0, 0.0)
         self.hard_labels = step.correct is not None
         hits = float(step.correct) if self.hard_labels else 0.0
-        self.values += torch.tensor([float(step.updated), loss, norm, clips, hits], dtype=torch.float64)
-        self.waited += waited
+        row = [step.updated, loss, norm, len(batch["clips"]), hits, len(batch["errors"]), waited]
+        self.values += torch.tensor(row, dtype=torch.float64)
 
     def figures(self, device: torch.device) -> dict[str, float]:
         """Mean loss and gradient norm of updates, accuracy, clips per second, waiting; collective."""
-        seconds = self.seconds()
-        values = distributed.average(
-            torch.cat([self.values, torch.tensor([self.waited])]).to(device)
-        ).tolist()
-        updates, loss, norm, clips, hits, waited = values
-        accuracy = {"top1_acc": 100 * hits / clips} if self.hard_labels else {}
+        seconds, world = self.seconds(), distributed.world_size()
+        values = distributed.average(self.values.to(device)).tolist()
+        updates, loss, norm, clips, hits, errors, waited = values
         return {
             "loss": loss / updates if updates else math.nan,
-            **accuracy,
+            **({"top1_acc": 100 * hits / clips} if self.hard_labels else {}),
             "grad_norm": norm / updates if updates else math.nan,
-            "clips_per_second": clips * distributed.world_size() / seconds,
+            "clips_per_second": clips * world / seconds,
             "data_wait_percent": 100 * waited / seconds,
+            "bad_videos": round(errors * world),
         }
 
 
@@ -280,6 +258,11 @@ def memory_mb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def moving_average(net: nn.Module, decay: float) -> AveragedModel:
+    """A copy of the model that follows parameters and buffers; its first update copies them."""
+    return AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 def begin(cfg: CfgNode, class_names: list[str] | None) -> Run:
@@ -293,9 +276,7 @@ def begin(cfg: CfgNode, class_names: list[str] | None) -> Run:
         model=net,
         optimizer=build_optimizer(net, cfg),
         scaler=torch.amp.GradScaler(device.type, enabled=cfg.TRAIN.MIXED_PRECISION == "fp16"),
-        ema=AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(cfg.MODEL.EMA_DECAY), use_buffers=True)
-        if cfg.MODEL.EMA_EPOCH >= 0
-        else None,
+        ema=moving_average(net, cfg.MODEL.EMA_DECAY) if cfg.MODEL.EMA_EPOCH >= 0 else None,
         device=device,
         class_names=class_names,
     )
