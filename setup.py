@@ -21,7 +21,7 @@ setup(
         "iopath>=0.1.10",
         "yacs>=0.1.8",
         "simplejson>=3.19,<5",
-        "av>=16,<19",
+        "av>=17,<19",
         "tensorboard>=2.18,<3",
         "timm>=1.0.20,<2",  # RandAugment
         "torchmetrics>=1.4,<2",  # confusion matrix and per-class accuracy

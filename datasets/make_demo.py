@@ -1,6 +1,6 @@
 """Render the demo data set: short H.264 videos of a textured shape that moves in one of eight ways.
 
-    python datasets/make_demo.py [--out data/demo] [--train 960] [--val 240] [--seed 0] [--workers N]
+    python datasets/make_demo.py [--out data/demo] [--train 1200] [--val 240] [--seed 0] [--workers N]
 
 A clip has four phases, each on a circle [0, 1): place across, place down, size and turn. They start uniform
 and independent whatever the class, and the class moves one of them at constant speed. So at any moment of any
@@ -43,8 +43,8 @@ MOTIONS = {
 CLASSES = sorted(MOTIONS)  # label order
 # Slowest and fastest, in cycles a frame. Over four frames, the usual stride, a turn stays below half of the
 # squares' 90 degrees of symmetry (0.125 cycles), or clockwise would look like counter-clockwise.
-SPEEDS = ((0.018, 0.035), (0.018, 0.035), (0.045, 0.065), (0.014, 0.024))
-RADII = (0.18, 0.42)  # of the picture's side; below 0.5, or a shape would meet itself across the edge
+SPEEDS = ((0.024, 0.045), (0.024, 0.045), (0.060, 0.080), (0.018, 0.030))
+RADII = (0.20, 0.44)  # of the picture's side; below 0.5, or a shape would meet itself across the edge
 
 
 def polygon(u: np.ndarray, v: np.ndarray, corners: int) -> np.ndarray:
@@ -207,8 +207,13 @@ def check_replaceable(out: Path) -> None:
 
 
 def make_demo(
-    out: str | Path, train: int = 960, val: int = 240, seed: int = 0,
-    size: int = 80, frames: int = 32, workers: int = 1,
+    out: str | Path,
+    train: int = 1200,
+    val: int = 240,
+    seed: int = 0,
+    size: int = 80,
+    frames: int = 32,
+    workers: int = 1,
 ) -> bool:
     """Render the data set into `out` unless it is there already; returns whether it was rendered.
 
@@ -243,7 +248,7 @@ def make_demo(
 def main() -> None:
     parser = argparse.ArgumentParser(description="Render the demo data set: eight motions.")
     parser.add_argument("--out", default="data/demo", help="folder to write (default: %(default)s)")
-    parser.add_argument("--train", type=int, default=960, help="training videos (default: %(default)s)")
+    parser.add_argument("--train", type=int, default=1200, help="training videos (default: %(default)s)")
     parser.add_argument("--val", type=int, default=240, help="held-out videos (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="default: a core each")

@@ -27,15 +27,11 @@ def get_cfg() -> CfgNode:
     c.TRAIN.ENABLE = True  # train (when False, only test)
     c.TRAIN.DATASET = "kinetics"  # how lists are read and frames chosen: a name in data/annotations.py
     c.TRAIN.BATCH_SIZE = 64  # videos per optimizer step on one machine, divided among its devices
-    c.TRAIN.ACCUM_STEPS = (
-        1  # each batch is worked off in this many parts; the batch and its LR stay what they are
-    )
+    c.TRAIN.ACCUM_STEPS = 1  # work each batch off in so many parts; the batch and its LR stay what they are
     c.TRAIN.EVAL_PERIOD = 10  # validate every so many epochs, and after the last
     c.TRAIN.CHECKPOINT_PERIOD = 10  # write a checkpoint every so many epochs, and after the last
     c.TRAIN.AUTO_RESUME = True  # continue from the newest checkpoint in OUTPUT_DIR, if there is one
-    c.TRAIN.CHECKPOINT_FILE_PATH = (
-        ""  # a run's checkpoint to continue: weights, optimizer, epoch (AUTO_RESUME wins)
-    )
+    c.TRAIN.CHECKPOINT_FILE_PATH = ""  # a run's checkpoint to continue in every respect (AUTO_RESUME wins)
     c.TRAIN.MIXED_PRECISION = "none"  # none, bf16 or fp16 (fp16 with a gradient scaler)
     c.TRAIN.MAX_BAD_STEPS = 20  # stop after so many steps in a row whose loss or gradient is not finite
     c.TRAIN.MAX_BAD_VIDEOS = 10  # tries to replace an unreadable video in training before giving up
@@ -48,21 +44,15 @@ def get_cfg() -> CfgNode:
     c.TEST.NUM_ENSEMBLE_VIEWS = 10  # clips taken along the time of each video
     c.TEST.NUM_SPATIAL_CROPS = 3  # crops of each clip: 1 (centre) or 3 (left, centre, right)
     c.TEST.ADD_SOFTMAX = True  # softmax each view's scores before they are put together
-    c.TEST.MIN_COVERAGE = (
-        100.0  # per cent of videos that must be readable for the test to end without an error
-    )
+    c.TEST.MIN_COVERAGE = 100.0  # a test that could read fewer of the videos (per cent) ends with an error
     c.TEST.TEST_BEST = False  # test the checkpoint of best validation accuracy instead of the last
 
     c.DATA = CN()
     c.DATA.PATH_TO_DATA_DIR = ""  # folder of the lists (train.csv, val.csv, test.csv, classes.txt)
     c.DATA.PATH_LABEL_SEPARATOR = " "  # what stands between the fields of a list's line
     c.DATA.PATH_PREFIX = ""  # folder that the paths in the lists are relative to
-    c.DATA.CLASS_NAMES = (
-        ""  # file of class names in label order; "" is classes.txt in PATH_TO_DATA_DIR, if there
-    )
-    c.DATA.LABEL_PATH_TEMPLATE = (
-        "somesomev1_rgb_{}_split.txt"  # Something-Something: list in PATH_TO_DATA_DIR
-    )
+    c.DATA.CLASS_NAMES = ""  # file of class names in label order; "" is classes.txt beside the lists, if any
+    c.DATA.LABEL_PATH_TEMPLATE = "somesomev1_rgb_{}_split.txt"  # name of a list of frame folders ({}: split)
     c.DATA.IMAGE_TEMPLATE = "{:05d}.jpg"  # frame folders: file name of frame n, counted from 1
     c.DATA.NUM_FRAMES = 8  # frames of a clip
     c.DATA.SAMPLING_RATE = 8  # dense sampling: frames from one sampled frame to the next
@@ -123,9 +113,7 @@ def get_cfg() -> CfgNode:
     c.MODEL = CN()
     c.MODEL.MODEL_NAME = "Uniformer"  # a name in the model registry
     c.MODEL.NUM_CLASSES = 400  # classes of the data set
-    c.MODEL.INIT_FROM = (
-        ""  # weights to start from: a file, or a name looked up in $SLOWFAST_UNIFORMER_WEIGHTS
-    )
+    c.MODEL.INIT_FROM = ""  # weights to start from: a file, or its name in $SLOWFAST_UNIFORMER_WEIGHTS
     c.MODEL.INIT_HEAD = "keep"  # the classifier of INIT_FROM: keep, or new (drawn at random)
     c.MODEL.USE_CHECKPOINT = False  # recompute blocks in the backward pass to save memory
     c.MODEL.CHECKPOINT_NUM = [0, 0, 0, 0]  # how many blocks of each stage, from its first
@@ -147,18 +135,8 @@ def get_cfg() -> CfgNode:
     c.UNIFORMER.DROP_DEPTH_RATE = 0.1  # stochastic depth of the last block, rising from 0 in the first
     c.UNIFORMER.SPLIT = False  # stages 3 and 4 attend over time, then space, instead of both at once
     c.UNIFORMER.STD = False  # stages 2 to 4 embed with kernels that overlap in time
-    c.UNIFORMER.PRUNE_RATIO = [
-        [],
-        [],
-        [1] + [0.5] * 7,
-        [0.5] * 3,
-    ]  # light models: kept part of the tokens, per block
-    c.UNIFORMER.TRADE_OFF = [
-        [],
-        [],
-        [1] + [0.5] * 7,
-        [0.5] * 3,
-    ]  # light models: weight of a block's new token scores
+    c.UNIFORMER.PRUNE_RATIO = [[], [], [1] + [0.5] * 7, [0.5] * 3]  # light models: tokens kept, by block
+    c.UNIFORMER.TRADE_OFF = [[], [], [1] + [0.5] * 7, [0.5] * 3]  # light models: weight of new token scores
     c.UNIFORMER.INIT_VALUE = 0.1  # Uniformer_light_ls_fp32: where layer scale starts
 
     c.DATA_LOADER = CN()

@@ -147,8 +147,10 @@ def test_two_machines_started_by_hand(tiny, tmp_path):
     options = [*map(str, tiny), "SOLVER.MAX_EPOCH", "1", "TRAIN.BATCH_SIZE", "4"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     started = [
-        subprocess.Popen([*command, *options, "SHARD_ID", str(k)], stderr=subprocess.PIPE, text=True,
-        env=environment) for k in range(2)
+        subprocess.Popen(
+            [*command, *options, "SHARD_ID", str(k)], stderr=subprocess.PIPE, text=True, env=environment
+        )
+        for k in range(2)
     ]
     errors = [process.communicate(timeout=120)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0], errors

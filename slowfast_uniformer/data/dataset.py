@@ -99,7 +99,8 @@ class VideoDataset(Dataset):
         """Frame numbers of a view, or of a random clip (view None)."""
         data, info = self.cfg.DATA, video.info
         if self.sampling == "dense":
-            rates = (info.fps, data.TARGET_FPS) if data.SAMPLE_BY_FPS else (None, None)
+            by_fps = data.SAMPLE_BY_FPS and info.fps  # folders of frames have no fps
+            rates = (info.fps, data.TARGET_FPS) if by_fps else (None, None)
             return sampling.dense(
                 info.frames,
                 data.NUM_FRAMES,

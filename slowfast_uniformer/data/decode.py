@@ -230,10 +230,15 @@ class FrameFolder(_Source):
         super().__init__()
         self.path = os.fspath(path)
         self._template = template
-        for name in map(template.format, range(1, max(frames, 1) + 1)):
-            if frames < 1 or not os.path.exists(os.path.join(self.path, name)):
-                raise VideoError(self.path, f"{name} is missing, and the list says {frames} frames")
+        if frames < 1 or not self._has(frames):  # one look-up in good folders, which hold hundreds of files
+            first = next((n for n in range(1, frames + 1) if not self._has(n)), 1)
+            raise VideoError(
+                self.path, f"{template.format(first)} is missing, and the list says {frames} frames"
+            )
         self.info = VideoInfo(frames, 0.0, *next(self._pictures([0]))[1].size, 0, template.rpartition(".")[2])
+
+    def _has(self, number: int) -> bool:
+        return os.path.exists(os.path.join(self.path, self._template.format(number)))
 
     def _pictures(self, wanted: list[int]) -> Iterator[tuple[int, Image.Image]]:
         for number in wanted:
