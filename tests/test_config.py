@@ -131,4 +131,5 @@ def test_every_key_is_read_somewhere_and_has_a_meaning():
     for key, _ in flatten(get_cfg()):
         line = next(line for line in definitions.splitlines() if line.strip().startswith(f"c.{key} ="))
         assert "  # " in line, key
-        assert key.split(".")[-1] in code, f"{key} is read nowhere"
+        users_own = key == "MODEL.ARGS"  # for the builders of users' models
+        assert users_own or key.split(".")[-1] in code, f"{key} is read nowhere"
