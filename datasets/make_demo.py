@@ -43,8 +43,8 @@ MOTIONS = {
 CLASSES = sorted(MOTIONS)  # label order
 # Slowest and fastest, in cycles a frame. Over four frames, the usual stride, a turn stays below half of the
 # squares' 90 degrees of symmetry (0.125 cycles), or clockwise would look like counter-clockwise.
-SPEEDS = ((0.024, 0.045), (0.024, 0.045), (0.045, 0.060), (0.018, 0.030))
-RADII = (0.18, 0.46)  # of the picture's side; below 0.5, or a shape would meet itself across the edge
+SPEEDS = ((0.024, 0.045), (0.024, 0.045), (0.060, 0.080), (0.018, 0.030))
+RADII = (0.20, 0.44)  # of the picture's side; below 0.5, or a shape would meet itself across the edge
 
 
 def polygon(u: np.ndarray, v: np.ndarray, corners: int) -> np.ndarray:
