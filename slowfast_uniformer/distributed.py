@@ -102,7 +102,7 @@ def _in_group(fn: Callable, cfg: CfgNode, init_method: str) -> None:
     here = device(cfg)
     if here.type == "cuda":
         torch.cuda.set_device(here)
-    else:  # the processes of one machine share its cores
+    elif "OMP_NUM_THREADS" not in os.environ:  # the processes of one machine share its cores
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size()))
     dist.init_process_group(
         cfg.DIST_BACKEND,

@@ -17,7 +17,11 @@ def start(script: str, *arguments, processes: int = 0) -> subprocess.CompletedPr
         launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*launcher, str(ROOT / script), *map(str, arguments)], capture_output=True, text=True, env=environment
+        [*launcher, str(ROOT / script), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return done

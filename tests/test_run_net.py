@@ -152,7 +152,11 @@ def test_two_machines_started_by_hand(tiny, tmp_path):
         )
         for k in range(2)
     ]
-    errors = [process.communicate(timeout=120)[1] for process in started]
+    try:
+        errors = [process.communicate(timeout=200)[1] for process in started]
+    finally:
+        for process in started:
+            process.kill()
     assert [process.returncode for process in started] == [0, 0], errors
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["split"] for row in rows] == ["train_iter"] * 2 + ["train_epoch", "val_epoch", "test_final"]

@@ -114,6 +114,7 @@ def test(cfg: CfgNode) -> dict[str, Any]:
         log.write(about.get("step", 0), {"split": "test_final", **figures, "checkpoint": path})
         log.evaluation("test", scores, names, about.get("step", 0))
     log.close()
+    distributed.barrier()  # a rank that ends with an error would end the one that writes
     if figures["coverage"] < cfg.TEST.MIN_COVERAGE:
         raise UserError(
             f"{len(errors)} of {len(loader.dataset)} videos could not be read and count as not answered, the "
