@@ -8,7 +8,6 @@ import torch
 from golden_recipe import golden_json
 
 from slowfast_uniformer.engine.metrics import (
-    Average,
     VideoAggregator,
     accuracy,
     confusion_matrix,
@@ -160,13 +159,3 @@ def test_confusion_matrix_has_a_column_for_unanswered_videos():
     matrix = confusion_matrix(torch.tensor([0, -1, 1]), torch.tensor([0, 0, 1]), 2)
     assert matrix.tolist() == [[1, 0, 1], [0, 1, 0]]
     assert per_class_accuracy(matrix).tolist() == [50.0, 100.0]
-
-
-def test_average():
-    average = Average()
-    assert math.isnan(average.value)
-    average.add(1.0, weight=3)
-    average.add(torch.tensor(5.0))
-    assert average.value == 2.0
-    average.add(math.nan)
-    assert math.isnan(average.value)

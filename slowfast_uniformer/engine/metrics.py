@@ -41,22 +41,6 @@ def per_class_accuracy(matrix: Tensor) -> Tensor:
     return 100.0 * matrix.diagonal().double() / matrix.sum(1)
 
 
-class Average:
-    """Running weighted mean. A value that is not finite makes the mean so too: nothing is hidden."""
-
-    def __init__(self) -> None:
-        self.total = self.weight = 0.0
-
-    def add(self, value: float | Tensor, weight: float = 1.0) -> None:
-        self.total += float(value) * weight
-        self.weight += weight
-
-    @property
-    def value(self) -> float:
-        """The mean so far; nan before the first value."""
-        return self.total / self.weight if self.weight else float("nan")
-
-
 class VideoAggregator:
     """Joins the scores of each video's views, and gives accuracies over all videos.
 
