@@ -24,7 +24,7 @@ setup(
         "av>=17,<19",
         "tensorboard>=2.18,<3",
         "timm>=1.0.20,<2",  # RandAugment
-        "torchmetrics>=1.4,<2",  # confusion matrix and per-class accuracy
+        "torchmetrics>=1.4,<2",  # confusion matrix
         "matplotlib>=3.8,<4",  # pictures in TensorBoard
         "tqdm>=4.66",  # progress bar
         "safetensors>=0.4.3",  # weight files without code in them
