@@ -11,6 +11,7 @@ setup(
     description="Train and test UniFormer video classifiers",
     long_description=long_description,
     long_description_content_type="text/markdown",
+    package_data={"slowfast_uniformer": ["labels/*.json"]},
     python_requires=">=3.10",
     packages=find_packages(include=["slowfast_uniformer", "slowfast_uniformer.*"]),
     install_requires=[

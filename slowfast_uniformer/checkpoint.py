@@ -2,9 +2,9 @@
 
 A checkpoint is a dict of plain values and tensors (read with `weights_only=True`): `model_state`,
 `ema_state`, `optimizer_state`, `scaler_state`, `epoch` (epochs done), `step`, `best_top1`, `skipped_steps`,
-`class_names`, `cfg`. Where a run starts from is decided in this order: own last checkpoint
-(TRAIN.AUTO_RESUME), given checkpoint (TRAIN.CHECKPOINT_FILE_PATH), initial weights (MODEL.INIT_FROM),
-scratch.
+`class_names`, `arithmetic` (of an image ViT, see models/dialects.py), `cfg`. Where a run starts from is
+decided in this order: own last checkpoint (TRAIN.AUTO_RESUME), given checkpoint (TRAIN.CHECKPOINT_FILE_PATH),
+initial weights (MODEL.INIT_FROM), scratch.
 """
 
 import os

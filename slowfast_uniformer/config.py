@@ -108,13 +108,17 @@ def get_cfg() -> CfgNode:
     c.SOLVER.WEIGHT_DECAY = 1e-4  # of everything but batch norms (and see the next key)
     c.SOLVER.ZERO_WD_1D_PARAM = False  # no weight decay on one-dimensional parameters and biases
     c.SOLVER.LAYER_DECAY = 1.0  # learning-rate factor from one layer down to the one before it
+    c.SOLVER.BACKBONE_LR_RATIO = 1.0  # learning-rate factor of UniFormerV2's image ViT
+    c.SOLVER.SPECIAL_LIST = []  # parts of parameter names whose learning rate SPECIAL_RATIO multiplies
+    c.SOLVER.SPECIAL_RATIO = 1.0  # see SPECIAL_LIST
     c.SOLVER.CLIP_GRADIENT = 20.0  # largest norm of the gradient; 0 is no limit
 
     c.MODEL = CN()
     c.MODEL.MODEL_NAME = "Uniformer"  # a name in the model registry
     c.MODEL.NUM_CLASSES = 400  # classes of the data set
     c.MODEL.INIT_FROM = ""  # weights to start from: a file, or its name in $SLOWFAST_UNIFORMER_WEIGHTS
-    c.MODEL.INIT_HEAD = "keep"  # the classifier of INIT_FROM: keep, or new (drawn at random)
+    c.MODEL.INIT_HEAD = "keep"  # the classifier of INIT_FROM: keep, new, or map:FILE (the rows to take of it)
+    c.MODEL.INIT_ALLOW = []  # names, as in "*.lmhra*", that INIT_FROM may lack or have besides
     c.MODEL.USE_CHECKPOINT = False  # recompute blocks in the backward pass to save memory
     c.MODEL.CHECKPOINT_NUM = [0, 0, 0, 0]  # how many blocks of each stage, from its first
     c.MODEL.EMA_DECAY = 0.9999  # decay of the moving average of the weights
@@ -139,6 +143,34 @@ def get_cfg() -> CfgNode:
     c.UNIFORMER.TRADE_OFF = [[], [], [1] + [0.5] * 7, [0.5] * 3]  # light models: weight of new token scores
     c.UNIFORMER.INIT_VALUE = 0.1  # Uniformer_light_ls_fp32: where layer scale starts
 
+    c.UNIFORMERV2 = CN()
+    c.UNIFORMERV2.BACKBONE = "uniformerv2_b16"  # uniformerv2_b16, _l14, _l14_336 (CLIP's), or vit: the next 5
+    c.UNIFORMERV2.WIDTH = 768  # vit: channels
+    c.UNIFORMERV2.LAYERS = 12  # vit: layers
+    c.UNIFORMERV2.HEADS = 12  # vit: attention heads
+    c.UNIFORMERV2.PATCH_SIZE = 16  # vit: side of a patch in pixels
+    c.UNIFORMERV2.INPUT_RESOLUTION = 224  # vit: crop size that the position embedding is made for
+    c.UNIFORMERV2.ACTIVATION = "auto"  # of the ViT: quick_gelu, gelu; auto is what INIT_FROM's weights need
+    c.UNIFORMERV2.LAYER_SCALE = "auto"  # scale each branch of the ViT: True, False or auto
+    c.UNIFORMERV2.LN_PRE = "auto"  # normalize before the ViT's first layer: True, False or auto
+    c.UNIFORMERV2.NORM_EPS = "auto"  # of the ViT's layer norms: a number or auto
+    c.UNIFORMERV2.TEMPORAL_DOWNSAMPLE = True  # embed three frames at a time, every second frame
+    c.UNIFORMERV2.NO_LMHRA = False  # no local blocks
+    c.UNIFORMERV2.DOUBLE_LMHRA = True  # a second local block in each layer, after attention
+    c.UNIFORMERV2.DW_REDUCTION = 1.5  # channels over hidden channels of local blocks
+    c.UNIFORMERV2.RETURN_LIST = [8, 9, 10, 11]  # layers (from 0) with a global block after them
+    c.UNIFORMERV2.N_LAYERS = 4  # global blocks
+    c.UNIFORMERV2.N_DIM = 768  # channels of global blocks, as many as the ViT's
+    c.UNIFORMERV2.N_HEAD = 12  # attention heads of global blocks
+    c.UNIFORMERV2.MLP_FACTOR = 4.0  # hidden over outer channels of global blocks' MLPs
+    c.UNIFORMERV2.MLP_DROPOUT = [0.5, 0.5, 0.5, 0.5]  # dropout in each global block's MLP
+    c.UNIFORMERV2.CLS_DROPOUT = 0.5  # dropout before the classifier
+    c.UNIFORMERV2.BACKBONE_DROP_PATH_RATE = 0.0  # stochastic depth of the last layer, from 0 in the first
+    c.UNIFORMERV2.DROP_PATH_RATE = 0.0  # the same of global blocks
+    c.UNIFORMERV2.FUSION = "sequential"  # or parallel, hierarchical_kv, hierarchical_q (paper, section 3.3)
+    c.UNIFORMERV2.FOLD_PROJECTIONS = True  # faster global attention, equal but for rounding
+    c.UNIFORMERV2.FROZEN = False  # the image ViT does not train
+
     c.DATA_LOADER = CN()
     c.DATA_LOADER.NUM_WORKERS = 8  # loading processes of each device; 0 loads in the training process
     c.DATA_LOADER.PIN_MEMORY = True  # page-locked batches for faster copies to a GPU
@@ -157,9 +189,15 @@ def get_cfg() -> CfgNode:
 
 
 # Keys that take a value of another type than their default's: (key, types accepted besides)
-_FREE_TYPES = {"UNIFORMER.MLP_RATIO": (int, float, list), "TRAIN.MIXED_PRECISION": (bool, str)}
+_FREE_TYPES = {
+    "UNIFORMER.MLP_RATIO": (int, float, list),
+    "TRAIN.MIXED_PRECISION": (bool, str),
+    "UNIFORMERV2.LAYER_SCALE": (bool, str),
+    "UNIFORMERV2.LN_PRE": (bool, str),
+    "UNIFORMERV2.NORM_EPS": (float, str),
+}
 
-RENAMED = {"UNIFORMER.PRETRAIN_NAME": "MODEL.INIT_FROM"}
+RENAMED = {"UNIFORMER.PRETRAIN_NAME": "MODEL.INIT_FROM", "UNIFORMERV2.PRETRAIN": "MODEL.INIT_FROM"}
 
 # Released keys without meaning here: key or section -> (values that change nothing or None for all, reason).
 RETIRED: dict[str, tuple[tuple | None, str]] = {
@@ -207,6 +245,7 @@ RETIRED: dict[str, tuple[tuple | None, str]] = {
     "MODEL.NUM_CLASSES_LIST": (None, "one data set per run"),
     "UNIFORMER.STAGE_TYPE": (([0, 0, 1, 1],), "stages 1 and 2 are local, 3 and 4 global"),
     "UNIFORMER.HEAD_DROPOUT_RATE": ((0, 0.0), "there is no dropout before the classifier"),
+    "UNIFORMERV2.DELETE_SPECIAL_HEAD": (None, "MODEL.INIT_HEAD says what becomes of the head"),
     "DATA_LOADER.ENABLE_MULTI_THREAD_DECODE": (None, "each loading process decodes on one thread"),
     "MULTIGRID": ((False,), "multigrid training is not part of this program; remove the section"),
     "DETECTION": ((False,), "detection is not part of this program; remove the section"),
@@ -355,11 +394,11 @@ def _infer(c: CfgNode) -> None:
         c.DIST_BACKEND = "gloo"
 
 
-def _validate(c: CfgNode) -> None:
+def _validate(c: CfgNode, runs_here: bool) -> None:
     """Refuse values that cannot work, by key, before anything is started."""
     gpus = torch.cuda.device_count()
     _check(
-        0 <= c.NUM_GPUS <= gpus,
+        c.NUM_GPUS >= 0 and (c.NUM_GPUS <= gpus or not runs_here),
         f"NUM_GPUS: {c.NUM_GPUS}, but this machine has {gpus} usable GPU(s). Set NUM_GPUS {gpus}"
         + (" (0 runs on the CPU)" if gpus == 0 else ""),
     )
@@ -373,7 +412,6 @@ def _validate(c: CfgNode) -> None:
         "DATA.ENSEMBLE_METHOD": ("sum", "max"),
         "SOLVER.LR_POLICY": ("cosine", "steps_with_relative_lrs"),
         "SOLVER.OPTIMIZING_METHOD": ("sgd", "adam", "adamw"),
-        "MODEL.INIT_HEAD": ("keep", "new"),
         "AUG.RE_MODE": ("pixel", "rand", "const"),
         "TEST.NUM_SPATIAL_CROPS": (1, 3),
     }
@@ -395,6 +433,10 @@ def _validate(c: CfgNode) -> None:
         c.DATA_LOADER.NUM_WORKERS >= 0,
         f"DATA_LOADER.NUM_WORKERS: {c.DATA_LOADER.NUM_WORKERS} must be 0 or more",
     )
+    _check(
+        c.MODEL.INIT_HEAD in ("keep", "new") or c.MODEL.INIT_HEAD.startswith("map:"),
+        f"MODEL.INIT_HEAD: {c.MODEL.INIT_HEAD!r} is not keep, new or map:FILE",
+    )
     same = len(c.SOLVER.STEPS) == len(c.SOLVER.LRS) > 0 and c.SOLVER.STEPS[0] == 0
     _check(
         c.SOLVER.LR_POLICY == "cosine" or same,
@@ -408,20 +450,22 @@ def _validate(c: CfgNode) -> None:
 
 
 def load_config(
-    path: str | Sequence[str] | None, overrides: Sequence[Any] = (), notes: list[str] | None = None
-) -> CfgNode:
+    path: str | Sequence[str] | None, overrides: Sequence[Any] = (), notes: list[str] | None = None,
+    runs_here: bool = True,
+) -> CfgNode:  # fmt: skip
     """Read, merge, validate, infer and freeze a config.
 
     `path` is a YAML file or several, later ones winning; `overrides` is a flat KEY, VALUE, ... list that wins
-    over all. Sentences on released keys that have no meaning here are appended to `notes`. Raises UserError,
-    naming file and key, for a missing file, an unknown key or a value that does not fit.
+    over all. Sentences on released keys that have no meaning here are appended to `notes`. Unless it
+    `runs_here`, the config may ask for GPUs this machine lacks. Raises UserError, naming file and key, for a
+    missing file, an unknown key or a value that does not fit.
     """
     cfg, notes = get_cfg(), [] if notes is None else notes
     for file in [path] if isinstance(path, str) else path or []:
         _merge(cfg, _read_yaml(file), file, notes)
     _merge(cfg, _nest(list(overrides)), "command line", notes)
     _infer(cfg)
-    _validate(cfg)
+    _validate(cfg, runs_here)
     cfg.freeze()
     return cfg
 

@@ -6,7 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
+from golden_recipe import fill
+
+from slowfast_uniformer.config import load_config
+from slowfast_uniformer.models import build_model
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -58,3 +63,36 @@ def test_testing_on_two_processes_gives_the_same_figures(tiny, demo, tmp_path):
     assert two["num_videos"] == one["num_videos"] == 9 and two["coverage"] == 100
     for name in ("top1_acc", "top5_acc", "mean_class_acc"):
         assert two[name] == one[name]
+
+
+V2 = {
+    "MODEL.MODEL_NAME": "Uniformerv2", "UNIFORMERV2.BACKBONE": "vit", "UNIFORMERV2.WIDTH": 32,
+    "UNIFORMERV2.LAYERS": 4, "UNIFORMERV2.HEADS": 4, "UNIFORMERV2.PATCH_SIZE": 8, "UNIFORMERV2.N_DIM": 32,
+    "UNIFORMERV2.INPUT_RESOLUTION": 32, "UNIFORMERV2.N_HEAD": 4, "UNIFORMERV2.RETURN_LIST": [0, 1, 2, 3],
+    "SOLVER.OPTIMIZING_METHOD": "sgd", "SOLVER.MOMENTUM": 0.0, "SOLVER.NESTEROV": False,
+    "SOLVER.CLIP_GRADIENT": 0.0, "SOLVER.WEIGHT_DECAY": 0.0, "SOLVER.BASE_LR": 0.1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_uniformerv2_in_bf16_recomputed_on_one_and_two_ranks(tiny, tmp_path, frozen):
+    """Plain descent: what the parameters moved by are the gradients, which must agree with those of fp32
+    as far as numbers of 8 bits do after the two dozen operations of a model."""
+    v2 = [item for pair in V2.items() for item in pair]
+    options = [*tiny, *v2, "UNIFORMERV2.FROZEN", frozen, "MODEL.INIT_FROM", str(tmp_path / "first.pth")]
+    model = fill(build_model(load_config(None, options)))
+    torch.save(model.state_dict(), tmp_path / "first.pth")
+    saving = ["TRAIN.MIXED_PRECISION", "bf16", "MODEL.USE_CHECKPOINT", True, "MODEL.CHECKPOINT_NUM", "[3]"]
+    start("tests/ddp_steps.py", tmp_path / "plain.pt", *options)
+    runs = {"plain": torch.load(tmp_path / "plain.pt")}
+    for processes in (0, 2):
+        path = tmp_path / f"{processes}.pt"
+        done = start("tests/ddp_steps.py", path, *options, *saving, processes=processes)
+        assert "warn" not in done.stderr.lower(), done.stderr
+        runs[processes] = torch.load(path)
+    for name, first in model.named_parameters():
+        moved = {run: state[name] - first.detach() for run, state in runs.items()}
+        assert all(bool(value.any()) == first.requires_grad for value in moved.values()), name
+        for run in (0, 2):
+            difference = (moved[run] - moved["plain"]).norm() / moved["plain"].norm().clamp_min(1e-8)
+            assert not first.requires_grad or difference < 0.1, f"{name}, {run} processes: {difference}"

@@ -73,7 +73,7 @@ def stand_in(case: dict) -> StandIn:
         keys = golden_json("keys", variant)["keys"]
     else:
         variant = "uniformerv2_b16_sth_f16" if "sth" in case["case"] else "uniformerv2_b16_k_f8"
-        keys = golden_json("solver", "v2_keys")[variant]
+        keys = golden_json("keys", variant)["keys"]
     frozen = case["case"].endswith("frozen")
     model = StandIn([(name, shape) for name, shape in keys if not frozen or "balance" not in name])
     for name, p in model.named_parameters():

@@ -17,7 +17,8 @@ def test_recipe(path):
     cfg = load_config(str(ROOT / path), ["NUM_GPUS", 0])
     with torch.device("meta"):
         model = build_model(cfg)
-    assert model.head.out_features == cfg.MODEL.NUM_CLASSES
+    classifiers = [model.get_submodule(name) for name in model.classifier]
+    assert [layer.out_features for layer in classifiers] == [cfg.MODEL.NUM_CLASSES] * len(classifiers)
 
 
 def test_uniformer_s_is_the_released_recipe():

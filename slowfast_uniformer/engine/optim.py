@@ -57,7 +57,26 @@ def lr_at(solver: CfgNode, progress_epochs: float) -> float:
 
 
 def _lr_factors(model: nn.Module, solver: CfgNode) -> dict[str, float]:
-    """Factor of every parameter's learning rate: SOLVER.LAYER_DECAY once for each layer above its own."""
+    """Factor of every parameter's learning rate, the product of LAYER_DECAY's (once for each layer above its
+    own), BACKBONE_LR_RATIO and SPECIAL_RATIO."""
+    factors = _layer_factors(model, solver)
+    if solver.BACKBONE_LR_RATIO != 1.0:
+        if not hasattr(model, "image_backbone"):
+            raise UserError(
+                f"SOLVER.BACKBONE_LR_RATIO: {type(model).__name__} has no image ViT; set it to 1.0"
+            )
+        for name in model.image_backbone():
+            factors[name] *= solver.BACKBONE_LR_RATIO
+    for part in solver.SPECIAL_LIST:
+        if not any(part in name for name in factors):
+            raise UserError(
+                f"SOLVER.SPECIAL_LIST: no parameter of {type(model).__name__} is called like {part!r}"
+            )
+    special = [name for name in factors if any(part in name for part in solver.SPECIAL_LIST)]
+    return factors | {name: factors[name] * solver.SPECIAL_RATIO for name in special}
+
+
+def _layer_factors(model: nn.Module, solver: CfgNode) -> dict[str, float]:
     names = [name for name, _ in model.named_parameters()]
     if solver.LAYER_DECAY == 1.0:
         return dict.fromkeys(names, 1.0)

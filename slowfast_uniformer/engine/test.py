@@ -99,11 +99,12 @@ def test(cfg: CfgNode) -> dict[str, Any]:
     log = Log(cfg.OUTPUT_DIR, cfg.TENSORBOARD.ENABLE, distributed.rank())
     names = annotations.class_names(cfg)
     loader = build_loader(cfg, "test")
-    model = build_model(cfg)
     path = weights_to_test(cfg)
-    tensors, about = weights.read(path)
-    same_classes(about.get("class_names"), names, path)
-    weights.load_weights(model, tensors, init_head="keep", source=path)
+    given = weights.read(path)
+    model = build_model(cfg, given.arithmetic)
+    head = cfg.MODEL.INIT_HEAD if path == cfg.MODEL.INIT_FROM and cfg.MODEL.INIT_HEAD != "new" else "keep"
+    report = weights.load_weights(model, given, init_head=head, class_names=names, source=path)
+    logger.info("%s", report)
     logger.info("testing %s on %d videos, %d views each", path, len(loader.dataset), loader.dataset.views)
     scores, errors = evaluate(model.to(distributed.device(cfg)), loader, cfg, "test")
     figures = scores.result()
@@ -111,8 +112,8 @@ def test(cfg: CfgNode) -> dict[str, Any]:
         write_predictions(
             os.path.join(cfg.OUTPUT_DIR, "predictions.csv"), loader.dataset.samples, scores, names
         )
-        log.write(about.get("step", 0), {"split": "test_final", **figures, "checkpoint": path})
-        log.evaluation("test", scores, names, about.get("step", 0))
+        log.write(given.about.get("step", 0), {"split": "test_final", **figures, "checkpoint": path})
+        log.evaluation("test", scores, names, given.about.get("step", 0))
     log.close()
     distributed.barrier()  # a rank that ends with an error would end the one that writes
     if figures["coverage"] < cfg.TEST.MIN_COVERAGE:

@@ -65,6 +65,7 @@ class Run:
             "best_top1": self.best_top1,
             "skipped_steps": self.skipped_steps,
             "class_names": self.class_names,
+            "arithmetic": getattr(self.net, "arithmetic", None),
             "cfg": to_plain(self.cfg),
         }
 
@@ -267,9 +268,19 @@ def moving_average(net: nn.Module, decay: float) -> AveragedModel:
 
 def begin(cfg: CfgNode, class_names: list[str] | None) -> Run:
     """Model, optimizer and the state they start from (see checkpoint.py for the order)."""
+    own = checkpoint.newest(cfg.OUTPUT_DIR) if cfg.TRAIN.AUTO_RESUME else None
+    path = own or cfg.TRAIN.CHECKPOINT_FILE_PATH
+    state = checkpoint.load(path) if path else {}
+    initial = weights.read(cfg.MODEL.INIT_FROM) if cfg.MODEL.INIT_FROM and not path else None
     rng.seed_all(cfg.RNG_SEED)
     device = distributed.device(cfg)
-    net = build_model(cfg).to(device)
+    net = build_model(cfg, initial.arithmetic if initial else state.get("arithmetic")).to(device)
+    if initial:
+        report = weights.load_weights(
+            net, initial, init_head=cfg.MODEL.INIT_HEAD, class_names=class_names, allow=cfg.MODEL.INIT_ALLOW,
+            source=cfg.MODEL.INIT_FROM,
+        )  # fmt: skip
+        logger.info("starting from MODEL.INIT_FROM %s: %s", cfg.MODEL.INIT_FROM, report)
     run = Run(
         cfg=cfg,
         net=net,
@@ -280,19 +291,11 @@ def begin(cfg: CfgNode, class_names: list[str] | None) -> Run:
         device=device,
         class_names=class_names,
     )
-    own = checkpoint.newest(cfg.OUTPUT_DIR) if cfg.TRAIN.AUTO_RESUME else None
-    path = own or cfg.TRAIN.CHECKPOINT_FILE_PATH
     if path:
-        run.restore(checkpoint.load(path), path)
+        run.restore(state, path)
         why = "TRAIN.AUTO_RESUME: the newest in OUTPUT_DIR" if own else "TRAIN.CHECKPOINT_FILE_PATH"
         logger.info("continuing %s after epoch %d (%s)", path, run.epoch, why)
-    elif cfg.MODEL.INIT_FROM:
-        tensors, about = weights.read(cfg.MODEL.INIT_FROM)
-        if cfg.MODEL.INIT_HEAD == "keep":
-            same_classes(about.get("class_names"), class_names, cfg.MODEL.INIT_FROM)
-        report = weights.load_weights(net, tensors, init_head=cfg.MODEL.INIT_HEAD, source=cfg.MODEL.INIT_FROM)
-        logger.info("starting from MODEL.INIT_FROM %s: %s", cfg.MODEL.INIT_FROM, report)
-    else:
+    elif not initial:
         logger.info("starting from random weights (no checkpoint in OUTPUT_DIR, MODEL.INIT_FROM not set)")
     run.model = distributed.wrap(net, device)
     return run

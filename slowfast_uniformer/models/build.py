@@ -3,7 +3,8 @@
 import difflib
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from fvcore.common.config import CfgNode
 from fvcore.common.registry import Registry
@@ -21,9 +22,10 @@ def register_model(name: str, builder: Callable[[CfgNode], nn.Module]) -> None:
     MODEL_REGISTRY.register(entry)
 
 
-def build_model(cfg: CfgNode) -> nn.Module:
+def build_model(cfg: CfgNode, arithmetic: Mapping[str, Any] | None = None) -> nn.Module:
     """The model `cfg.MODEL.MODEL_NAME` names, with fresh weights, on the default device.
 
+    `arithmetic` (see weights.py) is what the weights to be loaded need where UNIFORMERV2's keys are "auto".
     Raises UserError for a name nobody registered; `cfg.MODEL.IMPORT` is imported first, so that it can.
     """
     _import(cfg.MODEL.get("IMPORT"))
@@ -32,10 +34,21 @@ def build_model(cfg: CfgNode) -> nn.Module:
         known = sorted(name for name, _ in MODEL_REGISTRY)
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
         raise UserError(f"MODEL.MODEL_NAME: no model {name}; the nearest is {nearest}, of {', '.join(known)}")
-    model = MODEL_REGISTRY.get(name)(cfg)
+    model = MODEL_REGISTRY.get(name)(_resolved(cfg, arithmetic or {}))
     if cfg.MODEL.USE_CHECKPOINT:
         model.set_grad_checkpointing(cfg.MODEL.CHECKPOINT_NUM)
     return model
+
+
+def _resolved(cfg: CfgNode, arithmetic: Mapping[str, Any]) -> CfgNode:
+    """A copy of the config with "auto" replaced by what the weights need."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    for key, value in arithmetic.items():
+        if cfg.UNIFORMERV2[key] == "auto":
+            cfg.UNIFORMERV2[key] = value
+    cfg.freeze()
+    return cfg
 
 
 def _import(module: str | None) -> None:

@@ -1,5 +1,6 @@
 """Pieces that more than one architecture is made of."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
@@ -95,6 +96,19 @@ class Mlp(nn.Module):
         return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
 
 
+def resize_position(embedding: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """Position embeddings (1 + s·s, dim), the class token's first, for a grid of H, W: (1 + H·W, dim).
+
+    Another grid than s, s is interpolated bicubically, without antialiasing.
+    """
+    side = math.isqrt(len(embedding) - 1)
+    if grid == (side, side):
+        return embedding
+    patches = embedding[1:].T.reshape(1, -1, side, side)
+    patches = F.interpolate(patches.float(), grid, mode="bicubic", align_corners=False)
+    return torch.cat((embedding[:1], patches.flatten(2)[0].T.to(embedding.dtype)))
+
+
 def new_classifier(old: nn.Linear, num_classes: int) -> nn.Linear:
     """A freshly drawn classifier that reads what `old` read, on the same device and in the same precision."""
     new = nn.Linear(old.in_features, num_classes, device=old.weight.device, dtype=old.weight.dtype)
@@ -136,15 +150,17 @@ def _scratch_statistics(block: nn.Module) -> Iterator[None]:
             setattr(norm, name, buffer)
 
 
-def recomputed(block: nn.Module) -> Callable:
-    """`block` as a function that keeps its inputs alone and computes the rest again in the backward pass.
+def recomputed(block: nn.Module, function: Callable | None = None) -> Callable:
+    """`block`, or the `function` around it, keeping its inputs alone and computing the rest again in the
+    backward pass.
 
     Results, gradients and buffers are those of calling `block`: random draws are repeated, and running
     statistics count the first pass only.
     """
+    function = function or block
     if not torch.is_grad_enabled():
-        return block
+        return function
     if torch.compiler.is_compiling():  # takes no contexts and needs none: it updates once by itself
-        return lambda *args: checkpoint(block, *args, use_reentrant=False)
+        return lambda *args: checkpoint(function, *args, use_reentrant=False)
     contexts = lambda: (nullcontext(), _scratch_statistics(block))  # noqa: E731
-    return lambda *args: checkpoint(block, *args, use_reentrant=False, context_fn=contexts)
+    return lambda *args: checkpoint(function, *args, use_reentrant=False, context_fn=contexts)

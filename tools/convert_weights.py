@@ -1,0 +1,59 @@
+"""Convert weights of any known program to safetensors in this program's names.
+
+python tools/convert_weights.py IN OUT.safetensors
+"""
+
+import argparse
+import json
+import os
+import sys
+
+from safetensors.torch import save_file
+
+from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.models import weights
+from slowfast_uniformer.models.weight_files import BESIDE
+
+
+def convert(source: str, target: str) -> list[str]:
+    """Write what `weights.read` makes of `source` to `target`; returns lines on what became of its tensors.
+
+    What a checkpoint tells beside its tensors (class names, config, arithmetic) goes along as metadata, so
+    that the file loads as the original does.
+    """
+    if not target.endswith(".safetensors"):
+        raise UserError(f"{target}: the file to write must end in .safetensors")
+    if os.path.exists(target):
+        raise UserError(f"{target} exists; remove it or choose another name")
+    read = weights.read(source)
+    beside = read.about | {"arithmetic": read.arithmetic, "image": read.image}
+    told = {key: beside[key] for key in BESIDE if beside.get(key)}
+    tensors = {name: value.contiguous().clone() for name, value in read.tensors.items()}
+    try:
+        save_file(tensors, target + ".tmp", {"format": "pt", "slowfast_uniformer": json.dumps(told)})
+        os.replace(target + ".tmp", target)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror}") from None
+    size = sum(value.numel() for value in tensors.values())
+    lines = [
+        f"{source}: {read.dialect}",
+        f"  {len(tensors)} tensors, {size / 1e6:.2f} M numbers, to {target}",
+    ]
+    return lines + [f"  {line}" for line in [*weights.account(read.dropped), *(f"{k}: {v}" for k, v in
+                    read.arithmetic.items())]]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Convert weights of any known program to safetensors.")
+    parser.add_argument("source", metavar="IN", help="a file, or its name in $SLOWFAST_UNIFORMER_WEIGHTS")
+    parser.add_argument("target", metavar="OUT", help="the .safetensors file to write")
+    args = parser.parse_args()
+    try:
+        print("\n".join(convert(args.source, args.target)))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
