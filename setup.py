@@ -32,7 +32,10 @@ setup(
         "numpy>=1.26",
         "pillow>=10",
     ],
-    extras_require={"dev": ["pytest>=8,<10", "ruff>=0.6"]},
+    extras_require={
+        "dev": ["pytest>=8,<10", "ruff>=0.6"],
+        "torchcodec": ["torchcodec>=0.8"],  # DATA.DECODER torchcodec; needs FFmpeg's shared libraries besides
+    },
     classifiers=[
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Image Recognition",

@@ -43,7 +43,7 @@ def get_cfg() -> CfgNode:
     c.TEST.CHECKPOINT_FILE_PATH = ""  # weights to test; "" is the last (or best) checkpoint of OUTPUT_DIR
     c.TEST.NUM_ENSEMBLE_VIEWS = 10  # clips taken along the time of each video
     c.TEST.NUM_SPATIAL_CROPS = 3  # crops of each clip: 1 (centre) or 3 (left, centre, right)
-    c.TEST.ADD_SOFTMAX = True  # softmax each view's scores before they are put together
+    c.TEST.ADD_SOFTMAX = True  # softmax (MULTI_LABEL: sigmoid) of each view before they are put together
     c.TEST.MIN_COVERAGE = 100.0  # a test that could read fewer of the videos (per cent) ends with an error
     c.TEST.TEST_BEST = False  # test the checkpoint of best validation accuracy instead of the last
 
@@ -54,6 +54,9 @@ def get_cfg() -> CfgNode:
     c.DATA.CLASS_NAMES = ""  # file of class names in label order; "" is classes.txt beside the lists, if any
     c.DATA.LABEL_PATH_TEMPLATE = "somesomev1_rgb_{}_split.txt"  # name of a list of frame folders ({}: split)
     c.DATA.IMAGE_TEMPLATE = "{:05d}.jpg"  # frame folders: file name of frame n, counted from 1
+    c.DATA.MAX_BAD_FRACTION = 0.2  # stop training when more of the train list cannot be read
+    c.DATA.DECODER = "pyav"  # pyav, or torchcodec if it is installed (docs/decoding.md)
+    c.DATA.READ_TIMEOUT = 60.0  # seconds to open a video, or to read of it, before giving it up; 0: no limit
     c.DATA.NUM_FRAMES = 8  # frames of a clip
     c.DATA.SAMPLING_RATE = 8  # dense sampling: frames from one sampled frame to the next
     c.DATA.USE_OFFSET_SAMPLING = False  # dense sampling: whole-number starts, test views from end to end
@@ -68,6 +71,8 @@ def get_cfg() -> CfgNode:
     c.DATA.TRAIN_JITTER_SCALES_RELATIVE = []  # random resized crop: smallest and largest part of the area
     c.DATA.TRAIN_JITTER_ASPECT_RELATIVE = []  # random resized crop: smallest and largest aspect ratio
     c.DATA.RANDOM_FLIP = True  # flip half of the training clips left to right
+    c.DATA.FLIP_LABELS = ""  # what flipping makes of the classes: "" nothing, auto (by name), or a JSON file
+    c.DATA.MULTI_LABEL = False  # several labels a video ("path 3,17"): binary cross-entropy, sigmoid and mAP
     c.DATA.ENSEMBLE_METHOD = "sum"  # views of a video: sum or max
 
     c.AUG = CN()
@@ -173,6 +178,7 @@ def get_cfg() -> CfgNode:
 
     c.DATA_LOADER = CN()
     c.DATA_LOADER.NUM_WORKERS = 8  # loading processes of each device; 0 loads in the training process
+    c.DATA_LOADER.TIMEOUT = 600  # seconds to wait for a batch before giving up; 0 waits for ever
     c.DATA_LOADER.PIN_MEMORY = True  # page-locked batches for faster copies to a GPU
 
     c.TENSORBOARD = CN()
@@ -216,10 +222,9 @@ RETIRED: dict[str, tuple[tuple | None, str]] = {
     "DATA.TRAIN_JITTER_MOTION_SHIFT": ((False,), "the crop does not move within a clip"),
     "DATA.DECODING_BACKEND": (
         None,
-        "PyAV decodes; windows counted in seconds are chosen by DATA.SAMPLE_BY_FPS",
+        "DATA.DECODER chooses the decoder; windows counted in seconds are chosen by DATA.SAMPLE_BY_FPS",
     ),
     "DATA.INV_UNIFORM_SAMPLE": ((False,), "training lengths are uniform"),
-    "DATA.MULTI_LABEL": ((False,), "one label per video"),
     "DATA.MC": (None, "there is no such reader; files are read through the path they have"),
     "DATA.EXTRA_PATH_TO_DATA_DIR": (("",), "one list per run; join the lists"),
     "DATA.PATH_TO_DATA_DIR_LIST": (([""], []), "one list per run; join the lists"),
@@ -410,6 +415,7 @@ def _validate(c: CfgNode, runs_here: bool) -> None:
     choices = {
         "TRAIN.MIXED_PRECISION": ("none", "bf16", "fp16"),
         "DATA.ENSEMBLE_METHOD": ("sum", "max"),
+        "DATA.DECODER": ("pyav", "torchcodec"),
         "SOLVER.LR_POLICY": ("cosine", "steps_with_relative_lrs"),
         "SOLVER.OPTIMIZING_METHOD": ("sgd", "adam", "adamw"),
         "AUG.RE_MODE": ("pixel", "rand", "const"),
@@ -429,6 +435,7 @@ def _validate(c: CfgNode, runs_here: bool) -> None:
     for key in positive.split():
         _check(values[key] >= 1, f"{key}: {values[key]} must be 1 or more")
     _check(0 <= c.SHARD_ID < c.NUM_SHARDS, f"SHARD_ID: {c.SHARD_ID} must be from 0 to NUM_SHARDS - 1")
+    _check(c.DATA.READ_TIMEOUT >= 0, f"DATA.READ_TIMEOUT: {c.DATA.READ_TIMEOUT} must be 0 or more")
     _check(
         c.DATA_LOADER.NUM_WORKERS >= 0,
         f"DATA_LOADER.NUM_WORKERS: {c.DATA_LOADER.NUM_WORKERS} must be 0 or more",
@@ -441,6 +448,18 @@ def _validate(c: CfgNode, runs_here: bool) -> None:
     _check(
         c.SOLVER.LR_POLICY == "cosine" or same,
         "SOLVER.STEPS and SOLVER.LRS must be equally long, and STEPS begin with 0, for this SOLVER.LR_POLICY",
+    )
+    _check(
+        not (c.DATA.MULTI_LABEL and c.MIXUP.ENABLE),
+        "MIXUP.ENABLE: mixup and label smoothing are for one label a video; not with DATA.MULTI_LABEL",
+    )
+    _check(
+        not (c.DATA.MULTI_LABEL and c.DATA.PATH_LABEL_SEPARATOR == ","),
+        "DATA.PATH_LABEL_SEPARATOR: with DATA.MULTI_LABEL ',' stands between labels; take another",
+    )
+    _check(
+        c.DATA.RANDOM_FLIP or not c.DATA.FLIP_LABELS,
+        "DATA.FLIP_LABELS says what flipping does to labels, but DATA.RANDOM_FLIP is False: set it True",
     )
     relative = (bool(c.DATA.TRAIN_JITTER_SCALES_RELATIVE), bool(c.DATA.TRAIN_JITTER_ASPECT_RELATIVE))
     _check(

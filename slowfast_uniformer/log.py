@@ -161,8 +161,8 @@ class Log:
         self.text("config", f"```yaml\n{cfg.dump()}```")
 
     def evaluation(self, section: str, scores: VideoAggregator, names: Names, step: int) -> None:
-        """Draw `confusion` and `per_class` of all videos."""
-        if self._board():
+        """Draw `confusion` and `per_class` of all videos, where a video has one label."""
+        if self._board() and not scores.multi_label:
             matrix = confusion_matrix(scores.predictions, scores.labels, scores.scores.shape[1])
             self.confusion(section, matrix, names, step)
             self.per_class(section, per_class_accuracy(matrix), names, step)

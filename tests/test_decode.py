@@ -2,6 +2,8 @@
 
 import os
 import sys
+from itertools import count
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -9,19 +11,22 @@ import pytest
 import video_factory as factory
 from PIL import Image
 
-from slowfast_uniformer.data import decode
+from slowfast_uniformer.data import decode, sampling
 from slowfast_uniformer.data.decode import FrameFolder, Video, VideoError
 from slowfast_uniformer.errors import UserError
 
 # Read without decoding from the start. Of the rest, some are not seekable and some not sound.
 SEEKING = """b_frames.mp4 long_gop.mkv short_gop.mov open_gop.mkv edit_list.mp4 variable_rate.mp4 odd_size.mp4
 hevc.mp4 hevc_layers.mkv hevc_leading.mp4 vp9.webm vp9_odd_size.webm mpeg4_b_frames.mp4 av1.mp4 turned_90.mp4
-cut_off.webm"""
+cut_off.webm fragmented.mp4 live.mkv foreign_tags.mp4 wide_pixels.mp4 ten_bit.mp4 interlaced.mp4 alpha.webm
+two_sizes.webm"""
 
 
 def everything(path, **reformat):
-    with av.open(path) as container:
+    with av.open(path, metadata_errors="ignore") as container:
+        container.streams.video[0].thread_type = "NONE"  # threads guess otherwise at what is damaged
         frames = list(container.decode(video=0))
+    reformat = {"width": frames[0].width, "height": frames[0].height} | reformat
     return [np.rot90(f.to_ndarray(format="rgb24", **reformat), round(f.rotation / 90)) for f in frames]
 
 
@@ -76,6 +81,39 @@ def test_files_with_more_packets_than_frames(video, name, frames):
     with av.open(video(name)) as container:
         assert sum(packet.size > 0 for packet in container.demux(video=0)) > frames
     assert decode.probe(video(name)).frames == frames
+
+
+@pytest.mark.parametrize(
+    "name, fact",
+    {
+        "long_gop.mkv": lambda stream: stream.frames == 0,
+        "fragmented.mp4": lambda stream: stream.frames == 0,
+        "live.mkv": lambda stream: not stream.duration and not stream.container.duration,
+        "wrong_count.avi": lambda stream: stream.frames == 1000,
+        "wide_pixels.mp4": lambda stream: stream.sample_aspect_ratio == 2,
+        "no_times.h264": lambda stream: next(stream.container.demux(stream)).pts is None,
+        "ten_bit.mp4": lambda stream: stream.format.name == "yuv420p10le",
+        "alpha.mov": lambda stream: stream.format.name == "rgba",
+        "interlaced.mp4": lambda stream: next(stream.container.decode(stream)).interlaced_frame,
+        "interlaced.mpg": lambda stream: next(stream.container.decode(stream)).interlaced_frame,
+        "two_sizes.webm": lambda stream: len({f.width for f in stream.container.decode(stream)}) == 2,
+        "two_sizes.ts": lambda stream: len({f.width for f in stream.container.decode(stream)}) == 2,
+    }.items(),
+)
+def test_files_of_the_factory_are_as_odd_as_their_names_say(video, name, fact):
+    with av.open(video(name)) as container:
+        assert fact(container.streams.video[0])
+
+
+def test_foreign_tags_cannot_be_read_as_text(video):
+    with pytest.raises(UnicodeDecodeError):
+        av.open(video("foreign_tags.mp4"), metadata_errors="strict")
+
+
+def test_fewer_frames_than_asked_for_are_repeated(video):
+    indices = sampling.dense(3, num_frames=8, rate=1, view=0)
+    expected = everything(video("three_frames.mp4"))
+    assert_frames(decode.read_frames(video("three_frames.mp4"), indices), expected, [0, 1, 2, 2, 2, 2, 2, 2])
 
 
 def test_info(video):
@@ -184,6 +222,28 @@ def test_a_frame_lost_without_a_word_is_an_error_and_shifts_no_other(tmp_path, m
             opened.read([13, 14, 15])
 
 
+def test_zeros_in_the_middle(tmp_path):
+    path = factory.write_video(tmp_path / "a.mp4", bframes=0, **factory.X264)
+    sound = everything(path)
+    with Video(factory.zeros(path, 0.5, 0.6)) as opened:
+        assert opened.info.frames == 60
+        for indices in ([0, 11, 20], [50, 59]):
+            assert_frames(opened.read(indices), sound, indices)
+        with pytest.raises(VideoError, match=r"only \d+ frames decode: "):
+            opened.read(range(60))
+
+
+def test_cut_off_with_the_header_in_front(tmp_path):
+    path = factory.write_video(tmp_path / "a.mp4", bframes=0, **factory.X264)
+    sound = everything(path)
+    with Video(factory.shorten(path, 0.7)) as opened:
+        left = opened.info.frames
+        assert 20 < left < 50
+        assert_frames(opened.read(range(left - 1)), sound, range(left - 1))
+        with pytest.raises(VideoError, match=f"only {left - 1} frames decode: "):  # the frame at the cut
+            opened.read([left - 1])
+
+
 def test_damage_where_frames_must_be_counted(tmp_path):
     path = factory.write_video(tmp_path / "a.avi", codec="mpeg4")
     sound = everything(path)
@@ -213,9 +273,57 @@ def test_files_that_are_no_videos(tmp_path, name, content, cause):
     assert isinstance(caught.value, UserError)
 
 
-def test_a_folder_is_no_video(tmp_path):
-    with pytest.raises(VideoError, match=f"cannot read {tmp_path}: "):
-        Video(tmp_path)
+def test_what_is_no_file_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")  # opening it would wait for ever
+    for path in (tmp_path, tmp_path / "pipe.mp4", "/dev/zero"):
+        with pytest.raises(VideoError) as caught:
+            Video(path)
+        assert str(caught.value) == f"cannot read {path}: not a file, but a folder, pipe or device"
+
+
+@pytest.mark.parametrize("name", ["image.png", "image.mp4", "image %03d.png"])
+def test_an_image_is_a_video_of_one_frame(tmp_path, name):
+    picture = factory.pictures(1, 60, 40)[0]
+    Image.fromarray(picture).save(tmp_path / name, "PNG")
+    with Video(tmp_path / name) as opened:
+        assert opened.info.frames == 1
+        np.testing.assert_array_equal(opened.read([0, 0]), [picture, picture])
+
+
+def test_a_file_without_end_takes_no_longer_than_the_timeout(tmp_path):
+    path = factory.write_video(tmp_path / "a.mkv", **factory.X264)
+    os.truncate(path, 1 << 40)  # zeros, which take no room on disk
+    with pytest.raises(VideoError) as caught:
+        Video(path, timeout=0.5)
+    assert str(caught.value) == f"cannot read {path}: not read within 0.5 s (DATA.READ_TIMEOUT)"
+
+
+@pytest.mark.parametrize("timeout", [30, 90])
+def test_opening_ends_at_the_timeout(video, monkeypatch, timeout):
+    """30 s end while packets are read, 90 s while the frames are counted: each takes a second here."""
+    monkeypatch.setattr(decode.time, "monotonic", count().__next__)
+    with pytest.raises(VideoError, match=f"not read within {timeout} s"):
+        Video(video("stream.ts"), timeout=timeout)
+    with Video(video("stream.ts"), timeout=0) as opened:
+        assert opened.info.frames == 60
+
+
+@pytest.mark.parametrize("name", ["long_gop.mkv", "mpeg4.avi"])
+def test_each_read_has_the_timeout_for_itself(video, monkeypatch, name):
+    now, rgb = [0.0], Video._rgb
+
+    def slow(*arguments):
+        now[0] += 1
+        return rgb(*arguments)
+
+    monkeypatch.setattr(decode.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(Video, "_rgb", slow)
+    with Video(video(name), timeout=5) as opened:
+        for _ in range(3):
+            assert len(opened.read(range(0, 60, 20))) == 3
+        with pytest.raises(VideoError, match="not read within 5 s"):
+            opened.read(range(0, 60, 4))
+        assert len(list(opened.survey())) == 60  # each frame of which has it
 
 
 @pytest.mark.parametrize("name, cover", [("sound.mp4", False), ("sound.mkv", True)])
@@ -299,3 +407,46 @@ def test_folder_with_a_damaged_image(folder):
         assert len(images.read([0, 1, 3])) == 3
         with pytest.raises(VideoError, match="img_00003.png: "):
             images.read([2])
+
+
+@pytest.mark.parametrize(
+    "module, cause",
+    [
+        (None, "import of torchcodec halted"),
+        (SimpleNamespace(ffmpeg_major_version=None), "no FFmpeg libraries"),
+    ],
+)
+def test_torchcodec_that_cannot_be_used(monkeypatch, module, cause):
+    monkeypatch.setitem(sys.modules, "torchcodec", module)
+    with pytest.raises(UserError, match=rf"{cause}.*pip install slowfast_uniformer\[torchcodec\].*ffmpeg"):
+        decode.opener("torchcodec", 60)
+
+
+@pytest.fixture
+def torchcodec():
+    pytest.importorskip("torchcodec", exc_type=Exception)
+    try:
+        return decode.opener("torchcodec", 60)
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize(
+    "name", ["b_frames.mp4", "open_gop.mkv", "variable_rate.mp4", "vp9.webm", "turned_90.mp4"]
+)
+def test_torchcodec_reads_the_same(video, torchcodec, name):
+    with torchcodec(video(name)) as opened, Video(video(name)) as ours:
+        for fact in ("frames", "width", "height", "rotation", "codec"):
+            assert getattr(opened.info, fact) == getattr(ours.info, fact)
+        np.testing.assert_array_equal(opened.read([59, 0, 7, 7]), ours.read([59, 0, 7, 7]))
+        assert opened.read([3], short_side=32).shape == ours.read([3], short_side=32).shape
+
+
+def test_torchcodec_fails_as_clearly(tmp_path, torchcodec):
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(VideoError, match=r"text.mp4: (Could not|Failed)"):
+        torchcodec(tmp_path / "text.mp4")
+    with pytest.raises(VideoError, match="pipe or device"):
+        torchcodec(tmp_path)
+    with pytest.raises(VideoError, match="No such file"):
+        torchcodec(tmp_path / "missing.mp4")

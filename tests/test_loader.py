@@ -73,10 +73,10 @@ def test_bad_videos_are_replaced_in_training_and_never_in_testing(tiny, demo, tm
         (broken / f"{split}.csv").write_text("\n".join(["gone.mp4 5", *lines[:3]]))
     cfg = load_config(None, [*tiny, "DATA.PATH_TO_DATA_DIR", str(broken), "TRAIN.MAX_BAD_VIDEOS", 20])
     item = VideoDataset(cfg, "train")[0, 0]
-    assert item["clips"] is not None and item["video"] != 0 and "gone.mp4" in item["errors"][0]
+    assert item["clips"] is not None and item["video"] != 0 and "gone.mp4" in item["errors"][0][1]
     test = VideoDataset(cfg, "test")
     batch = collate([test[0, 0], test[0, 1]])
-    assert batch["failed"] == [(0, 5)] and "gone.mp4" in batch["errors"][0]
+    assert batch["failed"] == [(0, 5)] and "gone.mp4" in batch["errors"][0][0]
     assert batch["videos"].tolist() == [1] * 6 and batch["clips"].shape[0] == 6
     assert collate([test[0, 0]])["clips"] is None
 

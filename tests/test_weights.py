@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from golden_recipe import GOLDEN, fill, golden_json
+from iopath.common.file_io import PathHandler, g_pathmgr
 from safetensors.torch import save_file
 from torch import nn
 
@@ -241,3 +242,18 @@ def test_names_are_looked_up_in_the_folder_of_weights(tmp_path, monkeypatch):
     monkeypatch.delenv("SLOWFAST_UNIFORMER_WEIGHTS")
     with pytest.raises(UserError, match="no weights 'known'.*SLOWFAST_UNIFORMER_WEIGHTS is unset"):
         find("known")
+
+
+def test_addresses_go_through_the_path_manager(tmp_path):
+    class Shelf(PathHandler):
+        def _get_supported_prefixes(self) -> list[str]:
+            return ["shelf://"]
+
+        def _get_local_path(self, path: str, **_) -> str:
+            return str(tmp_path / path.removeprefix("shelf://"))
+
+    g_pathmgr.register_handler(Shelf(), allow_override=True)
+    save_file({"w": torch.ones(1)}, tmp_path / "known.safetensors")
+    assert read_file("shelf://known.safetensors")[0]["w"] == 1
+    with pytest.raises(UserError, match="cannot fetch nowhere://x"):
+        read_file("nowhere://x")

@@ -3,7 +3,7 @@
 import struct
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from io import BytesIO
 from pathlib import Path
 
@@ -35,12 +35,14 @@ def write_video(
     bframes: int = 2,
     times: Sequence[int] | None = None,
     edit: Callable[[list[av.Packet]], list[av.Packet]] = list,
+    muxing: dict[str, str] | None = None,
     **options: str,
 ) -> Path:
     """Encode `pictures`, shown at `times` (in 1/FPS s, by default one after the other); `edit` may change the
-    packets before they are written, `options` go to the encoder."""
-    muxing = {"avoid_negative_ts": "disabled", "movflags": "faststart"}
-    with av.open(path, "w", options=muxing if path.suffix == ".mp4" else {}) as container:
+    packets before they are written, `options` go to the encoder, `muxing` to what writes the file."""
+    if muxing is None and path.suffix == ".mp4":
+        muxing = {"avoid_negative_ts": "disabled", "movflags": "faststart"}
+    with av.open(path, "w", options=muxing or {}) as container:
         stream = container.add_stream(codec, rate=FPS, options=options)
         stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
         stream.codec_context.gop_size, stream.codec_context.max_b_frames = gop, bframes
@@ -98,6 +100,37 @@ def damage(path: Path, number: int, share: float = 0.0) -> Path:
     return path
 
 
+def zeros(path: Path, start: float, end: float) -> Path:
+    """Overwrite the bytes between these shares of the file with zeros."""
+    data = bytearray(path.read_bytes())
+    first, last = int(start * len(data)), int(end * len(data))
+    data[first:last] = bytes(last - first)
+    path.write_bytes(data)
+    return path
+
+
+def wrong_count(path: Path) -> Path:
+    """Have both headers of an AVI file say that it holds 1000 frames."""
+    data = bytearray(path.read_bytes())
+    for header, offset in ((b"avih", 24), (b"strh", 40)):
+        struct.pack_into("<I", data, data.index(header) + offset, 1000)
+    path.write_bytes(data)
+    return path
+
+
+def foreign_tags(path: Path) -> Path:
+    """Put bytes that are no UTF-8 into the name of the writing program."""
+    path.write_bytes(path.read_bytes().replace(b"Lavf", b"\xe9\xff\xfe\xe8"))
+    return path
+
+
+def append_other_size(path: Path) -> Path:
+    """Continue an MPEG-TS file by one of other size, whose time stamps begin anew."""
+    other = write_video(path.with_name("other.ts"), frames=10, size=(128, 96), **X264)
+    path.write_bytes(path.read_bytes() + other.read_bytes())
+    return path
+
+
 def lose_mpeg4(path: Path, number: int) -> Path:
     """Turn packet `number`, not a key frame, into one that says that it holds no picture."""
     with av.open(path) as container:
@@ -126,6 +159,33 @@ def shift(frames: int) -> Callable[[list[av.Packet]], list[av.Packet]]:
         return packets
 
     return earlier
+
+
+def same_times(packets: list[av.Packet]) -> list[av.Packet]:
+    """Give every tenth packet the time stamp of the one before it."""
+    for earlier, packet in zip(packets[9::10], packets[10::10], strict=False):
+        packet.pts = packet.dts = earlier.pts
+    return packets
+
+
+def shown_late(packets: list[av.Packet]) -> list[av.Packet]:
+    """Give one packet a time stamp that lies behind many that follow it."""
+    packets[20].pts += 30
+    return packets
+
+
+def then_larger(packets: list[av.Packet]) -> list[av.Packet]:
+    """Continue a VP9 stream by frames of another size."""
+    encoder = av.CodecContext.create("libvpx-vp9", "w")
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.options = 128, 96, "yuv420p", VP9
+    encoder.time_base = Fraction(1, FPS)
+    frames = [av.VideoFrame.from_ndarray(picture, format="rgb24") for picture in pictures(10, 128, 96)]
+    for number, frame in enumerate(frames, len(packets)):
+        frame.pts = number
+    more = [packet for frame in [*frames, None] for packet in encoder.encode(frame)]
+    for packet in more:
+        packet.stream = packets[0].stream
+    return packets + more
 
 
 def repeat_before(packets: list[av.Packet]) -> list[av.Packet]:
@@ -180,6 +240,35 @@ VIDEOS = {
     "turned_180.mp4": dict(**X264),
     "turned_270.mp4": dict(**X264),
     "cut_off.webm": dict(codec="libvpx-vp9", gop=30, **VP9),
+    "fragmented.mp4": dict(muxing={"movflags": "frag_keyframe+empty_moov"}, **X264),
+    "live.mkv": dict(muxing={"live": "1"}, **X264),
+    "no_times.h264": dict(**X264),
+    "same_times.mkv": dict(bframes=0, edit=same_times, **X264),
+    "shown_late.mkv": dict(bframes=0, edit=shown_late, **X264),
+    "wrong_count.avi": dict(codec="mpeg4", bframes=0),
+    "foreign_tags.mp4": dict(**X264),
+    "wide_pixels.mp4": {"x264-params": "log=-1:sar=2/1"},
+    "ten_bit.mp4": dict(pix_fmt="yuv420p10le", **X264),
+    "interlaced.mp4": {"x264-params": "log=-1:interlaced=1"},
+    "interlaced.mpg": dict(codec="mpeg2video", flags="+ildct+ilme"),
+    "alpha.mov": dict(codec="png", pix_fmt="rgba"),
+    "alpha.webm": dict(codec="libvpx-vp9", pix_fmt="yuva420p", gop=30, **VP9),
+    "two_sizes.ts": dict(frames=20, **X264),
+    "two_sizes.webm": dict(codec="libvpx-vp9", frames=20, edit=then_larger, **VP9),
+    "zeros.mkv": dict(**X264),
+    "animation.gif": dict(codec="gif", pix_fmt="rgb8"),
+}
+
+# What is done to a file after it is written.
+AFTERWARDS = {
+    "turned_90.mp4": partial(rotate, degrees=90),
+    "turned_180.mp4": partial(rotate, degrees=180),
+    "turned_270.mp4": partial(rotate, degrees=270),
+    "cut_off.webm": partial(shorten, share=0.6),
+    "wrong_count.avi": wrong_count,
+    "foreign_tags.mp4": foreign_tags,
+    "two_sizes.ts": append_other_size,
+    "zeros.mkv": partial(zeros, start=0.5, end=0.6),
 }
 
 
@@ -189,6 +278,4 @@ def make(folder: Path, name: str) -> Path | None:
     if arguments.get("codec", "libx264") not in av.codecs_available:
         return None
     path = write_video(folder / name, **arguments)
-    if name.startswith("turned_"):
-        rotate(path, int(path.stem.removeprefix("turned_")))
-    return shorten(path, 0.6) if name.startswith("cut_off") else path
+    return AFTERWARDS.get(name, Path)(path)

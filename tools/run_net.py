@@ -71,10 +71,11 @@ def run(cfg: CfgNode) -> None:
 def summarize(cfg: CfgNode, figures: dict[str, Any]) -> None:
     """Print the test's figures and where everything is."""
     if figures:
-        accuracies = ("top-1", "top1_acc"), ("top-5", "top5_acc"), ("mean of classes", "mean_class_acc")
-        print(", ".join(f"{name} {figures[key]:.2f} %" for name, key in accuracies), end=" ")
+        names = {"top1_acc": "top-1", "top5_acc": "top-5", "mean_class_acc": "mean of classes", "map": "mAP"}
+        shown = [f"{name} {figures[key]:.2f} %" for key, name in names.items() if key in figures]
+        print(", ".join(shown) or "no labels", end=" ")
         print(f"({figures['num_videos']} videos, {figures['coverage']:.2f} % answered)")
-    for name in ("predictions.csv", "metrics.jsonl", "checkpoints", "tensorboard"):
+    for name in ("predictions.csv", "submission.csv", "metrics.jsonl", "checkpoints", "tensorboard"):
         if os.path.exists(path := os.path.join(cfg.OUTPUT_DIR, name)):
             print(f"  {path}")
     if cfg.TENSORBOARD.ENABLE:

@@ -7,11 +7,14 @@ container or codec is known to mislead, it decodes from the start and counts.
 
 import math
 import os
+import time
 from collections import namedtuple
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, dropwhile
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -26,6 +29,8 @@ SEEKABLE = {"mov", "matroska"}
 # no other refers to can be skipped: in AV1 that changes the others.
 SKIPPABLE = {"h264": True, "hevc": True, "vp9": True, "mpeg4": True, "av1": False}
 EMPTY_MPEG4 = 19  # bytes of MPEG-4 packets without a picture: it came in the one before, or there is none
+READ_TIMEOUT = 60.0  # seconds, unless DATA.READ_TIMEOUT says otherwise
+OpenFile = Callable[[], BinaryIO] | None
 _Packet = namedtuple("_Packet", "pts dts key discarded size")
 
 
@@ -51,7 +56,38 @@ class VideoInfo:
 
 class _Source(ExitStack):
     """What files and folders have in common; closing it closes what it opened. `_pictures` gives number and
-    picture of each wanted frame or raises VideoError, `_rgb` makes a picture an array of a size."""
+    picture of each wanted frame or raises VideoError, `_rgb` makes a picture an array of a size. Where it is
+    not a file of its own, `open_file` opens it, anew at each call, and `path` is but its name."""
+
+    def __init__(self, path: str | os.PathLike, open_file: OpenFile = None, timeout: float = 0.0):
+        super().__init__()
+        self.path = os.fspath(path)
+        self._open_file = open_file
+        self._timeout = timeout or math.inf
+        self._start_clock()
+
+    def _start_clock(self) -> None:
+        self._deadline = time.monotonic() + self._timeout
+
+    def _check_time(self) -> None:
+        if time.monotonic() > self._deadline:
+            raise VideoError(self.path, f"not read within {self._timeout:g} s (DATA.READ_TIMEOUT)")
+
+    def _in_time(self, items: Iterable) -> Iterator:
+        for item in items:
+            self._check_time()
+            yield item
+
+    def _opened(self) -> str | BinaryIO:
+        """The file, or its name as FFmpeg takes it. OSError if there is none."""
+        if self._open_file:
+            return self._open_file()
+        size = os.path.getsize(self.path)
+        if not os.path.isfile(self.path):  # a pipe or a device can hang for ever
+            raise VideoError(self.path, "not a file, but a folder, pipe or device")
+        if size == 0:
+            raise VideoError(self.path, "the file is empty")
+        return "file:" + self.path  # so a colon in the name does not make it a protocol
 
     def read(self, indices: ArrayLike, short_side: int | None = None) -> np.ndarray:
         """The frames of these numbers, (N, H, W, 3) RGB uint8.
@@ -69,19 +105,29 @@ class _Source(ExitStack):
             long_side = math.floor(max(width, height) / min(width, height) * short_side)
             width, height = (short_side, long_side) if width < height else (long_side, short_side)
         frames = np.empty((len(wanted), height, width, 3), np.uint8)
+        self._start_clock()
         with closing(self._pictures(wanted.tolist())) as pictures:
             for number, picture in pictures:
                 frames[np.searchsorted(wanted, number)] = self._rgb(picture, width, height)
         return frames if np.array_equal(where, np.arange(len(wanted))) else frames[where]
 
+    def survey(self) -> Iterator[tuple[int, int, bool]]:
+        """Decode every frame and keep none: width and height as stored, and whether the decoder reports it
+        as damaged. Raises VideoError like `read`; a limit of time counts for each frame."""
+        self._start_clock()
+        with closing(self._pictures(list(range(self.info.frames)))) as pictures:
+            for _, picture in pictures:
+                yield picture.width, picture.height, getattr(picture, "is_corrupt", False)
+                self._start_clock()
+
 
 class Video(_Source):
-    """A video file, open until closed; VideoError if nothing can be read from it. One thread decodes: loading
-    processes run side by side, and one that is forked beside decoder threads hangs."""
+    """A video file, open until closed; VideoError if nothing can be read from it, also within `timeout` s (0:
+    no limit) of opening or of each `read`. One thread decodes: loading processes run side by side, and one
+    that is forked beside decoder threads hangs."""
 
-    def __init__(self, path: str | os.PathLike):
-        super().__init__()
-        self.path = os.fspath(path)
+    def __init__(self, path: str | os.PathLike, open_file: OpenFile = None, timeout: float = READ_TIMEOUT):
+        super().__init__(path, open_file, timeout)
         self._reformatter = av.video.reformatter.VideoReformatter()
         self._restart()
         try:
@@ -89,21 +135,23 @@ class Video(_Source):
         except BaseException as error:
             self.close()
             if isinstance(error, av.FFmpegError):
+                self._check_time()
                 raise VideoError(self.path, error) from error
             raise
 
     def _restart(self) -> None:
-        self.close()
-        container, self._stream = self._open()
+        container, stream = self._open()
+        self.close()  # not before: where there is no time left to open, the video stays usable
+        self._stream = stream
         self._container = self.enter_context(container)
 
     def _open(self) -> tuple[av.container.InputContainer, av.VideoStream]:
+        self._check_time()
         try:
-            if os.path.getsize(self.path) == 0:
-                raise VideoError(self.path, "the file is empty")
-            # With "file:" a colon in the name does not make it a protocol. Tags may be in any encoding.
-            container = av.open("file:" + self.path, metadata_errors="ignore")
+            # Tags may be in any encoding. FFmpeg's own time-out ends its search in a file without packets.
+            container = av.open(self._opened(), metadata_errors="ignore", timeout=self._timeout)
         except (av.FFmpegError, OSError) as error:
+            self._check_time()
             invalid = isinstance(error, av.InvalidDataError)
             raise VideoError(self.path, "not a video, or its header is lost" if invalid else error) from error
         cover = av.stream.Disposition.attached_pic
@@ -118,7 +166,7 @@ class Video(_Source):
     def _describe(self) -> VideoInfo:
         demuxer = self._container.format.name.split(",")[0]
         self._codec = self._stream.codec_context.codec.canonical_name
-        demuxed = (p for p in self._container.demux(self._stream) if p.size)
+        demuxed = (p for p in self._in_time(self._container.demux(self._stream)) if p.size)
         packets = [_Packet(p.pts, p.dts, p.is_keyframe, p.is_discard, p.size) for p in demuxed]
         one_each, sound_times = _trusted(packets, self._codec)
         self._index = _Index(packets) if sound_times and demuxer in SEEKABLE else None
@@ -126,6 +174,7 @@ class Video(_Source):
         if not self._index and not (one_each and demuxer == "avi"):
             with suppress(VideoError):  # a damaged file has the frames that it should have
                 frames = sum(1 for _ in self._from_start())
+            self._check_time()
         if not frames:
             raise VideoError(self.path, "it has no frame that can be decoded")
         _, first = next(self._pictures([0]))
@@ -151,10 +200,11 @@ class Video(_Source):
         decoded = 0
         with container:
             try:
-                for frame in container.decode(stream):
+                for frame in self._in_time(container.decode(stream)):
                     yield self._index.number.get(frame.pts, -1) if self._index else decoded, frame
                     decoded += 1
             except av.FFmpegError as error:
+                self._check_time()
                 raise VideoError(self.path, f"only {decoded} frames decode: {error.strerror}") from error
 
     def _run(self, start: int, end: int, times: set[int]) -> Iterator[tuple[int, av.VideoFrame]]:
@@ -164,7 +214,7 @@ class Video(_Source):
         sure, skip = key.discarded, "NONREF" if SKIPPABLE[self._codec] else "DEFAULT"
         try:
             self._container.seek(key.pts if key.dts is None else key.dts, stream=self._stream)
-            packets = self._container.demux(self._stream)
+            packets = self._in_time(self._container.demux(self._stream))
             packets = dropwhile(lambda p: index.position.get(p.pts, start) < start, packets)
             for at, packet in zip(range(start, end + 1), packets, strict=False):
                 if index.position.get(packet.pts) != at:
@@ -227,8 +277,7 @@ class FrameFolder(_Source):
     Raises VideoError naming the first that is missing of the `frames` there should be."""
 
     def __init__(self, path: str | os.PathLike, template: str, frames: int):
-        super().__init__()
-        self.path = os.fspath(path)
+        super().__init__(path)
         self._template = template
         if frames < 1 or not self._has(frames):  # one look-up in good folders, which hold hundreds of files
             first = next((n for n in range(1, frames + 1) if not self._has(n)), 1)
@@ -251,6 +300,17 @@ class FrameFolder(_Source):
 
     def _rgb(self, picture: Image.Image, width: int, height: int) -> np.ndarray:
         return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def opener(decoder: str, timeout: float) -> Callable[..., _Source]:
+    """What takes (path, open_file) and opens videos by DATA.DECODER, "pyav" or "torchcodec". UserError if
+    torchcodec cannot be used."""
+    if decoder == "torchcodec":
+        from slowfast_uniformer.data import decode_torchcodec
+
+        decode_torchcodec.check()
+        return partial(decode_torchcodec.TorchCodecVideo, timeout=timeout)
+    return partial(Video, timeout=timeout)
 
 
 def probe(path: str | os.PathLike) -> VideoInfo:

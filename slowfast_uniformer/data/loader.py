@@ -40,13 +40,13 @@ class EpochSampler(Sampler):
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Join items into a batch: `clips` (N, 3, T, H, W) or None, `labels`, `videos` and `views` (N,),
-    `errors`, and `failed`, the (video, label) of items that hold no clip."""
+    """Join items into a batch: `clips` (N, 3, T, H, W) or None, `labels` (N,) or multi-hot (N, K), `videos`
+    and `views` (N,), `errors`, and `failed`, the (video, label) of items that hold no clip."""
     read = [item for item in items if item["clips"] is not None]
     counts = torch.tensor([len(item["clips"]) for item in read], dtype=torch.int64)
     return {
         "clips": torch.cat([item["clips"] for item in read]) if read else None,
-        "labels": torch.tensor([item["label"] for item in read], dtype=torch.int64).repeat_interleave(counts),
+        "labels": torch.cat([item["targets"] for item in read]) if read else torch.empty(0),
         "videos": torch.tensor([item["video"] for item in read], dtype=torch.int64).repeat_interleave(counts),
         "views": torch.cat([item["views"] for item in read]) if read else torch.empty(0, dtype=torch.int64),
         "errors": [error for item in items for error in item["errors"]],
@@ -83,4 +83,5 @@ def build_loader(cfg: CfgNode, split: str) -> DataLoader:
         drop_last=train,
         pin_memory=cfg.DATA_LOADER.PIN_MEMORY and cfg.NUM_GPUS > 0,
         persistent_workers=cfg.DATA_LOADER.NUM_WORKERS > 0,
+        timeout=cfg.DATA_LOADER.TIMEOUT if cfg.DATA_LOADER.NUM_WORKERS > 0 else 0,
     )

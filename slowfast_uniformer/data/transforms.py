@@ -131,20 +131,20 @@ class _Pixels:
         self.scale, self.shift = (v.float().view(3, 1, 1, 1) for v in (1 / (255 * std), -mean / std))
         self.reverse = cfg.DATA.REVERSE_INPUT_CHANNEL
 
-    def clip(self, frames: Frames, cut: Cut, size: int) -> torch.Tensor:
-        """The same cut of every frame as a clip (3, T, size, size).
+    def clip(self, frames: Frames, cut: Cut, height: int, width: int) -> torch.Tensor:
+        """The same cut of every frame, `height` x `width` pixels of it, as a clip (3, T, height, width).
 
         Frame by frame, a frame stays in the processor's cache. Values are normalised after scaling, which is
         less work than the releases' order on large frames and differs from it by rounding only (1e-6).
         """
-        top, left, height, width = cut.box
+        top, left, bottom, right = *cut.box[:2], cut.box[0] + cut.box[2], cut.box[1] + cut.box[3]
         y, x = cut.corner
-        clip = torch.empty(3, len(frames), size, size)
+        clip = torch.empty(3, len(frames), height, width)
         for t, frame in enumerate(torch.as_tensor(frames)):
-            part = frame[top : top + height, left : left + width].permute(2, 0, 1).unsqueeze(1)
+            part = frame[top:bottom, left:right].permute(2, 0, 1).unsqueeze(1)
             part = part.to(torch.float32, memory_format=torch.contiguous_format)
             part = interpolate(part, cut.size, mode="bilinear", align_corners=False)
-            part = part[..., y : y + size, x : x + size]
+            part = part[..., y : y + height, x : x + width]
             part = part.flip(-1) if cut.flip else part
             torch.addcmul(self.shift, part, self.scale, out=clip[:, t : t + 1])
         return clip
@@ -169,7 +169,7 @@ class TrainTransform:
                 f"DATA.TRAIN_JITTER_SCALES: {self.jitter} lets the short side become smaller than "
                 f"DATA.TRAIN_CROP_SIZE, {self.size}. Raise the one or lower the other"
             )
-        self.flip = data.RANDOM_FLIP
+        self.flip = data.RANDOM_FLIP and not data.FLIP_LABELS  # that needs the label: data/dataset.py
         self.augment = build_augment(aug.AA_TYPE, aug.INTERPOLATION) if aug.ENABLE and aug.AA_TYPE else None
         self.erasing = (aug.RE_PROB, aug.RE_MODE, aug.RE_COUNT) if aug.ENABLE and aug.RE_PROB > 0 else None
 
@@ -177,7 +177,7 @@ class TrainTransform:
         """Frames (T, H, W, 3) to a random clip (3, T, size, size)."""
         if self.augment:
             frames = augment_clip(frames, self.augment)
-        clip = self.pixels.clip(frames, self._cut(*frames.shape[1:3]), self.size)
+        clip = self.pixels.clip(frames, self._cut(*frames.shape[1:3]), self.size, self.size)
         if self.erasing:
             erase(clip, *self.erasing)
         return self.pixels.finish(clip)
@@ -206,10 +206,15 @@ class ViewTransform:
     def __call__(self, frames: Frames, spatial: int = 1) -> torch.Tensor:
         """Frames (T, H, W, 3) to the clip (3, T, size, size) that is crop `spatial`: 0 left or top, 1 centre,
         2 right or bottom."""
+        return self.crops(frames, (spatial,))[0]
+
+    def crops(self, frames: Frames, spatial: Iterable[int]) -> list[torch.Tensor]:
+        """Several crops of the same frames, which are scaled once for all of them."""
         height, width = frames.shape[1:3]
         size = short_side_size(height, width, self.size)
-        cut = Cut((0, 0, height, width), size, view_corner(*size, self.size, spatial))
-        return self.pixels.finish(self.pixels.clip(frames, cut, self.size))
+        whole = self.pixels.finish(self.pixels.clip(frames, Cut((0, 0, height, width), size), *size))
+        corners = [view_corner(*size, self.size, crop) for crop in spatial]
+        return [whole[..., y : y + self.size, x : x + self.size] for y, x in corners]
 
 
 def to_display(clip: torch.Tensor, cfg: CfgNode) -> torch.Tensor:

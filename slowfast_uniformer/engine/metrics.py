@@ -1,4 +1,4 @@
-"""Accuracy: of a batch, of videos put together from their views, and per class."""
+"""Accuracy: of a batch, of videos put together from their views, and per class; mean average precision."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -41,6 +41,16 @@ def per_class_accuracy(matrix: Tensor) -> Tensor:
     return 100.0 * matrix.diagonal().double() / matrix.sum(1)
 
 
+def mean_average_precision(probabilities: Tensor, labels: Tensor) -> float:
+    """Per cent: mean over classes of the area under precision and recall, from probabilities (V, K) and
+    multi-hot labels (V, K); classes without a video are left out, nan where that leaves none."""
+    from torchmetrics.functional.classification import binary_average_precision
+
+    present = [k for k in range(labels.shape[1]) if (labels[:, k] > 0).any()]
+    each = [binary_average_precision(probabilities[:, k], labels[:, k].clamp(min=0)) for k in present]
+    return 100.0 * torch.stack(each).mean().item() if each else float("nan")
+
+
 class VideoAggregator:
     """Joins the scores of each video's views, and gives accuracies over all videos.
 
@@ -48,14 +58,25 @@ class VideoAggregator:
     so no digit depends on batches or on the number of ranks. Memory is 8 bytes x videos x classes; single
     views (4 bytes x classes) are kept only until their video is complete. `method` is sum or max over views,
     of probabilities when `softmax`, else of logits. Max starts from zero, as in the released programs.
+    With `multi_label` labels are multi-hot, (V, K), and probabilities sigmoids.
     """
 
-    def __init__(self, num_videos: int, num_classes: int, views_per_video: int, method: str, softmax: bool):
+    def __init__(
+        self,
+        num_videos: int,
+        num_classes: int,
+        views_per_video: int,
+        method: str,
+        softmax: bool,
+        multi_label: bool = False,
+    ):
         self.method, self.softmax, self.views_per_video = method, softmax, views_per_video
+        self.multi_label = multi_label
         self._clear(num_videos, num_classes)
 
     def _clear(self, num_videos: int, num_classes: int) -> None:
-        self.labels = torch.full((num_videos,), UNKNOWN)
+        shape = (num_videos, num_classes) if self.multi_label else (num_videos,)
+        self.labels = torch.full(shape, UNKNOWN)
         self._joined = torch.zeros(num_videos, num_classes, dtype=torch.float64)  # of complete videos
         self._complete = torch.zeros(num_videos, dtype=torch.bool)
         self._failed = torch.zeros(num_videos, dtype=torch.bool)
@@ -64,12 +85,11 @@ class VideoAggregator:
     def update(self, scores: Tensor, video_ids: Tensor, view_ids: Tensor, labels: Tensor) -> None:
         """Take in scores (N, K) of N views, with the (N,) numbers of their videos and views, and labels."""
         rows = scores.detach().float().cpu()
-        ids = (ids.tolist() for ids in (video_ids, view_ids, labels))
-        for row, video, view, label in zip(rows, *ids, strict=True):
+        for row, video, view, label in zip(rows, video_ids.tolist(), view_ids.tolist(), labels, strict=True):
             self.labels[video] = label
             self._add(video, view, row.clone())  # a clone, for a row would keep or carry its whole batch
 
-    def fail(self, video_id: int, label: int) -> None:
+    def fail(self, video_id: int, label: int | Tensor) -> None:
         """Record that a video could not be read: it is not answered, hence wrong in every accuracy."""
         self.labels[video_id] = label
         self._failed[video_id] = True
@@ -114,7 +134,8 @@ class VideoAggregator:
 
     def _join(self, views: dict[int, Tensor]) -> Tensor:
         rows = torch.stack([views[view] for view in sorted(views)]).double()
-        rows = rows.softmax(1) if self.softmax else rows
+        if self.softmax:
+            rows = rows.sigmoid() if self.multi_label else rows.softmax(1)
         return rows.sum(0) if self.method == "sum" else rows.amax(0).clamp(min=0.0)
 
     @property
@@ -138,15 +159,21 @@ class VideoAggregator:
         return torch.where(self.answered, self.scores.argmax(1), UNKNOWN)
 
     def probabilities(self) -> Tensor:
-        """(V, K) `scores` made to sum to 1 over classes: softmaxed, if they were joined from logits."""
+        """(V, K) `scores` made to sum to 1 over classes: softmaxed, if they were joined from logits. With
+        `multi_label` the mean (or largest) of the views, 0 for a video that was not answered."""
         scores = self.scores
+        if self.multi_label:
+            scores = scores / (self.views_per_video if self.method == "sum" else 1)
+            return (scores if self.softmax else scores.sigmoid()) * self.answered[:, None]
         if self.softmax:
             return scores / scores.sum(1, keepdim=True).clamp(min=1e-12)
         return (scores / (self.views_per_video if self.method == "sum" else 1)).softmax(1)
 
     def result(self) -> dict[str, float | int]:
-        """Accuracies in per cent of all videos (`mean_class_acc`: mean over classes that have videos),
-        `num_videos` and `coverage`, the per cent of them answered from all their views."""
+        """Accuracies in per cent of all videos (`mean_class_acc`: mean over classes that have videos; with
+        `multi_label` instead `map`), and `counts`."""
+        if self.multi_label:
+            return {"map": mean_average_precision(self.probabilities(), self.labels), **self.counts()}
         total, answered, scores = len(self.labels), self.answered, self.scores
         top1, top5 = topk_correct(scores[answered], self.labels[answered])
         matrix = confusion_matrix(self.predictions, self.labels, scores.shape[1])
@@ -154,6 +181,13 @@ class VideoAggregator:
             "top1_acc": 100.0 * top1 / total,
             "top5_acc": 100.0 * top5 / total,
             "mean_class_acc": per_class_accuracy(matrix).nanmean().item(),
+            **self.counts(),
+        }
+
+    def counts(self) -> dict[str, float | int]:
+        """`coverage`, the per cent of videos that are answered from all their views, and `num_videos`."""
+        total = len(self.labels)
+        return {
             "coverage": 100.0 * int((self._complete & ~self._failed).sum()) / total,
             "num_videos": total,
         }

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from slowfast_uniformer import checkpoint, distributed
 from slowfast_uniformer.data import annotations
+from slowfast_uniformer.data.faults import guarded
 from slowfast_uniformer.data.loader import build_loader
 from slowfast_uniformer.engine.metrics import VideoAggregator
 from slowfast_uniformer.errors import UserError
@@ -43,13 +44,14 @@ def evaluate(
     clips_at_once = max(1, cfg.TEST.BATCH_SIZE // distributed.local_size())
     dataset = loader.dataset
     scores = VideoAggregator(
-        len(dataset), cfg.MODEL.NUM_CLASSES, dataset.views, cfg.DATA.ENSEMBLE_METHOD, cfg.TEST.ADD_SOFTMAX
-    )
+        len(dataset), cfg.MODEL.NUM_CLASSES, dataset.views, cfg.DATA.ENSEMBLE_METHOD, cfg.TEST.ADD_SOFTMAX,
+        cfg.DATA.MULTI_LABEL,
+    )  # fmt: skip
     errors: list[str] = []
-    for batch in progress(loader, len(loader), title):
+    for batch in progress(guarded(loader, cfg), len(loader), title):
         for video, label in batch["failed"]:
             scores.fail(video, label)
-        errors += batch["errors"]
+        errors += [cause for _, cause in batch["errors"]]
         if batch["clips"] is None:
             continue
         with autocast(cfg, device):
@@ -92,6 +94,7 @@ def same_classes(theirs: list[str] | None, ours: list[str] | None, path: str) ->
 
 def test(cfg: CfgNode) -> dict[str, Any]:
     """Multi-view test of a checkpoint. Writes predictions.csv and a `test_final` row; returns the figures.
+    Where the list lacks labels, there are no accuracies but a submission.csv.
 
     Raises UserError after writing the results when videos could not be read and coverage is below
     TEST.MIN_COVERAGE.
@@ -107,13 +110,16 @@ def test(cfg: CfgNode) -> dict[str, Any]:
     logger.info("%s", report)
     logger.info("testing %s on %d videos, %d views each", path, len(loader.dataset), loader.dataset.views)
     scores, errors = evaluate(model.to(distributed.device(cfg)), loader, cfg, "test")
-    figures = scores.result()
+    samples, step = loader.dataset.samples, given.about.get("step", 0)
+    labelled = all(sample.label != annotations.UNLABELLED for sample in samples)
+    figures = scores.result() if labelled else scores.counts()
     if distributed.is_main():
-        write_predictions(
-            os.path.join(cfg.OUTPUT_DIR, "predictions.csv"), loader.dataset.samples, scores, names
-        )
-        log.write(given.about.get("step", 0), {"split": "test_final", **figures, "checkpoint": path})
-        log.evaluation("test", scores, names, given.about.get("step", 0))
+        write_predictions(os.path.join(cfg.OUTPUT_DIR, "predictions.csv"), samples, scores, names)
+        log.write(step, {"split": "test_final", **figures, "checkpoint": path})
+        if labelled:
+            log.evaluation("test", scores, names, step)
+        else:
+            write_submission(os.path.join(cfg.OUTPUT_DIR, "submission.csv"), samples, scores, names)
     log.close()
     distributed.barrier()  # a rank that ends with an error would end the one that writes
     if figures["coverage"] < cfg.TEST.MIN_COVERAGE:
@@ -125,12 +131,20 @@ def test(cfg: CfgNode) -> dict[str, Any]:
     return figures
 
 
+def labels_of(sample: annotations.Sample) -> tuple[int, ...]:
+    """Its labels: one, several with DATA.MULTI_LABEL, none where the list has none."""
+    if isinstance(sample.label, tuple):
+        return sample.label
+    return () if sample.label == annotations.UNLABELLED else (sample.label,)
+
+
 def write_predictions(
     path: str, samples: list[annotations.Sample], scores: VideoAggregator, names: list[str] | None
 ) -> None:
     """One row a video: path, label, prediction, correctness, the five most probable classes.
 
-    A video that was not answered has empty predictions.
+    A video that was not answered has empty predictions. With several labels a video, `label` holds all,
+    `correct` says whether the most probable class is one of them, and every class's probability follows.
     """
     probabilities = scores.probabilities()
     count = min(5, probabilities.shape[1])
@@ -138,17 +152,34 @@ def write_predictions(
     name = (lambda label: names[label]) if names else str
     head = ["video", "label", "label_name", "prediction", "prediction_name", "correct", "probability"]
     head += [f"top{k}_{what}" for k in range(1, count + 1) for what in ("name", "probability")]
+    classes = range(probabilities.shape[1]) if scores.multi_label else ()
+    head += [f"probability of {name(label)}" for label in classes]
     with open(path + ".tmp", "w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(head)
         for i, sample in enumerate(samples):
-            row: list[Any] = [sample.path, sample.label, name(sample.label)]
+            true = labels_of(sample)
+            row: list[Any] = [sample.path, ",".join(map(str, true)), "; ".join(map(name, true))]
             if scores.answered[i]:
                 best = int(top.indices[i, 0])
-                row += [best, name(best), int(best == sample.label), f"{top.values[i, 0]:.6f}"]
+                row += [best, name(best), int(best in true) if true else "", f"{top.values[i, 0]:.6f}"]
                 for label, probability in zip(top.indices[i].tolist(), top.values[i].tolist(), strict=True):
                     row += [name(label), f"{probability:.6f}"]
+                row += [f"{probabilities[i, label]:.6f}" for label in classes]
             else:
                 row += [""] * (len(head) - len(row))
             rows.writerow(row)
+    os.replace(path + ".tmp", path)
+
+
+def write_submission(
+    path: str, samples: list[annotations.Sample], scores: VideoAggregator, names: list[str] | None
+) -> None:
+    """What Something-Something's evaluation asks for: a line a video, its id (the file name without ending)
+    and the five most probable classes by name, separated by semicolons."""
+    best = scores.scores.topk(min(5, scores.scores.shape[1]), dim=1).indices.tolist()
+    with open(path + ".tmp", "w", encoding="utf-8") as file:
+        for sample, labels in zip(samples, best, strict=True):
+            video = os.path.splitext(os.path.basename(sample.path))[0]
+            file.write(";".join([video, *(names[k] if names else str(k) for k in labels)]) + "\n")
     os.replace(path + ".tmp", path)

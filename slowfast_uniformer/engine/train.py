@@ -18,12 +18,13 @@ from torch.utils.data import DataLoader
 from slowfast_uniformer import checkpoint, distributed, rng
 from slowfast_uniformer.config import to_plain
 from slowfast_uniformer.data import annotations
+from slowfast_uniformer.data.faults import BadFiles, guarded
 from slowfast_uniformer.data.loader import build_loader
 from slowfast_uniformer.data.mixup import Mixup
 from slowfast_uniformer.data.transforms import to_display
 from slowfast_uniformer.engine.metrics import VideoAggregator
 from slowfast_uniformer.engine.optim import build_optimizer, clip_gradients, lr_at, set_lr
-from slowfast_uniformer.engine.test import autocast, evaluate, same_classes
+from slowfast_uniformer.engine.test import autocast, evaluate, labels_of, same_classes
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.log import Log, progress
 from slowfast_uniformer.models import build_model, weights
@@ -45,7 +46,7 @@ class Run:
     class_names: list[str] | None
     epoch: int = 0  # epochs done
     step: int = 0  # optimizer steps done
-    best_top1: float = -1.0
+    best_top1: float = -1.0  # of validations; with DATA.MULTI_LABEL best mAP
     skipped_steps: int = 0
     bad_in_a_row: int = 0
 
@@ -99,12 +100,14 @@ class Step(NamedTuple):
 
 
 def training_step(run: Run, clips: torch.Tensor, targets: torch.Tensor) -> Step:
-    """Forward, backward, update: clips (N, 3, T, H, W), targets (N,) labels or (N, K) probabilities.
+    """Forward, backward, update: clips (N, 3, T, H, W), targets (N,) labels or (N, K) probabilities (with
+    DATA.MULTI_LABEL of each class by itself).
 
     A step whose loss or gradient is not finite leaves weights, optimizer and batch-norm statistics as they
     were.
     """
     cfg = run.cfg
+    criterion = F.binary_cross_entropy_with_logits if cfg.DATA.MULTI_LABEL else F.cross_entropy
     buffers = [buffer.clone() for buffer in run.net.buffers()]
     parts = list(zip(clips.chunk(cfg.TRAIN.ACCUM_STEPS), targets.chunk(cfg.TRAIN.ACCUM_STEPS), strict=True))
     total, correct = torch.zeros(2, device=run.device)
@@ -114,7 +117,7 @@ def training_step(run: Run, clips: torch.Tensor, targets: torch.Tensor) -> Step:
         with autocast(cfg, run.device):
             output = run.model(x)
         heads = output if isinstance(output, tuple) else (output,)
-        loss = torch.stack([F.cross_entropy(head.float(), y) for head in heads]).mean()
+        loss = torch.stack([criterion(head.float(), y) for head in heads]).mean()
         loss = loss * len(x) / len(clips)
         run.scaler.scale(loss).backward()
         total += loss.detach()
@@ -141,9 +144,10 @@ def train_one_epoch(run: Run, loader: DataLoader, mixup: Mixup | None, log: Log)
     run.model.train()
     loader.sampler.epoch = run.epoch
     scale = distributed.machines() if cfg.SOLVER.BASE_LR_SCALE_NUM_SHARDS else 1
-    meter = Meter(run, len(loader), log)
-    for i, (batch, waited) in enumerate(timed(progress(loader, len(loader), f"epoch {run.epoch + 1}"))):
-        note_bad_videos(cfg, batch)
+    meter, bad_files = Meter(run, len(loader), log), BadFiles(cfg.OUTPUT_DIR)
+    batches = progress(guarded(loader, cfg), len(loader), f"epoch {run.epoch + 1}")
+    for i, (batch, waited) in enumerate(timed(batches)):
+        note_bad_videos(cfg, batch, bad_files, len(loader.dataset))
         rng.seed_all(cfg.RNG_SEED, run.epoch, i, distributed.rank())
         clips, targets = batch["clips"], batch["labels"]
         if mixup:
@@ -165,15 +169,18 @@ def timed(batches: Iterable) -> Iterator[tuple[Any, float]]:
         start = time.perf_counter()
 
 
-def note_bad_videos(cfg: CfgNode, batch: dict) -> None:
-    """Name the videos that were replaced; give up where replacements could not be read either."""
-    for error in batch["errors"]:
-        logger.warning("replaced: %s", error)
+def note_bad_videos(cfg: CfgNode, batch: dict, bad_files: BadFiles, videos: int) -> None:
+    """Name the videos that were replaced, each once; give up where replacements could not be read either, or
+    where too many of all `videos` cannot."""
+    for path, cause in batch["errors"]:
+        if bad_files.add(path, cause):
+            logger.warning("replaced: %s", cause)
     if batch["failed"]:
         raise UserError(
-            f"{cfg.TRAIN.MAX_BAD_VIDEOS} videos in a row could not be read, the last: {batch['errors'][-1]}. "
-            "Check DATA.PATH_PREFIX and the train list"
+            f"{cfg.TRAIN.MAX_BAD_VIDEOS} videos in a row could not be read, the last: "
+            f"{batch['errors'][-1][1]}. Check DATA.PATH_PREFIX and the train list"
         )
+    bad_files.check(videos, cfg.DATA.MAX_BAD_FRACTION)
 
 
 def note_skipped(run: Run, step: Step, batch: dict, samples: list[annotations.Sample]) -> None:
@@ -302,7 +309,7 @@ def begin(cfg: CfgNode, class_names: list[str] | None) -> Run:
 
 
 def validate(run: Run, loader: DataLoader, log: Log) -> float:
-    """Evaluate on the validation list, write its row and pictures; returns top-1 in per cent."""
+    """Evaluate on the validation list, write its row and pictures; returns top-1 (or mAP) in per cent."""
     scores, errors = evaluate(run.best_net(), loader, run.cfg, "validation")
     figures = scores.result()
     log.write(
@@ -311,7 +318,7 @@ def validate(run: Run, loader: DataLoader, log: Log) -> float:
     if distributed.is_main():
         log.evaluation("val", scores, run.class_names, run.step)
         show_clips(run, loader, scores, log)
-    return figures["top1_acc"]
+    return figures["map" if run.cfg.DATA.MULTI_LABEL else "top1_acc"]
 
 
 def show_clips(run: Run, loader: DataLoader, scores: VideoAggregator, log: Log, count: int = 8) -> None:
@@ -321,7 +328,8 @@ def show_clips(run: Run, loader: DataLoader, scores: VideoAggregator, log: Log, 
     probability, best = scores.probabilities().max(dim=1)
     name = (lambda label: run.class_names[label]) if run.class_names else str
     clips = [to_display(loader.dataset[0, video]["clips"][0], run.cfg) for video in chosen]
-    answers = [(name(int(scores.labels[v])), name(int(best[v])), float(probability[v])) for v in chosen]
+    true = [", ".join(map(name, labels_of(loader.dataset.samples[v]))) for v in chosen]
+    answers = [(t, name(int(best[v])), float(probability[v])) for t, v in zip(true, chosen, strict=True)]
     if chosen:
         log.clips("val", clips, answers, run.step)
 
@@ -336,6 +344,7 @@ def train(cfg: CfgNode) -> None:
     log = Log(cfg.OUTPUT_DIR, cfg.TENSORBOARD.ENABLE, distributed.rank())
     run = begin(cfg, annotations.class_names(cfg))
     loader, val_loader = build_loader(cfg, "train"), build_loader(cfg, "val")
+    loader.dataset.bad_files |= BadFiles(cfg.OUTPUT_DIR).causes
     mixup = Mixup.from_config(cfg) if cfg.MIXUP.ENABLE else None
     describe(run, loader, log)
     last = cfg.SOLVER.MAX_EPOCH

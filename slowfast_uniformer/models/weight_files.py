@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from iopath.common.file_io import HTTPURLHandler, PathManager, g_pathmgr
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from slowfast_uniformer import paths
 from slowfast_uniformer.errors import UserError
 
 # Keys under which checkpoints keep their tensors, the first that is there counting
@@ -32,7 +32,7 @@ def find(name: str) -> str:
     The name may lack its ending. Raises UserError if there is no such file.
     """
     if "://" in name:
-        return _fetch(name)
+        return paths.fetch(name)
     folder = os.environ.get("SLOWFAST_UNIFORMER_WEIGHTS", "")
     candidates = [name] + [os.path.join(folder, name + ending) for ending in ("", *_ENDINGS) if folder]
     for path in candidates:
@@ -45,18 +45,6 @@ def find(name: str) -> str:
         f"no weights {name!r}: no such file, {where}. Put the file there, or name its path, "
         'or set MODEL.INIT_FROM "" to start from random weights'
     )
-
-
-def _fetch(address: str) -> str:
-    manager: PathManager = g_pathmgr
-    if address.startswith("http"):
-        manager.register_handler(HTTPURLHandler(), allow_override=True)
-    try:
-        return manager.get_local_path(address)
-    except Exception as error:  # each kind of storage has its own
-        raise UserError(
-            f"cannot fetch {address} ({type(error).__name__}: {error}); fetch it yourself and name its path"
-        ) from error
 
 
 def read_file(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,0 +1,100 @@
+"""The benchmark's rivals make the same clips; its figures are there and positive. No timing is judged."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import load_script
+
+from slowfast_uniformer.apps import benchmark
+from slowfast_uniformer.apps.rivals import pil_item, reopened_item
+from slowfast_uniformer.config import load_config
+from slowfast_uniformer.data.dataset import VideoDataset
+from slowfast_uniformer.errors import UserError
+
+AUGMENTED = ["AUG.ENABLE", True, "AUG.NUM_SAMPLE", 2, "AUG.RE_PROB", 0.9, "DATA.RANDOM_FLIP", True,
+             "AUG.AA_TYPE", "rand-m7-n4-mstd0.5-inc1"]  # fmt: skip
+BOXES = ["DATA.TRAIN_JITTER_SCALES_RELATIVE", [0.08, 1.0], "DATA.TRAIN_JITTER_ASPECT_RELATIVE", [0.75, 1.33]]
+
+
+@pytest.mark.parametrize(
+    "overrides", [[], AUGMENTED, AUGMENTED + BOXES, ["TRAIN.DATASET", "kinetics_sparse"]],
+    ids=["plain", "augmented", "boxes", "sparse"],
+)  # fmt: skip
+def test_pil_images_give_the_same_clips(tiny, overrides):
+    dataset = VideoDataset(load_config(None, [*tiny, *overrides]), "train")
+    for index in range(4):
+        torch.testing.assert_close(pil_item(dataset, index), dataset[0, index]["clips"], rtol=0, atol=1e-4)
+
+
+def test_reopening_gives_the_same_views(tiny):
+    dataset = VideoDataset(load_config(None, tiny), "test")
+    assert torch.equal(reopened_item(dataset, 1), dataset[0, 1]["clips"]) and dataset.views == 6
+
+
+def test_chosen_videos_are_spread_over_the_list():
+    assert benchmark.sample_of(range(9), 3) == [0, 4, 8]
+    assert benchmark.sample_of(range(3), 100) == [0, 1, 2]
+
+
+def positive(figures: dict) -> bool:
+    return all(positive(value) if isinstance(value, dict) else value > 0 for value in figures.values())
+
+
+def test_stages(tiny):
+    figures = benchmark.stages(load_config(None, [*tiny, *AUGMENTED]), 3)
+    assert figures["clips"] == 6 and positive(figures)
+    plain = benchmark.stages(load_config(None, tiny), 3)["cpu_ms_per_clip"]
+    assert list(plain) == list(figures["cpu_ms_per_clip"]) and plain["augment"] == plain["erase"] == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loading_goes_on_for_as_many_videos_as_asked(tiny, workers):
+    cfg = load_config(None, [*tiny, "DATA_LOADER.NUM_WORKERS", workers])
+    figures = benchmark.loading(cfg, 20)  # of a list of 16, in batches of 8
+    assert figures["clips"] == {0: 24, 2: 32}[workers] and positive({**figures, "workers": 1})
+    assert figures["clips_per_second_per_worker"] * max(1, workers) == figures["clips_per_second"]
+
+
+def command(monkeypatch, *arguments) -> None:
+    config = Path(__file__).parent / "empty.yaml"
+    line = ["benchmark.py", "data", *arguments[:-1], "--cfg", config, *arguments[-1]]
+    monkeypatch.setattr(sys, "argv", list(map(str, line)))
+    load_script("tools/benchmark.py").main()
+
+
+def test_everything_as_json(tiny, monkeypatch, capsys):
+    compare = ("--compare", "pil", "--compare", "reopen")
+    command(monkeypatch, "--videos", 2, "--workers", 0, "--model", "--steps", 1, *compare, "--json", tiny)
+    figures = json.loads(capsys.readouterr().out)
+    assert list(figures) == ["stages", "loading", "waiting", "pil", "reopen"]
+    assert positive(figures["pil"]) and positive(figures["reopen"]) and figures["reopen"]["views"] == 6
+    assert 0 < figures["waiting"]["waiting_percent"] < 100 and figures["waiting"]["seconds_per_step"] > 0
+
+
+def test_the_table(tiny, monkeypatch, capsys):
+    command(monkeypatch, "--videos", 2, "--compare", "pil", tiny)
+    out = capsys.readouterr().out
+    for words in (
+        "one process, 2 training clips",
+        "crop and normalise",
+        "loader with 0 processes",
+        "PIL images",
+    ):
+        assert words in out
+    assert "training step" not in out and "each view" not in out
+
+
+def test_a_video_that_cannot_be_read_is_one_line(tiny, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command(monkeypatch, [*tiny, "DATA.PATH_PREFIX", "/nowhere"])
+    out, err = capsys.readouterr()
+    assert (stop.value.code, out, err.count("\n")) == (2, "", 1) and "/nowhere" in err
+
+
+def test_batches_without_clips_end_the_benchmark(tiny):
+    cfg = load_config(None, [*tiny, "DATA.PATH_PREFIX", "/nowhere"])
+    with pytest.raises(UserError, match="/nowhere"):
+        benchmark.loading(cfg, 8)

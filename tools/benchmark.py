@@ -1,0 +1,124 @@
+"""Measure how fast a config's data is read.
+
+python tools/benchmark.py data --cfg configs/demo/uniformer.yaml [--compare pil] [KEY VALUE ...]
+
+CPU time by stage in one process, what the loader delivers with --workers processes, with --model which share
+of a training step waits for it, and with --compare what plainer programs take: `pil` keeps frames as lists of
+PIL images, `reopen` opens a video for each of its test views. Ratios above 1 are in favour of this program.
+"""
+
+import argparse
+import itertools
+import json
+import sys
+from typing import Any
+
+import torch
+
+from slowfast_uniformer.apps import benchmark
+from slowfast_uniformer.config import load_config
+from slowfast_uniformer.errors import UserError
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 up."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+def parse_args() -> argparse.Namespace:
+    """Arguments, with `cfg` the files and `opts` the KEY VALUE pairs that follow them."""
+    parser = argparse.ArgumentParser(description="Measure how fast a config's parts run.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    data = commands.add_parser(
+        "data",
+        help="reading the train list's videos",
+        usage="%(prog)s [options] --cfg FILE.yaml [FILE.yaml ...] [KEY VALUE ...]",
+    )
+    data.set_defaults(measure=measure_data, show=show_data)
+    data.add_argument("--cfg", nargs="+", required=True, help="config files, later ones winning")
+    data.add_argument("--videos", type=positive, default=32, help="how many to read (%(default)s)")
+    data.add_argument("--workers", type=int, help="loading processes (DATA_LOADER.NUM_WORKERS)")
+    data.add_argument("--threads", type=positive, default=1, help="of PyTorch in this process (%(default)s)")
+    data.add_argument("--model", action="store_true", help="train the config's model for some steps, too")
+    data.add_argument("--steps", type=positive, default=8, help="how many, with --model (%(default)s)")
+    data.add_argument(
+        "--compare",
+        action="append",
+        choices=("pil", "reopen"),
+        default=[],
+        help="another way, too; repeatable",
+    )
+    data.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    data.add_argument("opts", nargs="*", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    files = [args.cfg[0], *itertools.takewhile(lambda text: text.endswith((".yaml", ".yml")), args.cfg[1:])]
+    args.cfg, args.opts = files, args.cfg[len(files) :] + args.opts
+    return args
+
+
+def measure_data(args: argparse.Namespace) -> dict[str, Any]:
+    """The figures that are asked for, by what was measured."""
+    workers = [] if args.workers is None else ["DATA_LOADER.NUM_WORKERS", args.workers]
+    fresh = ["TRAIN.AUTO_RESUME", False, "TRAIN.CHECKPOINT_FILE_PATH", "", "MODEL.INIT_FROM", ""]
+    cfg = load_config(args.cfg, [*args.opts, *workers, *fresh])
+    figures = {
+        "stages": benchmark.stages(cfg, args.videos),
+        "loading": benchmark.loading(cfg, args.videos),
+    }
+    if args.model:
+        figures["waiting"] = benchmark.waiting(cfg, args.steps)
+    if "pil" in args.compare:
+        figures["pil"] = benchmark.compare_pil(cfg, args.videos)
+    if "reopen" in args.compare:
+        three = load_config(args.cfg, [*args.opts, "TEST.NUM_SPATIAL_CROPS", 3])
+        figures["reopen"] = benchmark.compare_reopen(three, args.videos)
+    return figures
+
+
+def show_data(figures: dict[str, Any]) -> str:
+    """The figures for people."""
+    stages, loading = figures["stages"], figures["loading"]
+    total = sum(stages["cpu_ms_per_clip"].values())
+    lines = [f"one process, {stages['clips']} training clips:"]
+    lines.append(f"  {'stage':<20}{'CPU ms a clip':>14}{'share':>8}")
+    for name, spent in stages["cpu_ms_per_clip"].items():
+        lines.append(f"  {name:<20}{spent:>14.2f}{spent / total:>8.0%}")
+    lines.append(f"  {'total':<20}{total:>14.2f}")
+    lines.append(f"  {stages['clips_per_core_second']:.1f} clips per CPU second")
+    lines.append(
+        f"loader with {loading['workers']} processes: {loading['clips_per_second']:.1f} clips/s, "
+        f"{loading['clips_per_second_per_worker']:.1f} each"
+    )
+    if step := figures.get("waiting"):
+        lines.append(
+            f"training step: {step['seconds_per_step']:.3f} s, "
+            f"{step['waiting_percent']:.1f} % of it waiting for data"
+        )
+    if pil := figures.get("pil"):
+        lines.append(
+            f"clips per CPU second: {pil['ours']:.1f}, with lists of PIL images {pil['pil']:.1f}: "
+            f"{pil['ratio']:.2f} times as many"
+        )
+    if reopen := figures.get("reopen"):
+        lines.append(
+            f"test videos of {reopen['views']} views per CPU second: {reopen['ours']:.2f}, "
+            f"opened for each view {reopen['reopen']:.2f}: {reopen['ratio']:.2f} times as many"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    args = parse_args()
+    torch.set_num_threads(args.threads)
+    try:
+        figures = args.measure(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(json.dumps(figures, indent=2) if args.json else args.show(figures))
+
+
+if __name__ == "__main__":
+    main()
