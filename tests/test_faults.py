@@ -15,15 +15,18 @@ from slowfast_uniformer.errors import UserError
 
 
 def test_bad_files_are_kept_and_shared(tmp_path):
-    mine, other = BadFiles(str(tmp_path)), BadFiles(str(tmp_path))
+    listed = ["a b.mp4", "c.mp4", *map(str, range(8))]
+    mine, other = BadFiles(str(tmp_path), listed), BadFiles(str(tmp_path), listed)
     assert mine.add("a b.mp4", "cannot read a b.mp4:\n empty") and not mine.add("a b.mp4", "again")
     assert other.add("c.mp4", "cannot read c.mp4")
     mine.refresh()
     assert mine.causes.keys() == {"a b.mp4", "c.mp4"}
-    assert BadFiles(str(tmp_path)).causes["a b.mp4"] == "cannot read a b.mp4: empty"
-    mine.check(10, 0.2)
-    with pytest.raises(UserError, match=r"2 of 9 videos cannot be read.*MAX_BAD_FRACTION 0.2.*(?s:.*)c.mp4"):
-        mine.check(9, 0.2)
+    assert BadFiles(str(tmp_path), listed).causes["a b.mp4"] == "cannot read a b.mp4: empty"
+    assert BadFiles(str(tmp_path), ["c.mp4"]).causes.keys() == {"c.mp4"}  # others are another list's
+    mine.check(0.2)
+    message = r"2 of 10 videos cannot be read.*MAX_BAD_FRACTION 0.1 (?s:.*)c.mp4"
+    with pytest.raises(UserError, match=message):
+        mine.check(0.1)
 
 
 class Faulty(Dataset):

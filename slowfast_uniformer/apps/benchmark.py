@@ -68,9 +68,9 @@ def _stages_of_video(dataset: VideoDataset, index: int, watch: Stopwatch) -> Non
     aug, transform = dataset.cfg.AUG, dataset.transform
     with rng.seeded(dataset.cfg.RNG_SEED, 0, index):
         with watch("open"):
-            video = dataset._open(dataset.samples[index])
+            video = dataset.open(dataset.samples[index])
         with video, watch("decode"):
-            frames = video.read(dataset._indices(video, None))
+            frames = video.read(dataset.indices(video, None))
         for _ in range(aug.NUM_SAMPLE if aug.ENABLE else 1):
             _stages_of_clip(transform, frames, watch)
 
@@ -80,7 +80,7 @@ def _stages_of_clip(transform: transforms.TrainTransform, frames: np.ndarray, wa
         with watch("augment"):
             frames = transforms.augment_clip(frames, transform.augment)
     with watch("crop and normalise"):
-        cut = transform._cut(*frames.shape[1:3])
+        cut = transform.cut(*frames.shape[1:3])
         clip = transform.pixels.finish(transform.pixels.clip(frames, cut, transform.size, transform.size))
     if transform.erasing:
         with watch("erase"):

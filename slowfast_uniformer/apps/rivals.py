@@ -33,7 +33,7 @@ def _pil_frames(dataset: VideoDataset, path: str) -> list[Image.Image]:
         stream.thread_type = "NONE"
         total, fps = sum(packet.size > 0 for packet in container.demux(stream)), float(stream.average_rate)
         info = VideoInfo(total, fps, stream.width, stream.height, 0, "")
-        wanted = dataset._indices(SimpleNamespace(info=info), None).tolist()
+        wanted = dataset.indices(SimpleNamespace(info=info), None).tolist()
         container.seek(0)
         frames = itertools.islice(container.decode(stream), max(wanted) + 1)
         images = {number: frame.to_image() for number, frame in enumerate(frames) if number in wanted}
@@ -51,7 +51,7 @@ def _pil_clip(images: list[Image.Image], transform: transforms.TrainTransform, c
     tensors = [torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255 for image in images]
     clip = torch.stack(tensors, 1)
     mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (cfg.DATA.MEAN, cfg.DATA.STD))
-    (top, left, height, width), size, (y, x), flip = transform._cut(*clip.shape[2:])
+    (top, left, height, width), size, (y, x), flip = transform.cut(*clip.shape[2:])
     clip = ((clip - mean) / std)[:, :, top : top + height, left : left + width].transpose(0, 1)
     clip = interpolate(clip, size, mode="bilinear", align_corners=False).transpose(0, 1)
     clip = clip[..., y : y + transform.size, x : x + transform.size]
@@ -64,7 +64,7 @@ def reopened_item(dataset: VideoDataset, index: int) -> torch.Tensor:
     clips = []
     for view in range(dataset.views):
         temporal, spatial = sampling.split_view(view, dataset.spatial_crops)
-        with dataset._open(dataset.samples[index]) as video:
-            frames = video.read(dataset._indices(video, temporal))
+        with dataset.open(dataset.samples[index]) as video:
+            frames = video.read(dataset.indices(video, temporal))
         clips.append(dataset.transform(frames, spatial))
     return torch.stack(clips)

@@ -93,7 +93,8 @@ class VideoDataset(Dataset):
             "errors": errors,
         }
 
-    def _open(self, sample: annotations.Sample) -> Video | FrameFolder:
+    def open(self, sample: annotations.Sample) -> Video | FrameFolder:
+        """The video of a sample, to be closed; VideoError if it cannot be opened."""
         self.in_hand.set(sample.path)
         in_tar = shards.opener(sample.path)
         if sample.frames is not None and not in_tar and not os.path.isfile(sample.path):
@@ -109,9 +110,9 @@ class VideoDataset(Dataset):
         return target
 
     def _random_clips(self, sample: annotations.Sample) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        with self._open(sample) as video:
+        with self.open(sample) as video:
             part = sample.part
-            numbers = self._indices_of_part(video, part) if part else self._indices(video, None)
+            numbers = self._indices_of_part(video, part) if part else self.indices(video, None)
             frames = video.read(numbers)
         number = self.cfg.AUG.NUM_SAMPLE if self.cfg.AUG.ENABLE else 1
         clips = [self.transform(frames) for _ in range(number)]
@@ -130,8 +131,8 @@ class VideoDataset(Dataset):
         return clip.flip(-1), shown[0] if isinstance(label, int) else shown
 
     def _all_views(self, sample: annotations.Sample) -> list[torch.Tensor]:
-        with self._open(sample) as video:
-            indices = [self._indices(video, view) for view in range(self.temporal_views)]
+        with self.open(sample) as video:
+            indices = [self.indices(video, view) for view in range(self.temporal_views)]
             wanted, where = np.unique(np.concatenate(indices), return_inverse=True)
             frames = video.read(wanted)
         spatial = [sampling.split_view(view, self.spatial_crops)[1] for view in range(self.spatial_crops)]
@@ -144,7 +145,7 @@ class VideoDataset(Dataset):
         length, first = frames * (end - start) / total, int(frames * start / total)
         return sampling.sparse(length, self.cfg.DATA.NUM_FRAMES, start=first, last=frames - 1)
 
-    def _indices(self, video: Video | FrameFolder, view: int | None) -> np.ndarray:
+    def indices(self, video: Video | FrameFolder, view: int | None) -> np.ndarray:
         """Frame numbers of a view, or of a random clip (view None)."""
         data, info = self.cfg.DATA, video.info
         if self.sampling == "dense":

@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fvcore.common.config import CfgNode
@@ -15,14 +15,16 @@ _LENGTH = 1000  # bytes kept of the path that a process has in hand
 
 
 class BadFiles:
-    """The videos that could not be read, with causes, in OUTPUT_DIR/bad_files.txt ("path<TAB>cause" a line).
+    """Those of a list's videos (`listed`, paths) that could not be read, with causes, in
+    OUTPUT_DIR/bad_files.txt ("path<TAB>cause" a line; tools/check_dataset.py writes it too).
 
     Training passes over them from then on, in this run and when it is continued; remove a line, or the file,
     to have them tried again.
     """
 
-    def __init__(self, output_dir: str):
+    def __init__(self, output_dir: str, listed: Iterable[str]):
         self.path = os.path.join(output_dir, "bad_files.txt")
+        self.listed = set(listed)
         self.causes: dict[str, str] = {}
         self.refresh()
 
@@ -31,7 +33,7 @@ class BadFiles:
         if os.path.isfile(self.path):
             with open(self.path, encoding="utf-8") as file:
                 pairs = (line.rstrip("\n").partition("\t") for line in file if line.strip())
-                self.causes |= {path: cause for path, _, cause in pairs}
+                self.causes |= {path: cause for path, _, cause in pairs if path in self.listed}
 
     def add(self, path: str, cause: str) -> bool:
         """Note a video; returns whether it is a new one."""
@@ -42,8 +44,9 @@ class BadFiles:
             file.write(f"{path}\t{' '.join(cause.split())}\n")
         return True
 
-    def check(self, videos: int, fraction: float) -> None:
-        """Stop a run in which more than this fraction of its `videos` cannot be read."""
+    def check(self, fraction: float) -> None:
+        """Stop a run in which more than this fraction of the videos cannot be read."""
+        videos = len(self.listed)
         if len(self.causes) > fraction * videos:
             some = "\n  ".join(list(self.causes.values())[:10])
             raise UserError(

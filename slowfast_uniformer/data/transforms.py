@@ -177,12 +177,13 @@ class TrainTransform:
         """Frames (T, H, W, 3) to a random clip (3, T, size, size)."""
         if self.augment:
             frames = augment_clip(frames, self.augment)
-        clip = self.pixels.clip(frames, self._cut(*frames.shape[1:3]), self.size, self.size)
+        clip = self.pixels.clip(frames, self.cut(*frames.shape[1:3]), self.size, self.size)
         if self.erasing:
             erase(clip, *self.erasing)
         return self.pixels.finish(clip)
 
-    def _cut(self, height: int, width: int) -> Cut:
+    def cut(self, height: int, width: int) -> Cut:
+        """What becomes of frames of this size, drawn at random."""
         if self.part:
             cut = Cut(random_box(height, width, self.part, self.ratio), (self.size, self.size))
         else:

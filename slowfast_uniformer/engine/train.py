@@ -144,10 +144,11 @@ def train_one_epoch(run: Run, loader: DataLoader, mixup: Mixup | None, log: Log)
     run.model.train()
     loader.sampler.epoch = run.epoch
     scale = distributed.machines() if cfg.SOLVER.BASE_LR_SCALE_NUM_SHARDS else 1
-    meter, bad_files = Meter(run, len(loader), log), BadFiles(cfg.OUTPUT_DIR)
+    meter = Meter(run, len(loader), log)
+    bad_files = BadFiles(cfg.OUTPUT_DIR, (sample.path for sample in loader.dataset.samples))
     batches = progress(guarded(loader, cfg), len(loader), f"epoch {run.epoch + 1}")
     for i, (batch, waited) in enumerate(timed(batches)):
-        note_bad_videos(cfg, batch, bad_files, len(loader.dataset))
+        note_bad_videos(cfg, batch, bad_files)
         rng.seed_all(cfg.RNG_SEED, run.epoch, i, distributed.rank())
         clips, targets = batch["clips"], batch["labels"]
         if mixup:
@@ -169,9 +170,9 @@ def timed(batches: Iterable) -> Iterator[tuple[Any, float]]:
         start = time.perf_counter()
 
 
-def note_bad_videos(cfg: CfgNode, batch: dict, bad_files: BadFiles, videos: int) -> None:
+def note_bad_videos(cfg: CfgNode, batch: dict, bad_files: BadFiles) -> None:
     """Name the videos that were replaced, each once; give up where replacements could not be read either, or
-    where too many of all `videos` cannot."""
+    where too many of all videos cannot."""
     for path, cause in batch["errors"]:
         if bad_files.add(path, cause):
             logger.warning("replaced: %s", cause)
@@ -180,7 +181,7 @@ def note_bad_videos(cfg: CfgNode, batch: dict, bad_files: BadFiles, videos: int)
             f"{cfg.TRAIN.MAX_BAD_VIDEOS} videos in a row could not be read, the last: "
             f"{batch['errors'][-1][1]}. Check DATA.PATH_PREFIX and the train list"
         )
-    bad_files.check(videos, cfg.DATA.MAX_BAD_FRACTION)
+    bad_files.check(cfg.DATA.MAX_BAD_FRACTION)
 
 
 def note_skipped(run: Run, step: Step, batch: dict, samples: list[annotations.Sample]) -> None:
@@ -344,7 +345,7 @@ def train(cfg: CfgNode) -> None:
     log = Log(cfg.OUTPUT_DIR, cfg.TENSORBOARD.ENABLE, distributed.rank())
     run = begin(cfg, annotations.class_names(cfg))
     loader, val_loader = build_loader(cfg, "train"), build_loader(cfg, "val")
-    loader.dataset.bad_files |= BadFiles(cfg.OUTPUT_DIR).causes
+    loader.dataset.bad_files |= BadFiles(cfg.OUTPUT_DIR, [s.path for s in loader.dataset.samples]).causes
     mixup = Mixup.from_config(cfg) if cfg.MIXUP.ENABLE else None
     describe(run, loader, log)
     last = cfg.SOLVER.MAX_EPOCH
