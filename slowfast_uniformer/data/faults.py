@@ -15,16 +15,16 @@ _LENGTH = 1000  # bytes kept of the path that a process has in hand
 
 
 class BadFiles:
-    """Those of a list's videos (`listed`, paths) that could not be read, with causes, in
-    OUTPUT_DIR/bad_files.txt ("path<TAB>cause" a line; tools/check_dataset.py writes it too).
+    """The videos that could not be read, with causes, in OUTPUT_DIR/bad_files.txt ("path<TAB>cause" a line;
+    tools/check_dataset.py writes it too). With `listed`, paths, those of a list alone.
 
     Training passes over them from then on, in this run and when it is continued; remove a line, or the file,
     to have them tried again.
     """
 
-    def __init__(self, output_dir: str, listed: Iterable[str]):
+    def __init__(self, output_dir: str, listed: Iterable[str] | None = None):
         self.path = os.path.join(output_dir, "bad_files.txt")
-        self.listed = set(listed)
+        self.listed = None if listed is None else set(listed)
         self.causes: dict[str, str] = {}
         self.refresh()
 
@@ -33,7 +33,8 @@ class BadFiles:
         if os.path.isfile(self.path):
             with open(self.path, encoding="utf-8") as file:
                 pairs = (line.rstrip("\n").partition("\t") for line in file if line.strip())
-                self.causes |= {path: cause for path, _, cause in pairs if path in self.listed}
+                of_list = (pair for pair in pairs if self.listed is None or pair[0] in self.listed)
+                self.causes |= {path: cause for path, _, cause in of_list}
 
     def add(self, path: str, cause: str) -> bool:
         """Note a video; returns whether it is a new one."""
@@ -45,8 +46,8 @@ class BadFiles:
         return True
 
     def check(self, fraction: float) -> None:
-        """Stop a run in which more than this fraction of the videos cannot be read."""
-        videos = len(self.listed)
+        """Stop a run in which more than this fraction of the listed videos cannot be read."""
+        videos = len(self.listed or ())
         if len(self.causes) > fraction * videos:
             some = "\n  ".join(list(self.causes.values())[:10])
             raise UserError(
