@@ -6,6 +6,7 @@ that have no meaning here stand in `RETIRED` with the reason. After `load_config
 
 import ast
 import difflib
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -173,7 +174,7 @@ def get_cfg() -> CfgNode:
     c.UNIFORMERV2.BACKBONE_DROP_PATH_RATE = 0.0  # stochastic depth of the last layer, from 0 in the first
     c.UNIFORMERV2.DROP_PATH_RATE = 0.0  # the same of global blocks
     c.UNIFORMERV2.FUSION = "sequential"  # or parallel, hierarchical_kv, hierarchical_q (paper, section 3.3)
-    c.UNIFORMERV2.FOLD_PROJECTIONS = True  # faster global attention, equal but for rounding
+    c.UNIFORMERV2.FOLD_PROJECTIONS = True  # no keys and values in global attention; equal but for rounding
     c.UNIFORMERV2.FROZEN = False  # the image ViT does not train
 
     c.DATA_LOADER = CN()
@@ -397,6 +398,9 @@ def _infer(c: CfgNode) -> None:
     c.TRAIN.MIXED_PRECISION = str(amp).lower()
     if c.NUM_GPUS == 0:
         c.DIST_BACKEND = "gloo"
+    eps = c.UNIFORMERV2.NORM_EPS
+    if eps != "auto":  # YAML reads 1e-6 as text
+        c.UNIFORMERV2.NORM_EPS = _coerce("UNIFORMERV2.NORM_EPS as a number", eps, 1e-5, "config")
 
 
 def _validate(c: CfgNode, runs_here: bool) -> None:
@@ -419,6 +423,9 @@ def _validate(c: CfgNode, runs_here: bool) -> None:
         "SOLVER.LR_POLICY": ("cosine", "steps_with_relative_lrs"),
         "SOLVER.OPTIMIZING_METHOD": ("sgd", "adam", "adamw"),
         "AUG.RE_MODE": ("pixel", "rand", "const"),
+        "UNIFORMERV2.ACTIVATION": ("auto", "quick_gelu", "gelu"),
+        "UNIFORMERV2.LAYER_SCALE": ("auto", True, False),
+        "UNIFORMERV2.LN_PRE": ("auto", True, False),
         "TEST.NUM_SPATIAL_CROPS": (1, 3),
     }
     values = dict(flatten(c))
@@ -487,6 +494,13 @@ def load_config(
     _validate(cfg, runs_here)
     cfg.freeze()
     return cfg
+
+
+def files_and_overrides(cfg: Sequence[str], opts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Take apart what a command was given: of the words after --cfg, the YAML files and, with `opts`, the KEY
+    VALUE pairs that follow them."""
+    files = [cfg[0], *itertools.takewhile(lambda text: text.endswith((".yaml", ".yml")), cfg[1:])]
+    return files, [*cfg[len(files) :], *opts]
 
 
 def difference(cfg: CfgNode) -> dict[str, Any]:

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from golden_recipe import GOLDEN, fill, golden_cases, golden_clip, golden_json, summary
 from torch import nn
 
-from slowfast_uniformer.config import load_config
+from slowfast_uniformer.config import get_cfg, load_config
+from slowfast_uniformer.engine.optim import param_groups
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.models import build_model
 from slowfast_uniformer.models.layers import resize_position
@@ -244,6 +245,7 @@ def test_the_arithmetic_of_other_image_vits():
         ({"return_list": [1, 2]}, "RETURN_LIST and MLP_DROPOUT must have an entry for each of N_LAYERS 3"),
         ({"return_list": [1, 3, 2]}, "RETURN_LIST .* must rise"),
         ({"return_list": [1, 2, 4]}, "name layers from 0 to 3"),
+        ({"activation": "swish"}, "ACTIVATION 'swish' is not one of quick_gelu, gelu"),
         ({"fusion": "serial"}, "FUSION 'serial' is not one of sequential, parallel"),
     ],
 )
@@ -276,3 +278,26 @@ def test_building_from_a_config():
     assert model.arithmetic == {"ACTIVATION": "gelu", "LAYER_SCALE": False, "LN_PRE": True, "NORM_EPS": 1e-6}
     with pytest.raises(UserError, match="UNIFORMERV2.BACKBONE: 'vit_b16' is not one of uniformerv2_b16"):
         build_model(load_config(None, [*name, "UNIFORMERV2.BACKBONE", "vit_b16"]))
+
+
+def test_an_eps_that_yaml_reads_as_text_is_a_number(tmp_path):
+    (tmp_path / "x.yaml").write_text("NUM_GPUS: 0\nUNIFORMERV2:\n  NORM_EPS: 1e-6\n")
+    assert load_config(str(tmp_path / "x.yaml")).UNIFORMERV2.NORM_EPS == 1e-6
+    for key, wrong in (("NORM_EPS", "small"), ("ACTIVATION", "swish"), ("LN_PRE", "perhaps")):
+        with pytest.raises(UserError, match=f"UNIFORMERV2.{key}"):
+            load_config(None, ["NUM_GPUS", 0, f"UNIFORMERV2.{key}", wrong])
+
+
+def test_learning_rates_of_the_image_vit_and_of_named_parts():
+    model = small()
+    solver = get_cfg().SOLVER
+    solver.BACKBONE_LR_RATIO, solver.SPECIAL_LIST, solver.SPECIAL_RATIO = 0.5, [".dec.", "lmhra"], 10.0
+    found = {n: group["lr_mult"] for group in param_groups(model, solver, 0.0) for n in group["names"]}
+    for name, _ in model.named_parameters():
+        backbone, special = name in model.image_backbone(), ".dec." in name or "lmhra" in name
+        assert found[name] == (0.5 if backbone else 10.0 if special else 1.0), name
+    solver.SPECIAL_LIST = ["nowhere"]
+    with pytest.raises(UserError, match="SOLVER.SPECIAL_LIST: no parameter .* 'nowhere'"):
+        param_groups(model, solver, 0.0)
+    with pytest.raises(UserError, match="SOLVER.BACKBONE_LR_RATIO: Linear has no image ViT"):
+        param_groups(nn.Linear(2, 2), solver, 0.0)

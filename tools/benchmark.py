@@ -8,7 +8,6 @@ PIL images, `reopen` opens a video for each of its test views. Ratios above 1 ar
 """
 
 import argparse
-import itertools
 import json
 import sys
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 
 from slowfast_uniformer.apps import benchmark
-from slowfast_uniformer.config import load_config
+from slowfast_uniformer.config import files_and_overrides, load_config
 from slowfast_uniformer.errors import UserError
 
 
@@ -53,8 +52,7 @@ def parse_args() -> argparse.Namespace:
     data.add_argument("--json", action="store_true", help="print JSON instead of a table")
     data.add_argument("opts", nargs="*", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    files = [args.cfg[0], *itertools.takewhile(lambda text: text.endswith((".yaml", ".yml")), args.cfg[1:])]
-    args.cfg, args.opts = files, args.cfg[len(files) :] + args.opts
+    args.cfg, args.opts = files_and_overrides(args.cfg, args.opts)
     return args
 
 

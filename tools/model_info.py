@@ -4,13 +4,12 @@ python tools/model_info.py --cfg configs/k400/uniformer_s.yaml [KEY VALUE ...]
 """
 
 import argparse
-import itertools
 import json
 import sys
 from typing import Any
 
 from slowfast_uniformer.apps.model_info import describe
-from slowfast_uniformer.config import load_config
+from slowfast_uniformer.config import files_and_overrides, load_config
 from slowfast_uniformer.errors import UserError
 
 COLUMNS = {  # heading -> key of a row, and its unit
@@ -42,8 +41,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("opts", nargs="*", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    files = [args.cfg[0], *itertools.takewhile(lambda text: text.endswith((".yaml", ".yml")), args.cfg[1:])]
-    args.cfg, args.opts = files, args.cfg[len(files) :] + args.opts
+    args.cfg, args.opts = files_and_overrides(args.cfg, args.opts)
     return args
 
 

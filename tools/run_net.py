@@ -4,7 +4,6 @@ python tools/run_net.py --cfg configs/k400/uniformer_s.yaml [KEY VALUE ...]
 """
 
 import argparse
-import itertools
 import logging
 import os
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from slowfast_uniformer import distributed
-from slowfast_uniformer.config import difference, load_config
+from slowfast_uniformer.config import difference, files_and_overrides, load_config
 from slowfast_uniformer.engine.test import test
 from slowfast_uniformer.engine.train import train
 from slowfast_uniformer.errors import UserError
@@ -32,8 +31,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--shard_id", type=int, help="number of this machine, from 0 (SHARD_ID)")
     parser.add_argument("opts", nargs="*", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    files = [args.cfg[0], *itertools.takewhile(lambda text: text.endswith((".yaml", ".yml")), args.cfg[1:])]
-    args.cfg, args.opts = files, args.cfg[len(files) :] + args.opts
+    args.cfg, args.opts = files_and_overrides(args.cfg, args.opts)
     return args
 
 

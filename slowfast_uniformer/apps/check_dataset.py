@@ -96,23 +96,18 @@ def _lines(cfg: CfgNode, split: str, wrong: list[Finding]) -> Iterator[tuple[int
     if path.endswith(".json") or not text.strip():
         yield from enumerate(annotations.load(cfg, split), 1)  # or raises what is wrong with the list
         return
-    prefix, multi_label = paths.expand(cfg.DATA.PATH_PREFIX), cfg.DATA.MULTI_LABEL
-    rules = annotations._Rules(prefix, cfg.MODEL.NUM_CLASSES, multi_label, split == "test")
+    rules = annotations.Rules.of(cfg, split)
     for number, line in enumerate(text.splitlines(), 1):
         try:
             for where, row in form.read(line, path, cfg, form.fields):
-                yield number, annotations._sample(row, where, rules)
+                yield number, annotations.to_sample(row, where, rules)
         except UserError as error:
             reason = str(error).removeprefix(f"{path}, line 1: ")
             wrong.append(Finding(split, number, line.strip(), "wrong line", reason))
 
 
-def _labels(sample: annotations.Sample) -> tuple[int, ...]:
-    return sample.label if isinstance(sample.label, tuple) else (sample.label,)
-
-
 def _count(cfg: CfgNode, samples: list[annotations.Sample]) -> list[int]:
-    counts = Counter(label for sample in samples for label in _labels(sample))
+    counts = Counter(label for sample in samples for label in sample.labels)
     return [counts[label] for label in range(cfg.MODEL.NUM_CLASSES)]
 
 
@@ -166,7 +161,7 @@ def _repeats(entries: list[Entry]) -> Iterator[Finding]:
                 other = first[split, key]
                 where = f"same {key[0]} as line {other.line} of {split}, {other.sample.path}"
                 yield entry.found("duplicate" if split == entry.split else "leak", where)
-                if sample.label != other.sample.label and annotations.UNLABELLED not in _labels(sample):
+                if sample.label not in (other.sample.label, annotations.UNLABELLED):
                     yield entry.found("contradiction", f"{where}, which has label {other.sample.label}")
         for key in keys:
             first.setdefault((entry.split, key), entry)

@@ -31,6 +31,13 @@ class Sample:
     frames: int | None = None
     part: tuple[float, float, float] | None = None
 
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Its labels: one, several with DATA.MULTI_LABEL, none where the list has none."""
+        if isinstance(self.label, tuple):
+            return self.label
+        return () if self.label == UNLABELLED else (self.label,)
+
 
 def _lines(text: str, path: str, cfg: CfgNode, fields: tuple[str, ...]) -> Rows:
     separator = cfg.DATA.PATH_LABEL_SEPARATOR
@@ -134,16 +141,14 @@ def load(cfg: CfgNode, split: str) -> list[Sample]:
         ) from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a text file in UTF-8") from None
-    rules = _Rules(
-        paths.expand(cfg.DATA.PATH_PREFIX), cfg.MODEL.NUM_CLASSES, cfg.DATA.MULTI_LABEL, split == "test"
-    )
-    samples = [_sample(row, where, rules) for where, row in form.read(text, path, cfg, form.fields)]
+    rules = Rules.of(cfg, split)
+    samples = [to_sample(row, where, rules) for where, row in form.read(text, path, cfg, form.fields)]
     if not samples:
         raise UserError(f"{path}: the {split} list is empty")
     return samples
 
 
-class _Rules(NamedTuple):
+class Rules(NamedTuple):
     """What rows are read by; looking into the config for each would take longer than all the rest."""
 
     prefix: str
@@ -151,8 +156,14 @@ class _Rules(NamedTuple):
     multi_label: bool
     may_lack_label: bool
 
+    @classmethod
+    def of(cls, cfg: CfgNode, split: str) -> "Rules":
+        prefix = paths.expand(cfg.DATA.PATH_PREFIX)
+        return cls(prefix, cfg.MODEL.NUM_CLASSES, cfg.DATA.MULTI_LABEL, split == "test")
 
-def _sample(row: dict[str, str], where: str, rules: _Rules) -> Sample:
+
+def to_sample(row: dict[str, str], where: str, rules: Rules) -> Sample:
+    """The sample that a row of a list means; UserError says `where` it is wrong."""
     path = os.path.join(rules.prefix, row["path"].strip())
     frames = _number(row["frames"], "frames", where) if "frames" in row else None
     label = _label(row["label"].strip(), where, rules)
@@ -166,7 +177,7 @@ def _sample(row: dict[str, str], where: str, rules: _Rules) -> Sample:
     return Sample(path, label, frames, (start, end, total))
 
 
-def _label(text: str, where: str, rules: _Rules) -> int | tuple[int, ...]:
+def _label(text: str, where: str, rules: Rules) -> int | tuple[int, ...]:
     """The label, or with DATA.MULTI_LABEL those that commas separate; "-" is none of the classes."""
     if rules.multi_label and text == "-":
         return ()

@@ -87,7 +87,7 @@ def _explain(text: str, loader: DataLoader, cfg: CfgNode) -> str:
     if "timed out" in text:
         return (
             f"no batch within DATA_LOADER.TIMEOUT, {cfg.DATA_LOADER.TIMEOUT} s; the loading processes were "
-            f"reading {reading}. Check that storage, take the file from the list, or raise the key"
+            f"last reading {reading}. Check that storage, take the file from the list, or raise the key"
         )
     if re.search("bus error|shared memory", text, re.IGNORECASE):
         return (
@@ -95,6 +95,6 @@ def _explain(text: str, loader: DataLoader, cfg: CfgNode) -> str:
             "more (docker: --shm-size 16g, or --ipc host), or lower DATA_LOADER.NUM_WORKERS"
         )
     return (
-        f"a loading process ended ({text}); they were reading {reading}. If the system killed it for "
-        "memory, lower DATA_LOADER.NUM_WORKERS; if a file did, DATA_LOADER.NUM_WORKERS 0 shows where"
+        f"a loading process ended ({text}); they were last reading {reading}. If the system killed it "
+        "for memory, lower DATA_LOADER.NUM_WORKERS; if a file did, DATA_LOADER.NUM_WORKERS 0 shows where"
     )

@@ -131,13 +131,6 @@ def test(cfg: CfgNode) -> dict[str, Any]:
     return figures
 
 
-def labels_of(sample: annotations.Sample) -> tuple[int, ...]:
-    """Its labels: one, several with DATA.MULTI_LABEL, none where the list has none."""
-    if isinstance(sample.label, tuple):
-        return sample.label
-    return () if sample.label == annotations.UNLABELLED else (sample.label,)
-
-
 def write_predictions(
     path: str, samples: list[annotations.Sample], scores: VideoAggregator, names: list[str] | None
 ) -> None:
@@ -158,7 +151,7 @@ def write_predictions(
         rows = csv.writer(file)
         rows.writerow(head)
         for i, sample in enumerate(samples):
-            true = labels_of(sample)
+            true = sample.labels
             row: list[Any] = [sample.path, ",".join(map(str, true)), "; ".join(map(name, true))]
             if scores.answered[i]:
                 best = int(top.indices[i, 0])

@@ -24,7 +24,7 @@ from slowfast_uniformer.data.mixup import Mixup
 from slowfast_uniformer.data.transforms import to_display
 from slowfast_uniformer.engine.metrics import VideoAggregator
 from slowfast_uniformer.engine.optim import build_optimizer, clip_gradients, lr_at, set_lr
-from slowfast_uniformer.engine.test import autocast, evaluate, labels_of, same_classes
+from slowfast_uniformer.engine.test import autocast, evaluate, same_classes
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.log import Log, progress
 from slowfast_uniformer.models import build_model, weights
@@ -146,6 +146,7 @@ def train_one_epoch(run: Run, loader: DataLoader, mixup: Mixup | None, log: Log)
     scale = distributed.machines() if cfg.SOLVER.BASE_LR_SCALE_NUM_SHARDS else 1
     meter = Meter(run, len(loader), log)
     bad_files = BadFiles(cfg.OUTPUT_DIR, (sample.path for sample in loader.dataset.samples))
+    loader.dataset.bad_files |= bad_files.causes
     batches = progress(guarded(loader, cfg), len(loader), f"epoch {run.epoch + 1}")
     for i, (batch, waited) in enumerate(timed(batches)):
         note_bad_videos(cfg, batch, bad_files)
@@ -329,7 +330,7 @@ def show_clips(run: Run, loader: DataLoader, scores: VideoAggregator, log: Log, 
     probability, best = scores.probabilities().max(dim=1)
     name = (lambda label: run.class_names[label]) if run.class_names else str
     clips = [to_display(loader.dataset[0, video]["clips"][0], run.cfg) for video in chosen]
-    true = [", ".join(map(name, labels_of(loader.dataset.samples[v]))) for v in chosen]
+    true = [", ".join(map(name, loader.dataset.samples[v].labels)) for v in chosen]
     answers = [(t, name(int(best[v])), float(probability[v])) for t, v in zip(true, chosen, strict=True)]
     if chosen:
         log.clips("val", clips, answers, run.step)
@@ -345,7 +346,6 @@ def train(cfg: CfgNode) -> None:
     log = Log(cfg.OUTPUT_DIR, cfg.TENSORBOARD.ENABLE, distributed.rank())
     run = begin(cfg, annotations.class_names(cfg))
     loader, val_loader = build_loader(cfg, "train"), build_loader(cfg, "val")
-    loader.dataset.bad_files |= BadFiles(cfg.OUTPUT_DIR, [s.path for s in loader.dataset.samples]).causes
     mixup = Mixup.from_config(cfg) if cfg.MIXUP.ENABLE else None
     describe(run, loader, log)
     last = cfg.SOLVER.MAX_EPOCH

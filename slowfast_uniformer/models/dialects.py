@@ -95,7 +95,7 @@ def _mmaction2(tensors: dict[str, Tensor], hints: Mapping) -> Translation:
     rules = [(pattern, new.format(head=head)) for pattern, new in _MMACTION]
     if not v2:
         rules.append((r"backbone\.(.*)", r"\1"))
-    return Translation("mmaction2", _rename(tensors, rules), dropped)
+    return Translation("", _rename(tensors, rules), dropped)
 
 
 # ------------------------------------------------------------------------------------------------- CLIP

@@ -298,7 +298,7 @@ class Uniformerv2(nn.Module):
         layer_scale: bool = False, ln_pre: bool = True, norm_eps: float = 1e-5, fold_projections: bool = True,
     ):  # fmt: skip
         super().__init__()
-        _check(width, layers, heads, n_layers, n_dim, n_head, mlp_dropout, return_list, fusion)
+        _check(width, layers, heads, n_layers, n_dim, n_head, mlp_dropout, return_list, fusion, activation)
         local = 0 if no_lmhra else 1 + double_lmhra
         arithmetic = {"activation": activation, "layer_scale": layer_scale, "norm_eps": norm_eps}
         layer = partial(Layer, width, heads, local=local, reduction=dw_reduction, **arithmetic)
@@ -363,7 +363,7 @@ class Uniformerv2(nn.Module):
 
 def _check(
     width: int, depth: int, heads: int, n_layers: int, n_dim: int, n_head: int, mlp_dropout: Sequence[float],
-    return_list: Sequence[int], fusion: str,
+    return_list: Sequence[int], fusion: str, activation: str,
 ) -> None:  # fmt: skip
     section, faults = "UNIFORMERV2", []
     if width % heads or n_dim % n_head:
@@ -376,6 +376,8 @@ def _check(
         faults.append(f"RETURN_LIST {list(return_list)} must rise, and name layers from 0 to {depth - 1}")
     if fusion not in FUSIONS:
         faults.append(f"FUSION {fusion!r} is not one of {', '.join(FUSIONS)}")
+    if activation not in ACTIVATIONS:  # which the weights may ask for, too
+        faults.append(f"ACTIVATION {activation!r} is not one of {', '.join(ACTIVATIONS)}")
     if faults:
         raise UserError(f"{section}.{f'; {section}.'.join(faults)}")
 

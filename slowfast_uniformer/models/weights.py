@@ -4,7 +4,6 @@ of what went where."""
 import collections
 import fnmatch
 import json
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,6 @@ from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.models import dialects, layers
 from slowfast_uniformer.models.weight_files import find, read_file
 
-logger = logging.getLogger(__name__)
 MAPS = Path(__file__).parents[1] / "labels"  # published maps from one data set's classes to another's
 
 
