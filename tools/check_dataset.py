@@ -15,7 +15,7 @@ import sys
 from collections import Counter
 
 from slowfast_uniformer.apps.check_dataset import FAULTS, NOTES, Report, check
-from slowfast_uniformer.config import load_config
+from slowfast_uniformer.config import files_and_overrides, load_config
 from slowfast_uniformer.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -36,12 +36,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--fast", action="store_true", help="decode DATA.NUM_FRAMES of each video, not all")
     parser.add_argument("opts", nargs="*", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    files = [args.cfg[0], *itertools.takewhile(lambda text: text.endswith((".yaml", ".yml")), args.cfg[1:])]
     splits = list(itertools.takewhile(lambda text: text in SPLITS, args.splits))
     if not splits:
         parser.error(f"--splits: {args.splits[0]!r} is not one of {', '.join(SPLITS)}")
-    args.opts = args.cfg[len(files) :] + list(args.splits[len(splits) :]) + args.opts
-    args.cfg, args.splits, args.workers = files, list(dict.fromkeys(splits)), max(0, args.workers)
+    args.cfg, args.opts = files_and_overrides(args.cfg, [*args.splits[len(splits) :], *args.opts])
+    args.splits, args.workers = list(dict.fromkeys(splits)), max(0, args.workers)
     return args
 
 
