@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+from slowfast_uniformer.data.augment import picture_augment
 from slowfast_uniformer.data.mixup import Mixup
-from slowfast_uniformer.data.transforms import build_augment, erase, random_box
+from slowfast_uniformer.data.transforms import erase, random_box
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +77,7 @@ def test_erasing_happens_with_its_probability():
 def test_operations_and_magnitudes_of_rand_augment():
     """rand-m7-n4-mstd0.5: 4 of 15 operations with repeats, each applied with probability 0.5, at magnitudes
     drawn from a normal distribution of mean 7 and standard deviation 0.5."""
-    augment = build_augment("rand-m7-n4-mstd0.5-inc1", "bicubic")
+    augment = picture_augment("rand-m7-n4-mstd0.5-inc1", "bicubic")
     applied, magnitudes, numbers = Counter(), [], []
     for number, operation in enumerate(augment.ops):
 

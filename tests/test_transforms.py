@@ -12,11 +12,10 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 from slowfast_uniformer.config import get_cfg
+from slowfast_uniformer.data.augment import affine, clip_augment, picture_augment
 from slowfast_uniformer.data.transforms import (
     TrainTransform,
     ViewTransform,
-    augment_clip,
-    build_augment,
     erase,
     random_box,
     short_side_size,
@@ -167,7 +166,7 @@ def test_random_box_that_cannot_fit_becomes_the_centre():
 @pytest.mark.parametrize("interpolation", ["bilinear", "random"])
 def test_augmentation_draws_once_for_all_frames(name, interpolation):
     frames = picture()
-    augment = build_augment(name, interpolation)
+    augment, whole = picture_augment(name, interpolation), clip_augment(name, interpolation)
     changed = False
     for number in range(6):
         expected = []
@@ -176,16 +175,42 @@ def test_augmentation_draws_once_for_all_frames(name, interpolation):
             expected.append(np.asarray(augment(Image.fromarray(frame))))
         after = states()
         seed(number)
-        assert np.array_equal(augment_clip(frames, augment), np.stack(expected))
+        result = whole(frames)
         assert str(states()) == str(after)
+        assert (
+            np.abs(result - np.stack(expected).astype(int)).max() <= 8
+        )  # roundings that later steps amplify
+        assert (result != expected).mean() < 0.01
         changed |= not np.array_equal(expected, frames)
     assert changed
+
+
+@pytest.mark.parametrize("filter", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC])
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        (1, 0, 0, 0, 1, 0),
+        (1, 0.2137, 0, 0, 1, 0),
+        (1, 0, -7.4131, 0, 1, 0),
+        (1, 0, 0, -0.3037, 1, 90),
+        (0.9131, 0.4077, -3, -0.4077, 0.9131, 8),
+        (1, 0, 1000, 0, 1, 0),
+    ],
+)
+def test_affine_is_pillows(matrix, filter):
+    frames, fill = picture(), (128, 5, 77)
+    expected = [
+        np.asarray(Image.fromarray(x).transform(x.shape[1::-1], Image.AFFINE, matrix, filter, fillcolor=fill))
+        for x in frames
+    ]
+    gap = np.abs(affine(frames, matrix, filter, fill) - np.stack(expected).astype(int))
+    assert gap.max() <= 1 and (gap > 0).mean() < 5e-3
 
 
 def reference(frames, number, size, aa_type):
     """The releases' order: augment, normalise, crop, scale, flip, erase."""
     seed(number)
-    frames = torch.from_numpy(augment_clip(frames, build_augment(aa_type, "bicubic")))
+    frames = torch.from_numpy(clip_augment(aa_type, "bicubic")(frames))
     clip = ((frames.float() / 255 - 0.45) / 0.225).permute(3, 0, 1, 2)
     top, left, height, width = random_box(*clip.shape[2:], (0.08, 1.0), (0.75, 1.3333))
     clip = clip[:, :, top : top + height, left : left + width]

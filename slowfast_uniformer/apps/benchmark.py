@@ -15,7 +15,7 @@ from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader
 
 from slowfast_uniformer import rng
-from slowfast_uniformer.apps.rivals import pil_item, reopened_item
+from slowfast_uniformer.apps.rivals import pil_item, plain_views_item, reopened_item
 from slowfast_uniformer.data import transforms
 from slowfast_uniformer.data.dataset import VideoDataset
 from slowfast_uniformer.data.loader import build_loader, collate
@@ -78,7 +78,7 @@ def _stages_of_video(dataset: VideoDataset, index: int, watch: Stopwatch) -> Non
 def _stages_of_clip(transform: transforms.TrainTransform, frames: np.ndarray, watch: Stopwatch) -> None:
     if transform.augment:
         with watch("augment"):
-            frames = transforms.augment_clip(frames, transform.augment)
+            frames = transform.augment(frames)
     with watch("crop and normalise"):
         cut = transform.cut(*frames.shape[1:3])
         clip = transform.pixels.finish(transform.pixels.clip(frames, cut, transform.size, transform.size))
@@ -129,13 +129,13 @@ def waiting(cfg: CfgNode, steps: int) -> dict[str, float]:
     return {"steps": steps, "seconds_per_step": total / steps, "waiting_percent": 100 * waited / total}
 
 
-def _duel(ours: Item, theirs: Item, indices: list[int]) -> list[float]:
-    """CPU seconds of both, all indices together."""
-    least = np.full((len(indices), 2), np.inf)
+def _compare(ways: list[Item], indices: list[int]) -> list[float]:
+    """CPU seconds of each way, all indices together."""
+    least = np.full((len(indices), len(ways)), np.inf)
     for turn, (row, index) in itertools.product(range(TURNS), enumerate(indices)):
-        for side in (0, 1) if turn % 2 else (1, 0):
+        for side in np.roll(range(len(ways)), turn):
             start = time.process_time()
-            (ours, theirs)[side](index)
+            ways[side](index)
             least[row, side] = min(least[row, side], time.process_time() - start)
     return least.sum(0).tolist()
 
@@ -145,14 +145,17 @@ def compare_pil(cfg: CfgNode, videos: int) -> dict[str, float]:
     dataset = VideoDataset(cfg, "train")
     chosen = sample_of(dataset, videos)
     clips = len(chosen) * (cfg.AUG.NUM_SAMPLE if cfg.AUG.ENABLE else 1)
-    ours, theirs = _duel(lambda i: dataset[0, i], lambda i: pil_item(dataset, i), chosen)
+    ours, theirs = _compare([lambda i: dataset[0, i], lambda i: pil_item(dataset, i)], chosen)
     return {"clips": clips, "ours": clips / ours, "pil": clips / theirs, "ratio": theirs / ours}
 
 
 def compare_reopen(cfg: CfgNode, videos: int) -> dict[str, float]:
-    """Test videos per CPU second, all views of one opening, beside an opening for each view."""
+    """Test videos per CPU second, all views of one opening, beside an opening for each view: by a plain
+    program (`plain_views_item`), and by this one's own means (`reopened_item`)."""
     dataset = VideoDataset(cfg, "test")
     chosen = sample_of(dataset, videos)
-    ours, theirs = _duel(lambda i: dataset[0, i], lambda i: reopened_item(dataset, i), chosen)
-    return {"views": dataset.views, "videos": len(chosen), "ours": len(chosen) / ours,
-            "reopen": len(chosen) / theirs, "ratio": theirs / ours}  # fmt: skip
+    others = (lambda i: plain_views_item(dataset, i), lambda i: reopened_item(dataset, i))
+    ours, plain, reopen = _compare([lambda i: dataset[0, i], *others], chosen)
+    rates = {"ours": len(chosen) / ours, "plain": len(chosen) / plain, "reopen": len(chosen) / reopen}
+    return {"views": dataset.views, "videos": len(chosen), **rates,
+            "plain_ratio": plain / ours, "reopen_ratio": reopen / ours}  # fmt: skip

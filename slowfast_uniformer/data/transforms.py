@@ -7,16 +7,15 @@ them.
 
 import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from fvcore.common.config import CfgNode
-from PIL import Image
-from timm.data import auto_augment
 from torch.nn.functional import interpolate
 
+from slowfast_uniformer.data.augment import clip_augment
 from slowfast_uniformer.errors import UserError
 
 Frames = np.ndarray | torch.Tensor
@@ -93,36 +92,6 @@ def erase(clip: torch.Tensor, probability: float, mode: str, max_count: int = 1)
     return clip
 
 
-def build_augment(name: str, interpolation: str) -> Callable[[Image.Image], Image.Image]:
-    """timm's augmentation of a picture: RandAugment (`rand-m7-n4-mstd0.5-inc1`), AutoAugment (`v0`,
-    `original-mstd0.5`) or AugMix (`augmix-m5-w4-d2`). `interpolation` of its geometric operations is
-    bilinear, bicubic or random. UserError names the key of what is not known."""
-    filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-    if interpolation not in [*filters, "random"]:
-        raise UserError(f"AUG.INTERPOLATION: {interpolation!r} is not one of bilinear, bicubic, random")
-    options = {} if interpolation == "random" else {"interpolation": filters[interpolation]}
-    build = {"rand": auto_augment.rand_augment_transform, "augmix": auto_augment.augment_and_mix_transform}
-    try:
-        return build.get(name.split("-")[0], auto_augment.auto_augment_transform)(name, options)
-    except (AssertionError, ValueError) as error:
-        raise UserError(
-            f"AUG.AA_TYPE: {name!r} is not an augmentation that timm knows ({error}); such are "
-            "'rand-m7-n4-mstd0.5-inc1', 'original', 'augmix-m3-w3', or '' for none"
-        ) from None
-
-
-def augment_clip(frames: Frames, augment: Callable[[Image.Image], Image.Image]) -> np.ndarray:
-    """Apply `augment` to every frame with the same draws: each starts from the same state of `random` and
-    `numpy.random`, and the state after the last is left."""
-    states = random.getstate(), np.random.get_state()
-    augmented = []
-    for frame in np.asarray(frames):
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        augmented.append(np.asarray(augment(Image.fromarray(frame))))
-    return np.stack(augmented)
-
-
 class _Pixels:
     """Cutting, scaling and normalising, with the constants of a config."""
 
@@ -170,13 +139,13 @@ class TrainTransform:
                 f"DATA.TRAIN_CROP_SIZE, {self.size}. Raise the one or lower the other"
             )
         self.flip = data.RANDOM_FLIP and not data.FLIP_LABELS  # that needs the label: data/dataset.py
-        self.augment = build_augment(aug.AA_TYPE, aug.INTERPOLATION) if aug.ENABLE and aug.AA_TYPE else None
+        self.augment = clip_augment(aug.AA_TYPE, aug.INTERPOLATION) if aug.ENABLE and aug.AA_TYPE else None
         self.erasing = (aug.RE_PROB, aug.RE_MODE, aug.RE_COUNT) if aug.ENABLE and aug.RE_PROB > 0 else None
 
     def __call__(self, frames: Frames) -> torch.Tensor:
         """Frames (T, H, W, 3) to a random clip (3, T, size, size)."""
         if self.augment:
-            frames = augment_clip(frames, self.augment)
+            frames = self.augment(np.asarray(frames))
         clip = self.pixels.clip(frames, self.cut(*frames.shape[1:3]), self.size, self.size)
         if self.erasing:
             erase(clip, *self.erasing)
