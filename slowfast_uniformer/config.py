@@ -50,7 +50,7 @@ def get_cfg() -> CfgNode:
 
     c.DATA = CN()
     c.DATA.PATH_TO_DATA_DIR = ""  # folder of the lists (train.csv, val.csv, test.csv, classes.txt)
-    c.DATA.PATH_LABEL_SEPARATOR = " "  # what stands between the fields of a list's line
+    c.DATA.PATH_LABEL_SEPARATOR = "auto"  # between the fields of a list's line; auto: a comma or a space
     c.DATA.PATH_PREFIX = ""  # folder that the paths in the lists are relative to
     c.DATA.CLASS_NAMES = ""  # file of class names in label order; "" is classes.txt beside the lists, if any
     c.DATA.LABEL_PATH_TEMPLATE = "somesomev1_rgb_{}_split.txt"  # name of a list of frame folders ({}: split)
@@ -190,6 +190,7 @@ def get_cfg() -> CfgNode:
     c.SHARD_ID = 0  # which of them this one is, from 0
     c.DIST_BACKEND = "nccl"  # of the process group on GPUs; the CPU always uses gloo
     c.RNG_SEED = 1  # every random draw of a run follows from it
+    c.RECIPE = ""  # name of the released recipe that the values are those of (docs/recipes.md); "" is none
     c.OUTPUT_DIR = "./tmp"  # where the run's files go
     c.LOG_PERIOD = 10  # optimizer steps from one log line to the next
     return c
@@ -475,6 +476,37 @@ def _validate(c: CfgNode, runs_here: bool) -> None:
     )
 
 
+def _departures(recipe: CfgNode, cfg: CfgNode) -> Iterator[str]:
+    """Sentences on what leaves the recipe of the first file without saying so."""
+    batch, wanted = (c.TRAIN.BATCH_SIZE * c.NUM_SHARDS for c in (cfg, recipe))
+    rate, scaled = (
+        c.SOLVER.BASE_LR * (c.NUM_SHARDS if c.SOLVER.BASE_LR_SCALE_NUM_SHARDS else 1) for c in (cfg, recipe)
+    )
+    if abs(rate / batch - scaled / wanted) > 1e-6 * scaled / wanted:
+        yield (
+            f"{cfg.RECIPE} has a global batch of {wanted} videos at a learning rate of {scaled:g}; this "
+            f"run has {batch} at {rate:g}. Scaled linearly, SOLVER.BASE_LR would be "
+            f"{cfg.SOLVER.BASE_LR * scaled * batch / wanted / rate:g}; TRAIN.ACCUM_STEPS keeps the batch"
+        )
+    for key in ("TRAIN_CROP_SIZE", "TEST_CROP_SIZE"):
+        if cfg.DATA.TRAIN_CROP_SIZE != cfg.DATA.TEST_CROP_SIZE and cfg.DATA[key] != recipe.DATA[key]:
+            yield (
+                f"DATA.{key}: {cfg.DATA[key]} where {cfg.RECIPE} has {recipe.DATA[key]}; training sees "
+                f"{cfg.DATA.TRAIN_CROP_SIZE} pixels and the test {cfg.DATA.TEST_CROP_SIZE}"
+            )
+    views, published = ((c.TEST.NUM_ENSEMBLE_VIEWS, c.TEST.NUM_SPATIAL_CROPS) for c in (cfg, recipe))
+    if views != published:
+        yield (
+            f"TEST.NUM_ENSEMBLE_VIEWS, NUM_SPATIAL_CROPS: {views[0]} x {views[1]} views where the published "
+            f"figures of {cfg.RECIPE} are of {published[0]} x {published[1]}"
+        )
+    if cfg.TRAIN.DATASET == recipe.TRAIN.DATASET and cfg.TEST.DATASET != recipe.TEST.DATASET:
+        yield (
+            f"TEST.DATASET: {cfg.TEST.DATASET} where {cfg.RECIPE} has {recipe.TEST.DATASET}: validation and "
+            "test choose frames in another way than training"
+        )
+
+
 def load_config(
     path: str | Sequence[str] | None, overrides: Sequence[Any] = (), notes: list[str] | None = None,
     runs_here: bool = True,
@@ -482,16 +514,21 @@ def load_config(
     """Read, merge, validate, infer and freeze a config.
 
     `path` is a YAML file or several, later ones winning; `overrides` is a flat KEY, VALUE, ... list that wins
-    over all. Sentences on released keys that have no meaning here are appended to `notes`. Unless it
+    over all. Sentences on released keys that have no meaning here, and on what makes a run another than the
+    RECIPE it names, are appended to `notes`. Unless it
     `runs_here`, the config may ask for GPUs this machine lacks. Raises UserError, naming file and key, for a
     missing file, an unknown key or a value that does not fit.
     """
     cfg, notes = get_cfg(), [] if notes is None else notes
+    recipe = None
     for file in [path] if isinstance(path, str) else path or []:
         _merge(cfg, _read_yaml(file), file, notes)
+        recipe = recipe or cfg.clone()
     _merge(cfg, _nest(list(overrides)), "command line", notes)
     _infer(cfg)
     _validate(cfg, runs_here)
+    if recipe and cfg.RECIPE:
+        notes.extend(_departures(recipe, cfg))
     cfg.freeze()
     return cfg
 

@@ -3,6 +3,7 @@
 
 import functools
 import os
+import re
 from contextlib import suppress
 
 from iopath.common.file_io import HTTPURLHandler, PathManager, g_pathmgr
@@ -11,7 +12,8 @@ from slowfast_uniformer.errors import UserError
 
 
 def expand(path: str) -> str:
-    """A path with ~ and $VARIABLES replaced."""
+    """A path with ~, $VARIABLES and, as in shells, ${VARIABLE:-what stands for it if unset} replaced."""
+    path = re.sub(r"\$\{(\w+):-([^}]*)\}", lambda match: os.environ.get(match[1]) or match[2], path)
     return os.path.expanduser(os.path.expandvars(path))
 
 

@@ -22,6 +22,28 @@ def test_kinetics_list_with_prefix_and_separator_in_paths(tmp_path, monkeypatch)
     ]
 
 
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("a, b.mp4,1\nc.mp4,2\n", [("a, b.mp4", 1), ("c.mp4", 2)]),
+        ("a,b.mp4 1\nc,2.mp4 2\n", [("a,b.mp4", 1), ("c,2.mp4", 2)]),
+        ("\na b.mp4, 1\n", [("a b.mp4", 1)]),
+    ],
+)
+def test_commas_are_told_from_spaces(tmp_path, text, expected):
+    (tmp_path / "train.csv").write_text(text)
+    assert [(s.path, s.label) for s in annotations.load(cfg_for(tmp_path), "train")] == expected
+
+
+def test_a_variable_that_is_not_set_has_a_stand_in(tmp_path, monkeypatch):
+    (tmp_path / "train.csv").write_text("d.mp4 0\n")
+    cfg = cfg_for(tmp_path, "DATA.PATH_PREFIX", "${MY_VIDEOS:-data/mine}")
+    monkeypatch.delenv("MY_VIDEOS", raising=False)
+    assert annotations.load(cfg, "train")[0].path == "data/mine/d.mp4"
+    monkeypatch.setenv("MY_VIDEOS", "/videos")
+    assert annotations.load(cfg, "train")[0].path == "/videos/d.mp4"
+
+
 def test_something_something_list(tmp_path):
     (tmp_path / "rgb_train.txt").write_text("1001,57,2\n")
     (tmp_path / "rgb_val.txt").write_text("7,30,0\n")
@@ -37,7 +59,7 @@ def test_something_something_list(tmp_path):
     "text, parts",
     [
         ("a.mp4 0\nb.mp4\n", ["train.csv, line 2", "2 fields", "path label", "b.mp4"]),
-        ("a.mp4,0\n", ["train.csv, line 1", "DATA.PATH_LABEL_SEPARATOR"]),
+        ("a.mp4;0\n", ["train.csv, line 1", "DATA.PATH_LABEL_SEPARATOR"]),
         ("a.mp4 3\n", ["train.csv, line 1", "label 3", "0 to 2", "MODEL.NUM_CLASSES"]),
         ("a.mp4 -1\n", ["label -1"]),
         ("a.mp4 cat\n", ["train.csv, line 1", "'cat'", "whole number"]),

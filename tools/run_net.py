@@ -12,6 +12,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from slowfast_uniformer import distributed
+from slowfast_uniformer.apps.small import small
 from slowfast_uniformer.config import difference, files_and_overrides, load_config
 from slowfast_uniformer.engine.test import test
 from slowfast_uniformer.engine.train import train
@@ -29,6 +30,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--init_method", default="", help="tcp://HOST:PORT of machine 0")
     parser.add_argument("--num_shards", type=int, help="number of machines (NUM_SHARDS)")
     parser.add_argument("--shard_id", type=int, help="number of this machine, from 0 (SHARD_ID)")
+    parser.add_argument(
+        "--small", action="store_true", help="try the config in seconds: small sizes, no weights"
+    )
     parser.add_argument("opts", nargs="*", help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.cfg, args.opts = files_and_overrides(args.cfg, args.opts)
@@ -86,7 +90,10 @@ def main() -> None:
     shards = [item for pair in given if pair[1] is not None for item in pair]
     try:
         notes: list[str] = []
-        cfg = load_config(args.cfg, shards + args.opts, notes)
+        overrides = shards + args.opts
+        if args.small:
+            overrides += small(load_config(args.cfg, overrides, runs_here=False))
+        cfg = load_config(args.cfg, overrides, notes)
         if distributed.is_main() and cfg.SHARD_ID == 0:
             prepare(cfg, notes)
         distributed.launch(run, cfg, args.init_method)

@@ -131,6 +131,17 @@ def describe(
     }
 
 
+def cost(cfg: CfgNode) -> tuple[int, float]:
+    """Parameters, and GFLOPs of one clip in evaluation, of the model a config names: as published figures
+    count them, and as `describe` says more slowly."""
+    with torch.device("meta"):
+        model = build_model(as_published(cfg))
+    shape = (1, 3, cfg.DATA.NUM_FRAMES, cfg.DATA.TEST_CROP_SIZE, cfg.DATA.TEST_CROP_SIZE)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        trace = _evaluate(model.to_empty(device="cpu"), cfg, shape)
+    return sum(p.numel() for p in model.parameters()), sum(trace.flops.values()) / 1e9
+
+
 def as_published(cfg: CfgNode) -> CfgNode:
     """The config with the arithmetic that published figures count, where this program has a shorter one."""
     cfg = cfg.clone()

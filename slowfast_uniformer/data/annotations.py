@@ -7,6 +7,7 @@ iopath's path manager reaches. What official files need to become such lists, da
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -41,6 +42,8 @@ class Sample:
 
 def _lines(text: str, path: str, cfg: CfgNode, fields: tuple[str, ...]) -> Rows:
     separator = cfg.DATA.PATH_LABEL_SEPARATOR
+    if separator == "auto":
+        separator = "," if not cfg.DATA.MULTI_LABEL and _has_commas(text, len(fields)) else " "
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
@@ -51,6 +54,13 @@ def _lines(text: str, path: str, cfg: CfgNode, fields: tuple[str, ...]) -> Rows:
                 f"found {line.strip()!r}. Correct the line or set DATA.PATH_LABEL_SEPARATOR"
             )
         yield where, dict(zip(fields, values, strict=True))
+
+
+def _has_commas(text: str, fields: int) -> bool:
+    """Whether commas separate the fields of a list's first line: all but the path are numbers then."""
+    line = next((line for line in text.splitlines() if line.strip()), "")
+    path, *numbers = line.rsplit(",", fields - 1)
+    return len(numbers) == fields - 1 and all(re.fullmatch(r"\s*-?[\d.]+\s*", number) for number in numbers)
 
 
 def _sthv2(text: str, path: str, cfg: CfgNode, fields: tuple[str, ...]) -> Rows:
