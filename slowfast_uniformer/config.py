@@ -260,12 +260,28 @@ RETIRED: dict[str, tuple[tuple | None, str]] = {
     "BENCHMARK": (None, "benchmarks have their own command"),
     "DEMO": ((False,), "there is no live demo in the training program; remove the section"),
     "LOG_MODEL_INFO": (None, "the model's size is always logged"),
+    "RESNET": (None, "it belongs to SlowFast's own models"),
+    "X3D": (None, "it belongs to SlowFast's own models"),
+    "NONLOCAL": (None, "it belongs to SlowFast's own models"),
+    "MVIT": (None, "it belongs to SlowFast's own models"),
+    "SLOWFAST": (None, "it belongs to SlowFast's own models"),
+    "TENSORBOARD.LOG_DIR": (None, "it is OUTPUT_DIR/tensorboard"),
+    "TENSORBOARD.PREDICTIONS_PATH": (None, "predictions are in predictions.csv of OUTPUT_DIR"),
+    "TENSORBOARD.CLASS_NAMES_PATH": (None, "DATA.CLASS_NAMES names the classes"),
+    "TENSORBOARD.CATEGORIES_PATH": (None, "classes have no parents"),
+    "TENSORBOARD.CONFUSION_MATRIX": (None, "it is always drawn"),
+    "TENSORBOARD.HISTOGRAM": ((False,), "accuracies by class are drawn, but no histograms"),
+    "TENSORBOARD.MODEL_VIS": ((False,), "weights and activations are not drawn"),
+    "TENSORBOARD.WRONG_PRED_VIS": (None, "some clips are always drawn with their answers"),
 }
 _SECTION_SWITCHES = (
     "ENABLE",
     "SHORT_CYCLE",
     "LONG_CYCLE",
 )  # of a retired section, the keys that give it effect
+
+# The image weights that UniFormerV2's release starts from unless its file names others, by BACKBONE
+CLIP = {"uniformerv2_b16": "ViT-B-16", "uniformerv2_l14": "ViT-L-14", "uniformerv2_l14_336": "ViT-L-14-336px"}
 
 
 def flatten(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -297,12 +313,13 @@ def _read_yaml(path: str) -> dict:
 
 def _retired(key: str, value: Any, source: str) -> str | None:
     """The note on a released key that does nothing here, or None; an error if it asks for something."""
-    section = key.split(".")[0]
-    name = key if key in RETIRED else section if section in RETIRED else None
+    parts = key.split(".")
+    sections = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
+    name = next((section for section in sections if section in RETIRED), None)
     if name is None:
         return None
     harmless, sentence = RETIRED[name]
-    in_effect = name == key or key.split(".")[-1] in _SECTION_SWITCHES
+    in_effect = name == key or key.removeprefix(f"{name}.") in _SECTION_SWITCHES
     if (
         harmless is not None
         and in_effect
@@ -391,6 +408,30 @@ def _nest(pairs: Sequence[Any]) -> dict:
 def _check(ok: bool, message: str) -> None:
     if not ok:
         raise UserError(message)
+
+
+def _fill_in_as_released(c: CfgNode, given: dict[str, Any]) -> str | None:
+    """What the releases' programs do unasked, where `given` (what files and command line say, by key) does
+    not say otherwise; the note on it, or None if these are no released files: such name MODEL.ARCH."""
+    arch, source = given.get("MODEL.ARCH"), c.MODEL.INIT_FROM
+    if arch == "uniformer":
+        values = {"TEST.ADD_SOFTMAX": False, "MODEL.INIT_HEAD": "new"}
+    elif arch == "uniformerv2":
+        values = {"SOLVER.BACKBONE_LR_RATIO": 0.1, "MODEL.INIT_HEAD": "new"}
+        if not source:
+            values["MODEL.INIT_FROM"] = CLIP.get(c.UNIFORMERV2.BACKBONE, "")
+        elif not given.get("UNIFORMERV2.DELETE_SPECIAL_HEAD"):
+            from_k710 = os.path.basename(source).removeprefix("frozen_").startswith("k710_")
+            mapped = from_k710 and c.MODEL.NUM_CLASSES in (400, 600, 700)
+            values["MODEL.INIT_HEAD"] = f"map:k710_to_k{c.MODEL.NUM_CLASSES}" if mapped else "keep"
+    else:
+        return None
+    values = {key: value for key, value in values.items() if key not in given}
+    for key, value in values.items():
+        section, leaf = key.split(".")
+        c[section][leaf] = value
+    filled = ", ".join(f"{key} {value}" for key, value in values.items())
+    return f"MODEL.ARCH: {arch} is a released file's; what it leaves open is as there: {filled or 'nothing'}"
 
 
 def _infer(c: CfgNode) -> None:
@@ -520,11 +561,17 @@ def load_config(
     missing file, an unknown key or a value that does not fit.
     """
     cfg, notes = get_cfg(), [] if notes is None else notes
-    recipe = None
+    recipe, given = None, {}
     for file in [path] if isinstance(path, str) else path or []:
-        _merge(cfg, _read_yaml(file), file, notes)
+        content = _read_yaml(file)
+        _merge(cfg, content, file, notes)
+        given |= flatten(content)
         recipe = recipe or cfg.clone()
-    _merge(cfg, _nest(list(overrides)), "command line", notes)
+    nested = _nest(list(overrides))
+    _merge(cfg, nested, "command line", notes)
+    given |= flatten(nested)
+    if note := _fill_in_as_released(cfg, given):
+        notes.append(note)
     _infer(cfg)
     _validate(cfg, runs_here)
     if recipe and cfg.RECIPE:

@@ -109,12 +109,42 @@ NUM_GPUS: 0
     notes: list[str] = []
     cfg = load_config(write(tmp_path / "released.yaml", text), [], notes)
     assert cfg.MODEL.INIT_FROM == "uniformer_small_in1k"
-    named = {note.split(" ignored")[0] for note in notes}
+    named = {note.split(" ignored")[0] for note in notes if " ignored" in note}
     assert named == {
         "MULTIGRID.SHORT_CYCLE", "MULTIGRID.LONG_CYCLE", "DETECTION.ENABLE", "DETECTION.ALIGNED",
         "DATA.DECODING_BACKEND", "DATA.TRAIN_JITTER_MOTION_SHIFT", "DATA.INPUT_CHANNEL_NUM", "MODEL.ARCH",
         "MODEL.LOSS_FUNC", "BN.USE_PRECISE_STATS", "UNIFORMER.STAGE_TYPE",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "overrides, wanted",
+    [
+        ([], (0.1, "ViT-L-14", "new")),
+        (["SOLVER.BACKBONE_LR_RATIO", "0", "MODEL.INIT_FROM", ""], (0.0, "", "new")),
+        (["UNIFORMERV2.PRETRAIN", "k710/k710_uniformerv2_l14_8x224.pyth"], (0.1, None, "map:k710_to_k600")),
+        (["UNIFORMERV2.PRETRAIN", "a", "UNIFORMERV2.DELETE_SPECIAL_HEAD", "True"], (0.1, "a", "new")),
+        (["UNIFORMERV2.PRETRAIN", "a.pyth", "MODEL.INIT_HEAD", "new"], (0.1, "a.pyth", "new")),
+        (["UNIFORMERV2.PRETRAIN", "a.pyth"], (0.1, "a.pyth", "keep")),
+    ],
+)
+def test_a_released_file_leaves_open_what_its_program_knows(tmp_path, overrides, wanted):
+    text = """
+MODEL: {ARCH: uniformerv2, NUM_CLASSES: 600}
+UNIFORMERV2: {BACKBONE: uniformerv2_l14, PRETRAIN: ''}
+NUM_GPUS: 0
+"""
+    cfg = load_config(write(tmp_path / "v2.yaml", text), overrides, notes := [])
+    ratio, source, head = wanted
+    assert (cfg.SOLVER.BACKBONE_LR_RATIO, cfg.MODEL.INIT_HEAD) == (ratio, head)
+    assert cfg.MODEL.INIT_FROM == (overrides[1] if source is None else source)
+    assert notes[-1].startswith("MODEL.ARCH: uniformerv2 ")
+    assert ("SOLVER.BACKBONE_LR_RATIO 0.1" in notes[-1]) == ("SOLVER.BACKBONE_LR_RATIO" not in overrides)
+
+
+def test_pictures_that_are_not_drawn_are_refused():
+    with pytest.raises(UserError, match="TENSORBOARD.MODEL_VIS.ENABLE: True is not supported"):
+        load_config(None, ["TENSORBOARD.MODEL_VIS.ENABLE", "True", *CPU])
 
 
 def test_every_key_is_read_somewhere_and_has_a_meaning():

@@ -236,6 +236,8 @@ def test_names_are_looked_up_in_the_folder_of_weights(tmp_path, monkeypatch):
     save_file({"w": torch.ones(1)}, tmp_path / "known.safetensors")
     monkeypatch.setenv("SLOWFAST_UNIFORMER_WEIGHTS", str(tmp_path))
     assert find("known") == find("known.safetensors") == str(tmp_path / "known.safetensors")
+    (tmp_path / "k400_k710_b16.pyth").touch()
+    assert find("k400/k400+k710_b16.pyth") == str(tmp_path / "k400_k710_b16.pyth")  # as a released YAML says
     assert read_file("known")[0]["w"] == 1
     with pytest.raises(UserError, match=f"no weights 'gone'.*SLOWFAST_UNIFORMER_WEIGHTS .{tmp_path}"):
         find("gone")

@@ -29,12 +29,14 @@ def find(name: str) -> str:
     """The local file that MODEL.INIT_FROM means: a path, a name in the folder $SLOWFAST_UNIFORMER_WEIGHTS, or
     an address that iopath's path manager knows (http:// and whatever you register with `g_pathmgr`).
 
-    The name may lack its ending. Raises UserError if there is no such file.
+    The name may lack its ending. Released YAMLs say k400/k400+k710_X.pyth, of a file published as
+    k400_k710_X.pyth: in the folder that is looked for too. Raises UserError if there is no such file.
     """
     if "://" in name:
         return paths.fetch(name)
     folder = os.environ.get("SLOWFAST_UNIFORMER_WEIGHTS", "")
-    candidates = [name] + [os.path.join(folder, name + ending) for ending in ("", *_ENDINGS) if folder]
+    names = [name + ending for ending in ("", *_ENDINGS)] + [os.path.basename(name).replace("+", "_")]
+    candidates = [name, *(os.path.join(folder, each) for each in names if folder)]
     for path in candidates:
         if os.path.isfile(path):
             return path
