@@ -48,6 +48,24 @@ def test_bad_list_lines(lists, run_net, bad, parts):
     message(run_net(lists([bad])), *parts)
 
 
+def test_a_config_in_the_run_s_folder_is_not_overwritten(run_net, tmp_path):
+    given = tmp_path / "config.yaml"
+    given.write_text("SOLVER: {MAX_EPOCH: 7}\n")
+    options = ["NUM_GPUS", 0, "OUTPUT_DIR", tmp_path, "DATA.PATH_TO_DATA_DIR", tmp_path / "none"]
+    message(run_net(options, str(given)), "train.csv")
+    assert given.read_text() == "SOLVER: {MAX_EPOCH: 7}\n"
+    assert "MAX_EPOCH: 7" in (tmp_path / "config_resolved.yaml").read_text()
+
+
+def test_departures_from_a_recipe_are_logged_once(run_net, tmp_path):
+    options = ["NUM_GPUS", 0, "OUTPUT_DIR", tmp_path, "DATA.PATH_TO_DATA_DIR", tmp_path / "none"]
+    options += ["RECIPE", "mine", "TRAIN.BATCH_SIZE", 8]
+    _, _, errors = run_net(options)
+    told = [line for line in errors.splitlines() if "mine has a global batch of 64" in line]
+    assert len(told) == 1 and "warning: " in told[0] and "SOLVER.BASE_LR would be 0.0125" in told[0]
+    assert (tmp_path / "log.txt").read_text().count("mine has a global batch of 64") == 1
+
+
 def test_missing_and_empty_lists(lists, run_net, tmp_path):
     options = lists([], good=0)
     message(run_net(options), "train.csv", "empty")

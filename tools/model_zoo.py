@@ -25,7 +25,8 @@ HEAD = """# Model zoo
 
 Made by `python tools/model_zoo.py` from the YAMLs in configs/. Top-1 and top-5 are the published figures of
 the released checkpoints (the model zoos of UniFormer and UniFormerV2; top-5 where mmaction2's pages give it),
-in views of frames x crops x clips as there; a dash is what was not published. Nothing here was trained again.
+in views of frames x crops x clips as there; a dash is what was not published (the light models were, but as
+links without a file name: theirs in the lines below is to be replaced). Nothing here was trained again.
 GFLOPs are of one view (a multiply-add counts once) and, as the parameters, counted by `tools/model_info.py`.
 
 Put released weights into the folder that `SLOWFAST_UNIFORMER_WEIGHTS` names; [recipes.md](recipes.md) says

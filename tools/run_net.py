@@ -39,11 +39,14 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def prepare(cfg: CfgNode, notes: list[str]) -> None:
-    """Make the run's folder with the resolved config in it, and say what was resolved."""
+def prepare(cfg: CfgNode, notes: list[str], given: list[str]) -> None:
+    """Make the run's folder with the resolved config in it, and say what was resolved. A `given` file of that
+    name is left as it is: the releases' scripts run in the folder of their config.yaml."""
+    path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
+    if os.path.realpath(path) in map(os.path.realpath, given):
+        path = os.path.join(cfg.OUTPUT_DIR, "config_resolved.yaml")
     try:
         os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-        path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
         with open(path + ".tmp", "w", encoding="utf-8") as file:
             file.write(cfg.dump())
         os.replace(path + ".tmp", path)
@@ -95,7 +98,7 @@ def main() -> None:
             overrides += small(load_config(args.cfg, overrides, runs_here=False))
         cfg = load_config(args.cfg, overrides, notes)
         if distributed.is_main() and cfg.SHARD_ID == 0:
-            prepare(cfg, notes)
+            prepare(cfg, notes, args.cfg)
         distributed.launch(run, cfg, args.init_method)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
