@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from slowfast_uniformer.apps.model_info import describe
-from slowfast_uniformer.config import flatten, get_cfg, load_config
+from slowfast_uniformer.config import files_and_overrides, flatten, get_cfg, load_config
 from slowfast_uniformer.models import build_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -117,9 +117,8 @@ def test_recipes_are_short_and_repeat_nothing():
         lines = (ROOT / path).read_text().splitlines()
         assert len(lines) <= 15, path
         settings = [line for line in lines if line.startswith("  ")]
-        for first, second, third, fourth in zip(*(settings[n:] for n in range(4)), strict=False):
-            assert (first, second, third, fourth) not in blocks, (path, blocks[first, second, third, fourth])
-            blocks[first, second, third, fourth] = path
+        for block in zip(*(settings[n:] for n in range(3)), strict=False):
+            assert blocks.setdefault(block, path) == path, (path, blocks[block])
 
 
 @pytest.mark.parametrize("path", CONFIGS)
@@ -259,3 +258,13 @@ def test_the_documented_corrections_are_those_made():
     documented = {key for row in rows for key in re.findall(r"`([A-Z0-9_.]+)`", row[1])}
     assert documented == {key for _, values in CORRECTIONS for key in values} | ALIKE
     assert all(len(row) == 6 and row[4].strip() for row in rows)
+
+
+def test_the_page_s_commands_are_understood():
+    lines = (ROOT / "docs/recipes.md").read_text().splitlines()
+    lines = [
+        line.split()[3:] for line in lines if line.startswith("    python tools/run_net.py --cfg configs/")
+    ]
+    assert [load_config(*files_and_overrides(words, []), runs_here=False).RECIPE for words in lines] == [
+        "v1/exp/uniformer_s16x4_k400"
+    ]
