@@ -395,13 +395,15 @@ def _decode(text: Any) -> Any:
 def _nest(pairs: Sequence[Any]) -> dict:
     if len(pairs) % 2:
         raise UserError(f"command line: {pairs[-1]!r} has no value; overrides are KEY VALUE pairs")
-    nested: dict = {}
+    nested, defaults = {}, dict(flatten(get_cfg()))
     for key, value in zip(pairs[::2], pairs[1::2], strict=True):
         *path, leaf = str(key).split(".")
         node = nested
         for name in path:
             node = node.setdefault(name, {})
-        node[leaf] = _decode(value)
+        decoded = _decode(value)
+        is_name = type(decoded) in (int, float) and isinstance(defaults.get(key), str)  # 2022_01 is no number
+        node[leaf] = value if is_name else decoded
     return nested
 
 

@@ -142,6 +142,11 @@ NUM_GPUS: 0
     assert ("SOLVER.BACKBONE_LR_RATIO 0.1" in notes[-1]) == ("SOLVER.BACKBONE_LR_RATIO" not in overrides)
 
 
+@pytest.mark.parametrize("name", ["2022_01_13", "1e5", "007", "runs/a b"])
+def test_a_name_on_the_command_line_stays_as_it_is(name):
+    assert load_config(None, ["OUTPUT_DIR", name, *CPU]).OUTPUT_DIR == name
+
+
 def test_pictures_that_are_not_drawn_are_refused():
     with pytest.raises(UserError, match="TENSORBOARD.MODEL_VIS.ENABLE: True is not supported"):
         load_config(None, ["TENSORBOARD.MODEL_VIS.ENABLE", "True", *CPU])

@@ -158,9 +158,7 @@ HEAVIEST = (
 @pytest.mark.parametrize("name", HEAVIEST)
 def test_one_gpu_is_enough(name):
     memory = describe(LOADED[f"configs/{name}_1gpu.yaml"])["memory"]
-    assert memory["train_peak"] < 18 * 2**30, (
-        memory
-    )  # of 24 GB; the estimate leaves the allocator's slack out
+    assert memory["train_peak"] < 14 * 2**30, memory  # of 24: the allocator's slack is not in the estimate
 
 
 def warnings(*overrides) -> list[str]:
@@ -262,9 +260,8 @@ def test_the_documented_corrections_are_those_made():
 
 def test_the_page_s_commands_are_understood():
     lines = (ROOT / "docs/recipes.md").read_text().splitlines()
-    lines = [
-        line.split()[3:] for line in lines if line.startswith("    python tools/run_net.py --cfg configs/")
+    commands = [
+        line.split() for line in lines if line.startswith("    python tools/run_net.py --cfg configs/")
     ]
-    assert [load_config(*files_and_overrides(words, []), runs_here=False).RECIPE for words in lines] == [
-        "v1/exp/uniformer_s16x4_k400"
-    ]
+    configs = [load_config(*files_and_overrides(words[3:], []), runs_here=False) for words in commands]
+    assert [cfg.RECIPE for cfg in configs] == ["v1/exp/uniformer_s16x4_k400"]
