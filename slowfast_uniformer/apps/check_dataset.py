@@ -97,12 +97,15 @@ def _lines(cfg: CfgNode, split: str, wrong: list[Finding]) -> Iterator[tuple[int
         yield from enumerate(annotations.load(cfg, split), 1)  # or raises what is wrong with the list
         return
     rules = annotations.Rules.of(cfg, split)
+    separator = annotations.separator_of(text, cfg, form.fields)
     for number, line in enumerate(text.splitlines(), 1):
+        where = f"{path}, line {number}"
         try:
-            for where, row in form.read(line, path, cfg, form.fields):
+            if line.strip():
+                row = annotations.split_line(line, where, separator, form.fields)
                 yield number, annotations.to_sample(row, where, rules)
         except UserError as error:
-            reason = str(error).removeprefix(f"{path}, line 1: ")
+            reason = str(error).removeprefix(f"{where}: ")
             wrong.append(Finding(split, number, line.strip(), "wrong line", reason))
 
 

@@ -41,19 +41,29 @@ class Sample:
 
 
 def _lines(text: str, path: str, cfg: CfgNode, fields: tuple[str, ...]) -> Rows:
-    separator = cfg.DATA.PATH_LABEL_SEPARATOR
-    if separator == "auto":
-        separator = "," if not cfg.DATA.MULTI_LABEL and _has_commas(text, len(fields)) else " "
+    separator = separator_of(text, cfg, fields)
     for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        where, values = f"{path}, line {number}", line.strip().rsplit(separator, len(fields) - 1)
-        if len(values) != len(fields) or not values[0]:
-            raise UserError(
-                f"{where}: expected {len(fields)} fields ({' '.join(fields)}) separated by {separator!r}, "
-                f"found {line.strip()!r}. Correct the line or set DATA.PATH_LABEL_SEPARATOR"
-            )
-        yield where, dict(zip(fields, values, strict=True))
+        if line.strip():
+            where = f"{path}, line {number}"
+            yield where, split_line(line, where, separator, fields)
+
+
+def separator_of(text: str, cfg: CfgNode, fields: tuple[str, ...]) -> str:
+    """What stands between the fields of a list's lines."""
+    if cfg.DATA.PATH_LABEL_SEPARATOR != "auto":
+        return cfg.DATA.PATH_LABEL_SEPARATOR
+    return "," if not cfg.DATA.MULTI_LABEL and _has_commas(text, len(fields)) else " "
+
+
+def split_line(line: str, where: str, separator: str, fields: tuple[str, ...]) -> dict[str, str]:
+    """The fields of one line by name; UserError says `where` it has too few."""
+    values = line.strip().rsplit(separator, len(fields) - 1)
+    if len(values) != len(fields) or not values[0]:
+        raise UserError(
+            f"{where}: expected {len(fields)} fields ({' '.join(fields)}) separated by {separator!r}, "
+            f"found {line.strip()!r}. Correct the line or set DATA.PATH_LABEL_SEPARATOR"
+        )
+    return dict(zip(fields, values, strict=True))
 
 
 def _has_commas(text: str, fields: int) -> bool:
