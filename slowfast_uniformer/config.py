@@ -31,6 +31,9 @@ def get_cfg() -> CfgNode:
     c.TRAIN.ACCUM_STEPS = 1  # work each batch off in so many parts; the batch and its LR stay what they are
     c.TRAIN.EVAL_PERIOD = 10  # validate every so many epochs, and after the last
     c.TRAIN.CHECKPOINT_PERIOD = 10  # write a checkpoint every so many epochs, and after the last
+    c.TRAIN.CHECKPOINT_STEPS = 0  # also every so many optimizer steps; 0 is never
+    c.TRAIN.CHECKPOINT_MINUTES = 0.0  # also when the last is so many minutes old; 0 is never
+    c.TRAIN.KEEP_CHECKPOINTS = 3  # keep so many of them, besides the best; 0 keeps all
     c.TRAIN.AUTO_RESUME = True  # continue from the newest checkpoint in OUTPUT_DIR, if there is one
     c.TRAIN.CHECKPOINT_FILE_PATH = ""  # a run's checkpoint to continue in every respect (AUTO_RESUME wins)
     c.TRAIN.MIXED_PRECISION = "none"  # none, bf16 or fp16 (fp16 with a gradient scaler)
@@ -125,6 +128,8 @@ def get_cfg() -> CfgNode:
     c.MODEL.INIT_FROM = ""  # weights to start from: a file, or its name in $SLOWFAST_UNIFORMER_WEIGHTS
     c.MODEL.INIT_HEAD = "keep"  # the classifier of INIT_FROM: keep, new, or map:FILE (the rows to take of it)
     c.MODEL.INIT_ALLOW = []  # names, as in "*.lmhra*", that INIT_FROM may lack or have besides
+    c.MODEL.PARALLEL = "ddp"  # several GPUs: ddp (all have the whole model) or fsdp (each a part of it)
+    c.MODEL.COMPILE = False  # compile the model's blocks by torch.compile
     c.MODEL.USE_CHECKPOINT = False  # recompute blocks in the backward pass to save memory
     c.MODEL.CHECKPOINT_NUM = [0, 0, 0, 0]  # how many blocks of each stage, from its first
     c.MODEL.EMA_DECAY = 0.9999  # decay of the moving average of the weights
@@ -189,6 +194,7 @@ def get_cfg() -> CfgNode:
     c.NUM_SHARDS = 1  # machines
     c.SHARD_ID = 0  # which of them this one is, from 0
     c.DIST_BACKEND = "nccl"  # of the process group on GPUs; the CPU always uses gloo
+    c.DIST_TIMEOUT = 1800.0  # seconds to wait for other ranks, at the start and in every exchange
     c.RNG_SEED = 1  # every random draw of a run follows from it
     c.RECIPE = ""  # name of the released recipe that the values are those of (docs/recipes.md); "" is none
     c.OUTPUT_DIR = "./tmp"  # where the run's files go
@@ -462,6 +468,7 @@ def _validate(c: CfgNode, runs_here: bool) -> None:
         )
     choices = {
         "TRAIN.MIXED_PRECISION": ("none", "bf16", "fp16"),
+        "MODEL.PARALLEL": ("ddp", "fsdp"),
         "DATA.ENSEMBLE_METHOD": ("sum", "max"),
         "DATA.DECODER": ("pyav", "torchcodec"),
         "SOLVER.LR_POLICY": ("cosine", "steps_with_relative_lrs"),
@@ -486,11 +493,12 @@ def _validate(c: CfgNode, runs_here: bool) -> None:
     for key in positive.split():
         _check(values[key] >= 1, f"{key}: {values[key]} must be 1 or more")
     _check(0 <= c.SHARD_ID < c.NUM_SHARDS, f"SHARD_ID: {c.SHARD_ID} must be from 0 to NUM_SHARDS - 1")
-    _check(c.DATA.READ_TIMEOUT >= 0, f"DATA.READ_TIMEOUT: {c.DATA.READ_TIMEOUT} must be 0 or more")
-    _check(
-        c.DATA_LOADER.NUM_WORKERS >= 0,
-        f"DATA_LOADER.NUM_WORKERS: {c.DATA_LOADER.NUM_WORKERS} must be 0 or more",
-    )
+    for key in (
+        "DATA.READ_TIMEOUT DATA_LOADER.NUM_WORKERS TRAIN.CHECKPOINT_STEPS TRAIN.CHECKPOINT_MINUTES "
+        "TRAIN.KEEP_CHECKPOINTS"
+    ).split():
+        _check(values[key] >= 0, f"{key}: {values[key]} must be 0 or more")
+    _check(c.DIST_TIMEOUT > 0, f"DIST_TIMEOUT: {c.DIST_TIMEOUT} must be above 0")
     _check(
         c.MODEL.INIT_HEAD in ("keep", "new") or c.MODEL.INIT_HEAD.startswith("map:"),
         f"MODEL.INIT_HEAD: {c.MODEL.INIT_HEAD!r} is not keep, new or map:FILE",

@@ -1,13 +1,20 @@
 """Processes: who am I, start the others, talk to them. Only here are rank variables and process groups.
 
-One process runs as it is; `torchrun` sets the variables below for each of its processes; otherwise this
-module starts NUM_GPUS processes and sets the same variables in them.
+`torchrun` and SLURM's `srun` start processes and tell each who it is; otherwise one process runs as it is, or
+this module starts NUM_GPUS processes. All end up with the variables that `torchrun` sets.
 """
 
+import json
+import logging
 import os
+import re
+import signal
 import socket
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterable
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -16,7 +23,11 @@ import torch.multiprocessing as mp
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from slowfast_uniformer import interrupt
 from slowfast_uniformer.errors import UserError
+
+logger = logging.getLogger(__name__)
+_store: dist.Store | None = None  # where the ranks of a group leave notes for each other
 
 
 def rank() -> int:
@@ -49,32 +60,60 @@ def device(cfg: CfgNode) -> torch.device:
     return torch.device("cuda", local_rank()) if cfg.NUM_GPUS else torch.device("cpu")
 
 
+# ------------------------------------------------------------------------------------------------ launching
 def launch(fn: Callable[[CfgNode], Any], cfg: CfgNode, init_method: str = "") -> None:
-    """Run `fn(cfg)` in every process of the run: under torchrun, alone, or in processes started here.
+    """Run `fn(cfg)` in every process of the run: those that torchrun or srun has started, this one alone, or
+    NUM_GPUS that are started here (on each machine of NUM_SHARDS, or in each of srun's tasks if it starts
+    one a node).
 
-    `init_method` (tcp://HOST:PORT of machine 0) is needed for several machines without torchrun. A UserError
-    in any process is raised here, once.
+    `init_method` (tcp://HOST:PORT of machine 0) is needed for several machines without torchrun and srun. A
+    UserError or Interrupted in any process is raised here, once.
     """
+    task = slurm_task() if "RANK" not in os.environ else None
+    local, shards, shard = max(cfg.NUM_GPUS, 1), cfg.NUM_SHARDS, cfg.SHARD_ID
+    if task and task["LOCAL_WORLD_SIZE"] == 1 and local > 1:  # one task a node: it starts that node's others
+        shards, shard, init_method = task["WORLD_SIZE"], task["RANK"], init_method or slurm_address()
+    elif task and task["WORLD_SIZE"] > 1:
+        os.environ.update({name: str(value) for name, value in task.items()})
+        return _in_group(fn, cfg, init_method or slurm_address())
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        _in_group(fn, cfg, "env://")
-        return
-    local = max(cfg.NUM_GPUS, 1)
-    if cfg.NUM_SHARDS * local == 1:
-        fn(cfg)
-        return
-    if cfg.NUM_SHARDS > 1 and not init_method.startswith("tcp://"):
+        return _in_group(fn, cfg, "env://")
+    if shards * local == 1:
+        with interrupt.listening():
+            return fn(cfg)
+    if shards > 1 and not init_method.startswith("tcp://"):
         raise UserError(
-            f"NUM_SHARDS: {cfg.NUM_SHARDS} machines need --init_method tcp://HOST:PORT, "
-            "with the address of the machine whose --shard_id is 0 (or start with torchrun)"
+            f"NUM_SHARDS: {shards} machines need --init_method tcp://HOST:PORT, "
+            "with the address of the machine whose --shard_id is 0 (or start with torchrun or srun)"
         )
+    _start(fn, cfg, init_method or f"tcp://127.0.0.1:{_free_port()}", local, shards, shard)
+
+
+def _start(fn: Callable, cfg: CfgNode, init_method: str, local: int, shards: int, shard: int) -> None:
+    """Start this machine's processes, pass signals on to them, and wait."""
     errors = mp.get_context("spawn").SimpleQueue()
-    args = (fn, cfg, init_method or f"tcp://127.0.0.1:{_free_port()}", local, errors)
+    args = (fn, cfg, init_method, local, shards, shard, errors)
+    context = mp.start_processes(_child, args, nprocs=local, join=False, start_method="spawn")
+
+    def pass_on(number: int, frame: Any) -> None:
+        for process in context.processes:
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGTERM)
+
+    before = {number: signal.signal(number, pass_on) for number in interrupt.SIGNALS}
     try:
-        mp.start_processes(_child, args, nprocs=local, start_method="spawn")
-    except mp.ProcessExitedException:
-        if errors.empty():
-            raise
-        raise UserError(errors.get()) from None
+        while not context.join(grace_period=10):
+            pass
+    except mp.ProcessExitedException as error:
+        if not errors.empty():
+            raise UserError(errors.get()) from None
+        if error.exit_code == interrupt.EXIT_CODE:
+            raise interrupt.Interrupted("ended by a signal") from None
+        how = f"by {error.signal_name}" if error.signal_name else f"with status {error.exit_code}"
+        raise UserError(f"process {error.error_index} of {local} ended {how}, and so did the run") from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _free_port() -> int:
@@ -83,10 +122,13 @@ def _free_port() -> int:
         return s.getsockname()[1]
 
 
-def _child(local: int, fn: Callable, cfg: CfgNode, init_method: str, local_size: int, errors: Any) -> None:
+def _child(
+    local: int, fn: Callable, cfg: CfgNode, init_method: str, local_size: int, shards: int, shard: int,
+    errors: Any,
+) -> None:  # fmt: skip
     os.environ.update(
-        RANK=str(cfg.SHARD_ID * local_size + local),
-        WORLD_SIZE=str(cfg.NUM_SHARDS * local_size),
+        RANK=str(shard * local_size + local),
+        WORLD_SIZE=str(shards * local_size),
         LOCAL_RANK=str(local),
         LOCAL_WORLD_SIZE=str(local_size),
     )
@@ -95,33 +137,233 @@ def _child(local: int, fn: Callable, cfg: CfgNode, init_method: str, local_size:
     except UserError as error:
         errors.put(str(error))
         sys.exit(2)
+    except interrupt.Interrupted:
+        sys.exit(interrupt.EXIT_CODE)
 
 
+def slurm_task() -> dict[str, int] | None:
+    """Of a process that `srun` started, torchrun's variables; None for others, a batch script among them."""
+    env = os.environ
+    if "SLURM_STEP_NUM_TASKS" not in env or "SLURM_PROCID" not in env:
+        return None
+    counts: list[int] = []  # of tasks on each node, which SLURM writes as "2(x3),1"
+    for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", env["SLURM_STEP_TASKS_PER_NODE"]):
+        counts += [int(count)] * int(times or 1)
+    return {
+        "RANK": int(env["SLURM_PROCID"]),
+        "WORLD_SIZE": int(env["SLURM_STEP_NUM_TASKS"]),
+        "LOCAL_RANK": int(env["SLURM_LOCALID"]),
+        "LOCAL_WORLD_SIZE": counts[int(env["SLURM_NODEID"])],
+    }
+
+
+def slurm_address() -> str:
+    """Where the tasks of a SLURM step meet: on the first node, at a port that follows from the job's and the
+    step's numbers. MASTER_ADDR and MASTER_PORT win."""
+    env = os.environ
+    nodes = env.get("SLURM_STEP_NODELIST") or env["SLURM_JOB_NODELIST"]
+    first = re.match(r"([^,\[]+)(?:\[(\w+))?", nodes)  # of "gpu[03-05,07],big1" it is gpu03
+    host = env.get("MASTER_ADDR") or first[1] + (first[2] or "")
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:  # a node's name need not be that of a host
+        host = env.get("SLURM_LAUNCH_NODE_IPADDR", host)
+    number = 7 * int(env["SLURM_JOB_ID"]) + int(env.get("SLURM_STEP_ID", 0))
+    return f"tcp://{host}:{env.get('MASTER_PORT') or 20000 + number % 20000}"
+
+
+# ------------------------------------------------------------------------------------------------ the group
 def _in_group(fn: Callable, cfg: CfgNode, init_method: str) -> None:
-    """Join the process group, run, and leave it in any case."""
+    """Join the process group, run, and leave it in any case. What goes wrong between ranks is a UserError."""
+    global _store
     here = device(cfg)
     if here.type == "cuda":
         torch.cuda.set_device(here)
     elif "OMP_NUM_THREADS" not in os.environ:  # the processes of one machine share its cores
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size()))
+    timeout = timedelta(seconds=cfg.DIST_TIMEOUT)
+    _store = _meet(init_method, timeout)
+    backend = f"cpu:gloo,cuda:{cfg.DIST_BACKEND}" if here.type == "cuda" else "gloo"
     dist.init_process_group(
-        cfg.DIST_BACKEND,
-        init_method=init_method,
+        backend,
+        store=dist.PrefixStore("group", _store),
         rank=rank(),
         world_size=world_size(),
+        timeout=timeout,
         device_id=here if here.type == "cuda" else None,
     )
+    if is_main():
+        threading.Thread(target=_watch, args=(_store, world_size(), cfg.DIST_TIMEOUT), daemon=True).start()
     try:
-        fn(cfg)
+        with interrupt.listening():
+            fn(cfg)
+    except RuntimeError as error:
+        if not re.search(r"gloo|nccl|ProcessGroup|Connection (closed|reset)", str(error), re.IGNORECASE):
+            raise
+        raise UserError(_lost(error)) from error
     finally:
+        _store = None
         dist.destroy_process_group()
 
 
+def _meet(init_method: str, timeout: timedelta) -> dist.Store:
+    """The store that all ranks share, once all have come. UserError names those that did not."""
+    here, world = socket.gethostname(), world_size()
+    try:
+        if init_method == "env://":
+            store, _, _ = next(dist.rendezvous(init_method, rank(), world, timeout=timeout))
+        else:
+            host, port = init_method.removeprefix("tcp://").rsplit(":", 1)
+            store = dist.TCPStore(host, int(port), world, is_main(), timeout, wait_for_workers=False)
+    except (dist.DistError, RuntimeError, ValueError) as error:
+        if "EADDRINUSE" in str(error) or "already in use" in str(error):
+            raise UserError(f"{init_method}: that port is in use; set MASTER_PORT or --init_method") from None
+        where = init_method if init_method != "env://" else os.environ.get("MASTER_ADDR", init_method)
+        raise UserError(
+            f"rank {rank()} on {here}: rank 0 cannot be reached at {where} ({str(error).splitlines()[0]}). "
+            "Check that it runs, and that nodes may connect to that port"
+        ) from None
+    store.set(f"came/{rank()}", here)
+    try:
+        store.wait([f"came/{other}" for other in range(world)], timeout)
+    except (dist.DistError, RuntimeError):
+        missing = [str(other) for other in range(world) if not store.check([f"came/{other}"])]
+        raise UserError(
+            f"rank {rank()} on {here}: after {timeout.total_seconds():g} s (DIST_TIMEOUT) there is no rank "
+            f"{', '.join(missing)} of {world}. See in their logs why they did not start"
+        ) from None
+    return store
+
+
+def doing(what: str) -> None:
+    """Let the other ranks know what this one is about to do, in case it never ends."""
+    if _store is not None:
+        _store.set(f"doing/{rank()}", json.dumps([socket.gethostname(), what]))
+
+
+def _notes(store: dist.Store, world: int) -> dict[int, str]:
+    """What each rank was last doing, and where."""
+    notes = {}
+    for other in range(world):
+        if store.check([f"doing/{other}"]):
+            host, what = json.loads(store.get(f"doing/{other}"))
+            notes[other] = f"rank {other} on {host}: {what}"
+    return notes
+
+
+def _watch(store: dist.Store, world: int, timeout: float) -> None:
+    """Name ranks that have been at the same thing for half the time-out, each time once."""
+    since: dict[int, tuple[str, float]] = {}
+    named: dict[int, str] = {}
+    while dist.is_initialized():
+        time.sleep(min(30.0, timeout / 8))
+        try:
+            notes = _notes(store, world)
+        except (dist.DistError, RuntimeError):  # the run is over
+            return
+        now = time.monotonic()
+        since = {r: since[r] if since.get(r, ("",))[0] == note else (note, now) for r, note in notes.items()}
+        for other, (note, start) in since.items():
+            if now - start > timeout / 2 and named.get(other) != note:
+                named[other] = note
+                logger.warning("no progress for %.0f s: %s", now - start, note)
+
+
+def _lost(error: RuntimeError) -> str:
+    """What a failed exchange with other ranks means, with what each of them was last doing."""
+    cause, own = str(error).strip().splitlines()[0], f"rank {rank()} on {socket.gethostname()}"
+    try:
+        notes = _notes(_store, world_size())
+        mine = notes.get(rank(), "").partition(": ")[2]
+        others = [note for other, note in notes.items() if other != rank() and not note.endswith(f": {mine}")]
+        told = "Last known: " + "; ".join(others[:8] or list(notes.values())[:8])
+    except (dist.DistError, RuntimeError):
+        told = "Rank 0, which keeps the notes on what the others do, is gone; see its log"
+    return (
+        f"{own}: another rank has ended or hangs ({cause}). {told}. The run continues from its newest "
+        "checkpoint when it is started again (DIST_TIMEOUT says how long a rank is waited for)"
+    )
+
+
+class Vote:
+    """Wishes of all ranks, told to all of them at the same step without any having to wait: what is wished at
+    one call comes true at the next."""
+
+    def __init__(self) -> None:
+        self._sent: tuple[torch.Tensor, dist.Work] | None = None
+
+    def __call__(self, *wishes: bool) -> list[bool]:
+        """Say what this rank wishes now; returns which wishes some rank had at the last call."""
+        if world_size() == 1:
+            return list(wishes)
+        told = [False] * len(wishes)
+        if self._sent:
+            flags, work = self._sent
+            work.wait()
+            told = flags.bool().tolist()
+        flags = torch.tensor(wishes, dtype=torch.float32)
+        self._sent = flags, dist.all_reduce(flags, dist.ReduceOp.MAX, async_op=True)
+        return told
+
+
+def shard(model: nn.Module, parts: Iterable[nn.Module], where: torch.device) -> None:
+    """FSDP2: every rank keeps its part of each parameter, in place; those of `parts` (inner ones first) are
+    gathered when each is needed, and the rest at once."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(where.type, (world_size(),))
+    for part in [*parts, model]:
+        fully_shard(part, mesh=mesh)
+
+
 def wrap(model: nn.Module, where: torch.device) -> nn.Module:
-    """The model in DistributedDataParallel, or as it is in a run of one process."""
-    if world_size() == 1:
+    """The model in DistributedDataParallel, or as it is in a run of one process or one that is sharded."""
+    if world_size() == 1 or is_sharded(model):
         return model
     return nn.parallel.DistributedDataParallel(model, device_ids=[where] if where.type == "cuda" else None)
+
+
+def is_sharded(model: nn.Module) -> bool:
+    return hasattr(model, "set_requires_gradient_sync")
+
+
+def sync_gradients(model: nn.Module, now: bool) -> None:
+    """Whether the next backward pass exchanges gradients with the other ranks, or leaves that to a later."""
+    if is_sharded(model):
+        model.set_requires_gradient_sync(now)
+    else:
+        model.require_backward_grad_sync = now
+
+
+def whole(value: torch.Tensor) -> torch.Tensor:
+    """All of a tensor of which this rank may hold a part; collective if so."""
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
+
+
+def part_like(own: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Of a whole tensor, the part that this rank holds of `own`."""
+    if not hasattr(own, "full_tensor") or hasattr(value, "full_tensor"):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value.to(own.device), own.device_mesh, own.placements, src_data_rank=None)
+
+
+def share(values: Iterable[torch.Tensor]) -> None:
+    """Give every rank the values of rank 0, such as batch norms' statistics, in place."""
+    if world_size() > 1:
+        for value in values:
+            dist.broadcast(value, 0)
+
+
+def from_main(value: Any) -> Any:
+    """Rank 0's picklable value, on every rank."""
+    if world_size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, 0)
+    return values[0]
 
 
 def average(values: torch.Tensor) -> torch.Tensor:
@@ -133,13 +375,18 @@ def average(values: torch.Tensor) -> torch.Tensor:
     return values / world_size()
 
 
-def gather(value: Any) -> list:
+def gather(value: Any, group: Any = None) -> list:
     """The picklable `value` of every process, in rank order, in every process."""
     if world_size() == 1:
         return [value]
     values: list = [None] * world_size()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group)
     return values
+
+
+def second_group() -> Any:
+    """Another way between all processes, for a thread beside the training; None in a run of one."""
+    return dist.new_group(backend="gloo") if world_size() > 1 else None
 
 
 def barrier() -> None:

@@ -4,6 +4,7 @@ metrics.jsonl in OUTPUT_DIR is the record: one JSON object a line with `step`, `
 and figures; a figure that is not finite is null there. Console and TensorBoard mirror it.
 """
 
+import errno
 import logging
 import math
 import os
@@ -37,6 +38,11 @@ class _Console(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)  # above a progress bar, not through it
 
 
+class _File(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A full disk is no reason to end a run; the console has the line."""
+
+
 class _Line(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:
         record.kind = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
@@ -44,17 +50,19 @@ class _Line(logging.Formatter):
 
 
 def setup_logging(output_dir: str | None = None, rank: int = 0) -> None:
-    """Send log lines to standard error and to `output_dir`/log.txt; only warnings and errors if not rank 0.
+    """Send log lines to standard error, only warnings and errors if not rank 0, and to `output_dir`/log.txt,
+    or logs/rank_N.txt for rank N.
 
     Calling again replaces what was set up. Raises UserError when log.txt cannot be written.
     """
     handlers: list[logging.Handler] = [_Console()]
     if output_dir:
+        path = os.path.join(output_dir, f"logs/rank_{rank}.txt" if rank else "log.txt")
         try:
-            os.makedirs(output_dir, exist_ok=True)
-            handlers.append(logging.FileHandler(os.path.join(output_dir, "log.txt"), encoding="utf-8"))
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            handlers.append(_File(path, encoding="utf-8"))
         except OSError as error:
-            raise UserError(f"OUTPUT_DIR: cannot write log.txt in {output_dir}: {error.strerror}") from None
+            raise UserError(f"OUTPUT_DIR: cannot write {path}: {error.strerror}") from None
     root = logging.getLogger()
     for old in [handler for handler in root.handlers if handler.name == __name__]:
         root.removeHandler(old)
@@ -63,9 +71,24 @@ def setup_logging(output_dir: str | None = None, rank: int = 0) -> None:
     for handler in handlers:
         handler.set_name(__name__)
         handler.setFormatter(_Line(f"[%(asctime)s]{who} %(kind)s%(message)s", "%Y-%m-%d %H:%M:%S"))
-        handler.setLevel(logging.WARNING if rank else logging.INFO)
+        handler.setLevel(logging.WARNING if rank and isinstance(handler, _Console) else logging.INFO)
         root.addHandler(handler)
     root.setLevel(logging.INFO)
+
+
+def append(path: str, *rows: dict[str, Any]) -> None:
+    """Add rows to a file of one JSON object a line, all or none, so that they survive the machine. OSError if
+    that cannot be done."""
+    with open(path, "ab", buffering=0) as file:
+        start = file.seek(0, os.SEEK_END)
+        try:
+            data = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode()
+            if file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(start)
+            raise
 
 
 def progress(iterable: Iterable, total: int, title: str) -> Iterable:
@@ -101,6 +124,7 @@ class Log:
         self.main = rank == 0
         self.tensorboard = tensorboard and self.main
         self._writer: Any = None
+        self._waiting: list[dict[str, Any]] = []  # rows that found no space
         self._purge_step: int | None = None
 
     def write(self, step: int, figures: dict[str, Any]) -> None:
@@ -110,12 +134,7 @@ class Log:
         if not self.main:
             return
         row = {"step": step, **{key: _plain(value) for key, value in figures.items()}}
-        try:
-            os.makedirs(os.path.dirname(self.path), exist_ok=True)
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row, allow_nan=False) + "\n")
-        except OSError as error:
-            raise UserError(f"OUTPUT_DIR: cannot write {self.path}: {error.strerror}") from None
+        self._record(row)
         split = row["split"]
         shown = [_readable(key, value) for key, value in row.items() if key != "split"]
         logger.info("%s  %s", split, "  ".join(shown))
@@ -127,15 +146,28 @@ class Log:
                     writer.add_scalar(f"{section}/{key}", value, step)
             writer.flush()
 
-    def resume(self, step: int) -> None:
-        """Forget training and validation after `step`: a run that continues there reports them again."""
+    def _record(self, *rows: dict[str, Any]) -> None:
+        """Write rows to metrics.jsonl, with those that a full disk has kept from it before."""
+        self._waiting += rows
+        try:
+            os.makedirs(os.path.dirname(self.path), exist_ok=True)
+            append(self.path, *self._waiting)
+            self._waiting = []
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise UserError(f"OUTPUT_DIR: cannot write {self.path}: {error.strerror}") from None
+            logger.warning("no space for %s: %d rows wait until there is", self.path, len(self._waiting))
+
+    def resume(self, step: int, epochs: int) -> None:
+        """Forget training after `step` and validation after so many epochs: a run that continues there
+        reports them again."""
         if not self.main:
             return
         self.close()
         self._purge_step = step + 1
         if os.path.isfile(self.path):
             with open(self.path, encoding="utf-8") as file:
-                kept = [line for line in file if _stays(line, step)]
+                kept = [line for line in file if _stays(line, step, epochs)]
             with open(self.path + ".tmp", "w", encoding="utf-8") as file:
                 file.writelines(kept)
             os.replace(self.path + ".tmp", self.path)
@@ -188,11 +220,13 @@ class Log:
             self._writer = None
 
 
-def _stays(line: str, step: int) -> bool:
+def _stays(line: str, step: int, epochs: int) -> bool:
     try:
         row = json.loads(line)
     except ValueError:  # the end of a run that was killed while it wrote
         return False
+    if row["split"] == "val_epoch":
+        return row["epoch"] <= epochs
     return row["step"] <= step or row["split"] == "test_final"
 
 

@@ -11,7 +11,8 @@ from test_models import CLASSES, SMALL
 
 from slowfast_uniformer import distributed
 from slowfast_uniformer.config import load_config
-from slowfast_uniformer.engine.train import begin, training_step
+from slowfast_uniformer.engine.run import begin
+from slowfast_uniformer.engine.train import training_step
 
 
 def step_and_score(label: str) -> tuple[bool, torch.Tensor]:

@@ -10,7 +10,8 @@ import torch
 
 from slowfast_uniformer import distributed
 from slowfast_uniformer.config import load_config
-from slowfast_uniformer.engine.train import begin, training_step
+from slowfast_uniformer.engine.run import begin
+from slowfast_uniformer.engine.train import training_step
 
 
 def steps(cfg):

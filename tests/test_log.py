@@ -55,17 +55,18 @@ def test_lines_go_to_the_console_and_the_file_once(tmp_path, capsys):
     assert captured.err.splitlines() == lines and captured.out == ""
 
 
-def test_other_ranks_report_trouble_only(tmp_path, capsys):
+def test_other_ranks_show_trouble_only_and_keep_logs_of_their_own(tmp_path, capsys):
     setup_logging(str(tmp_path), rank=3)
     logging.info("training")
     logging.error("no")
-    assert (tmp_path / "log.txt").read_text().endswith("[rank 3] error: no\n")
+    lines = (tmp_path / "logs" / "rank_3.txt").read_text().splitlines()
+    assert [line.split("] ", 1)[1] for line in lines] == ["[rank 3] training", "[rank 3] error: no"]
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="OUTPUT_DIR: cannot write log.txt in .*file"):
+    with pytest.raises(UserError, match="OUTPUT_DIR: cannot write .*file/log.txt"):
         setup_logging(str(tmp_path / "file"))
     with pytest.raises(UserError, match="OUTPUT_DIR: cannot write .*metrics.jsonl"):
         Log(str(tmp_path / "file"), False, 0).write(1, TRAIN)
@@ -94,7 +95,7 @@ def test_other_ranks_are_silent(tmp_path, caplog):
     log = Log(str(tmp_path / "run"), tensorboard=True, rank=1)
     log.write(5, TRAIN)
     log.text("note", "hello")
-    log.resume(3)
+    log.resume(3, 0)
     log.clips("val", [np.zeros((2, 4, 4, 3), np.uint8)], [("a", "a", 1.0)], 5)
     log.close()
     assert not (tmp_path / "run").exists() and not caplog.messages
@@ -122,15 +123,15 @@ def test_resume_forgets_what_will_be_repeated(tmp_path):
     log = Log(str(tmp_path), tensorboard=True, rank=0)
     for step in (10, 20, 30):
         log.write(step, {**TRAIN, "loss": float(step)})
-    log.write(20, {"split": "val_epoch", "top1_acc": 1.0})
-    log.write(30, {"split": "val_epoch", "top1_acc": 2.0})
+    log.write(20, {"split": "val_epoch", "epoch": 2, "top1_acc": 1.0})
+    log.write(20, {"split": "val_epoch", "epoch": 3, "top1_acc": 2.0})
     log.write(30, {"split": "test_final", "top1_acc": 3.0})
     log.close()
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 31, "spl')  # killed while writing
 
     log = Log(str(tmp_path), tensorboard=True, rank=0)
-    log.resume(20)
+    log.resume(20, 2)
     log.write(30, {**TRAIN, "loss": 31.0})
     log.close()
     assert [(row["step"], row["split"], row.get("loss")) for row in rows(tmp_path)] == [

@@ -8,7 +8,8 @@ import torch
 
 from slowfast_uniformer import checkpoint
 from slowfast_uniformer.config import load_config
-from slowfast_uniformer.engine.train import begin, due, train, training_step
+from slowfast_uniformer.engine.run import begin
+from slowfast_uniformer.engine.train import due, train, training_step
 from slowfast_uniformer.errors import UserError
 
 
@@ -71,7 +72,7 @@ def test_a_continued_run_repeats_the_uninterrupted_one(tiny, tmp_path):
     train(cfg)
     (broken / "checkpoints" / "epoch_00002.pyth").unlink()
     train(cfg)
-    whole, parts = (checkpoint.load(checkpoint.path_of_epoch(str(out), 2)) for out in (straight, broken))
+    whole, parts = (checkpoint.load(checkpoint.path_of(str(out), 2)) for out in (straight, broken))
     for kind in ("model_state", "ema_state"):
         assert all(torch.equal(whole[kind][name], parts[kind][name]) for name in whole[kind])
     losses = [[(row["step"], row["loss"]) for row in rows(out, "train_iter")] for out in (straight, broken)]

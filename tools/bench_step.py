@@ -10,7 +10,9 @@ import time
 import torch
 
 from slowfast_uniformer.config import load_config
-from slowfast_uniformer.engine.train import begin, memory_mb, training_step
+from slowfast_uniformer.engine.meter import memory_mb
+from slowfast_uniformer.engine.run import begin
+from slowfast_uniformer.engine.train import training_step
 from slowfast_uniformer.errors import UserError
 
 

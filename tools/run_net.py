@@ -7,17 +7,18 @@ import argparse
 import logging
 import os
 import sys
+from functools import partial
 from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from slowfast_uniformer import distributed
+from slowfast_uniformer import distributed, interrupt, provenance
 from slowfast_uniformer.apps.small import small
 from slowfast_uniformer.config import difference, files_and_overrides, load_config
 from slowfast_uniformer.engine.test import test
 from slowfast_uniformer.engine.train import train
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.log import setup_logging
+from slowfast_uniformer.log import append, setup_logging
 
 
 def parse_args() -> argparse.Namespace:
@@ -63,9 +64,14 @@ def prepare(cfg: CfgNode, notes: list[str], given: list[str]) -> None:
         logger.info("    %s: %s", key, value)
 
 
-def run(cfg: CfgNode) -> None:
+def run(cfg: CfgNode, notes: list[str], given: list[str]) -> None:
     """What every process of the run does."""
+    if distributed.is_main():
+        prepare(cfg, notes, given)
     setup_logging(cfg.OUTPUT_DIR, distributed.rank())
+    facts = provenance.start()
+    if distributed.is_main():
+        append(os.path.join(cfg.OUTPUT_DIR, "starts.jsonl"), facts)
     if cfg.TRAIN.ENABLE:
         train(cfg)
     figures = test(cfg) if cfg.TEST.ENABLE else {}
@@ -97,12 +103,13 @@ def main() -> None:
         if args.small:
             overrides += small(load_config(args.cfg, overrides, runs_here=False))
         cfg = load_config(args.cfg, overrides, notes)
-        if distributed.is_main() and cfg.SHARD_ID == 0:
-            prepare(cfg, notes, args.cfg)
-        distributed.launch(run, cfg, args.init_method)
+        distributed.launch(partial(run, notes=notes, given=args.cfg), cfg, args.init_method)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except interrupt.Interrupted:
+        print("interrupted; the same command continues", file=sys.stderr)
+        sys.exit(interrupt.EXIT_CODE)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from slowfast_uniformer.data import transforms
 from slowfast_uniformer.data.dataset import VideoDataset
 from slowfast_uniformer.data.loader import build_loader, collate
 from slowfast_uniformer.data.mixup import Mixup
-from slowfast_uniformer.engine.train import begin, timed, training_step
+from slowfast_uniformer.engine.run import begin
+from slowfast_uniformer.engine.train import timed, training_step
 from slowfast_uniformer.errors import UserError
 
 TURNS = 3

@@ -13,7 +13,7 @@ from slowfast_uniformer.data import annotations, faults, sampling, shards
 from slowfast_uniformer.data.decode import FrameFolder, Video, VideoError, opener
 from slowfast_uniformer.data.mirror import mirrored
 from slowfast_uniformer.data.transforms import TrainTransform, ViewTransform
-from slowfast_uniformer.rng import seeded
+from slowfast_uniformer.rng import mix, seeded
 
 
 class VideoDataset(Dataset):
@@ -52,21 +52,26 @@ class VideoDataset(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, index = key
+        if self.split == "train":
+            return self._train_item(epoch, index)
         with seeded(self.cfg.RNG_SEED, epoch, index):
-            return self._train_item(index) if self.split == "train" else self._test_item(index)
+            return self._test_item(index)
 
-    def _train_item(self, index: int) -> dict[str, Any]:
+    def _train_item(self, epoch: int, first: int) -> dict[str, Any]:
         errors: list[tuple[str, str]] = []
-        for _ in range(self.cfg.TRAIN.MAX_BAD_VIDEOS):
+        index = first
+        for attempt in range(self.cfg.TRAIN.MAX_BAD_VIDEOS):
             path = self.samples[index].path
             if path not in self.bad_files:
                 try:
-                    clips, targets = self._random_clips(self.samples[index])
+                    with seeded(self.cfg.RNG_SEED, epoch, first, *([attempt] if attempt else [])):
+                        clips, targets = self._random_clips(self.samples[index])
                     return self._item(index, clips, range(len(clips)), errors, targets)
                 except VideoError as error:
                     self.bad_files[path] = str(error)
             errors.append((path, self.bad_files[path]))
-            index = int(np.random.randint(len(self.samples)))
+            # a function of its place, so that it is the same whether the bad one was known or tried
+            index = mix(self.cfg.RNG_SEED, epoch, first, attempt) % len(self.samples)
         return self._item(index, None, (), errors)
 
     def _test_item(self, index: int) -> dict[str, Any]:

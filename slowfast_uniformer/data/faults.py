@@ -79,6 +79,8 @@ def guarded(loader: DataLoader, cfg: CfgNode) -> Iterator[Any]:
         text = " ".join(f"{error} {error.__cause__ or ''}".split())  # the cause tells the signal
         if not re.search(r"DataLoader (worker|timed out)|shared memory|bus error", text, re.IGNORECASE):
             raise
+        for process in multiprocessing.active_children():  # they hear no other signal
+            process.kill()
         raise UserError(_explain(text, loader, cfg)) from error
 
 

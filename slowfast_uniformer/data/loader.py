@@ -8,7 +8,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader, Sampler
 
-from slowfast_uniformer import distributed
+from slowfast_uniformer import distributed, interrupt
 from slowfast_uniformer.data.dataset import VideoDataset
 from slowfast_uniformer.errors import UserError
 
@@ -19,23 +19,26 @@ class EpochSampler(Sampler):
     Shuffled (training), the order follows from (seed, epoch) alone, so batch k of the whole run holds the
     same videos whatever the number of ranks, and what is left over when the ranks have equally many is
     dropped, as ranks that train must take the same number of steps. Unshuffled, every video comes once and
-    ranks may differ by one.
+    ranks may differ by one. `start` is how many of the order all ranks have taken already.
     """
 
     def __init__(self, length: int, rank: int = 0, world: int = 1, shuffle: bool = False, seed: int = 0):
-        end = length // world * world if shuffle else length
-        self.slice = slice(rank, end, world)
-        self.length, self.shuffle, self.seed = length, shuffle, seed
-        self.epoch = 0
+        self.length, self.rank, self.world, self.shuffle, self.seed = length, rank, world, shuffle, seed
+        self.epoch = self.start = 0
+
+    def _slice(self) -> slice:
+        left = self.length - self.start
+        end = self.start + (left // self.world * self.world if self.shuffle else left)
+        return slice(self.start + self.rank, end, self.world)
 
     def __len__(self) -> int:
-        return len(range(self.length)[self.slice])
+        return len(range(self.length)[self._slice()])
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.arange(self.length)
         if self.shuffle:
             np.random.default_rng([self.seed, self.epoch]).shuffle(order)
-        for index in order[self.slice]:
+        for index in order[self._slice()]:
             yield self.epoch, int(index)
 
 
@@ -52,6 +55,10 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
         "errors": [error for item in items for error in item["errors"]],
         "failed": [(item["video"], item["label"]) for item in items if item["clips"] is None],
     }
+
+
+def _begin_worker(_: int) -> None:
+    interrupt.ignore()
 
 
 def build_loader(cfg: CfgNode, split: str) -> DataLoader:
@@ -84,4 +91,5 @@ def build_loader(cfg: CfgNode, split: str) -> DataLoader:
         pin_memory=cfg.DATA_LOADER.PIN_MEMORY and cfg.NUM_GPUS > 0,
         persistent_workers=cfg.DATA_LOADER.NUM_WORKERS > 0,
         timeout=cfg.DATA_LOADER.TIMEOUT if cfg.DATA_LOADER.NUM_WORKERS > 0 else 0,
+        worker_init_fn=_begin_worker,
     )

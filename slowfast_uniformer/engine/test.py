@@ -11,7 +11,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 from torch.utils.data import DataLoader
 
-from slowfast_uniformer import checkpoint, distributed
+from slowfast_uniformer import checkpoint, distributed, interrupt
 from slowfast_uniformer.data import annotations
 from slowfast_uniformer.data.faults import guarded
 from slowfast_uniformer.data.loader import build_loader
@@ -59,6 +59,8 @@ def evaluate(
                 model(part.to(device, non_blocking=True)) for part in batch["clips"].split(clips_at_once)
             ]
         scores.update(torch.cat(parts).float(), batch["videos"], batch["views"], batch["labels"])
+        interrupt.check()
+        distributed.doing(f"loading for {title}")
     for error in errors:
         logger.warning("not answered: %s", error)
     scores.merge(distributed.gather(scores.state()))
@@ -69,8 +71,8 @@ def weights_to_test(cfg: CfgNode) -> str:
     """The weights to test: TEST.CHECKPOINT_FILE_PATH, else this run's best or last, else INIT_FROM."""
     if cfg.TEST.CHECKPOINT_FILE_PATH:
         return cfg.TEST.CHECKPOINT_FILE_PATH
-    best = checkpoint.path_of_best(cfg.OUTPUT_DIR)
-    own = best if cfg.TEST.TEST_BEST and os.path.isfile(best) else checkpoint.newest(cfg.OUTPUT_DIR)
+    best = checkpoint.best(cfg.OUTPUT_DIR) if cfg.TEST.TEST_BEST else None
+    own = best or distributed.from_main(checkpoint.newest(cfg.OUTPUT_DIR) if distributed.is_main() else None)
     if not own and not cfg.MODEL.INIT_FROM:
         raise UserError(
             f"nothing to test: OUTPUT_DIR {cfg.OUTPUT_DIR} holds no checkpoint. Set "

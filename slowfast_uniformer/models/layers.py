@@ -124,6 +124,12 @@ def init_linear(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
+def repeated_parts(model: nn.Module) -> list[nn.Module]:
+    """The blocks that a model repeats, inner ones first: members of its module lists that have parameters."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return [part for parts in reversed(lists) for part in parts if any(True for _ in part.parameters())]
+
+
 def checkpoint_counts(num: int | Sequence[int], stages: int) -> list[int]:
     """How many blocks of each stage to recompute; one number stands for every stage."""
     counts = [num] * stages if isinstance(num, int) else list(num)

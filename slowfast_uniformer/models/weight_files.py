@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from slowfast_uniformer import paths
+from slowfast_uniformer import checkpoint, paths
 from slowfast_uniformer.errors import UserError
 
 # Keys under which checkpoints keep their tensors, the first that is there counting
@@ -38,7 +38,7 @@ def find(name: str) -> str:
     names = [name + ending for ending in ("", *_ENDINGS)] + [os.path.basename(name).replace("+", "_")]
     candidates = [name, *(os.path.join(folder, each) for each in names if folder)]
     for path in candidates:
-        if os.path.isfile(path):
+        if os.path.isfile(path) or (os.path.isdir(path) and path.endswith(".dcp")):
             return path
     where = (
         f"in SLOWFAST_UNIFORMER_WEIGHTS ({folder})" if folder else "and SLOWFAST_UNIFORMER_WEIGHTS is unset"
@@ -60,6 +60,8 @@ def read_file(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     path = find(name)
     if path.endswith(".safetensors"):
         content = _read_safetensors(path)
+    elif os.path.isdir(path):
+        content = checkpoint.load(path)
     elif _is_torchscript(path):
         content = _read_torchscript(path)
     else:

@@ -1,0 +1,105 @@
+"""The figures of an epoch's steps, on their way from the steps to the log."""
+
+import math
+import resource
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from slowfast_uniformer import distributed
+from slowfast_uniformer.log import Log
+
+if TYPE_CHECKING:
+    from slowfast_uniformer.engine.run import Run
+    from slowfast_uniformer.engine.train import Step
+
+
+class Meter:
+    """Figures of one epoch's steps: since the last line, and since the epoch began."""
+
+    def __init__(self, run: "Run", steps: int, log: Log):
+        self.run, self.steps, self.log = run, steps, log
+        epoch, window = run.sums or (None, None)  # of the part of the epoch before a run was continued
+        self.epoch, self.window = Sums(epoch), Sums(window)
+
+    def add(self, batch: dict, step: "Step", waited: float) -> None:
+        for sums in (self.epoch, self.window):
+            sums.add(batch, step, waited)
+
+    def write(self, done: int, lr: float) -> None:
+        """A `train_iter` row, and the `train_epoch` row when the epoch is done."""
+        self._write("train_iter", self.window, lr, done)
+        self.window = Sums()
+        if done == self.steps:
+            self._write("train_epoch", self.epoch, lr, done)
+
+    def state(self) -> tuple[list[float], list[float]]:
+        """What `Run.sums` has to be for the epoch to be continued here."""
+        return self.epoch.state(), self.window.state()
+
+    def _write(self, split: str, sums: "Sums", lr: float, done: int) -> None:
+        run = self.run
+        left = (run.cfg.SOLVER.MAX_EPOCH - run.epoch) * self.steps - done
+        row = {"split": split, "epoch": run.epoch + 1, "iter": done, "iters": self.steps, "lr": lr}
+        row.update(sums.figures(run.device))
+        row.update(skipped_steps=run.skipped_steps, memory_mb=memory_mb(run.device))
+        self.log.write(run.step, {**row, "eta_seconds": round(left * self.epoch.seconds() / done)})
+
+
+class Sums:
+    """Sums over steps on this rank; `figures` puts all ranks together."""
+
+    def __init__(self, state: list[float] | None = None) -> None:
+        """Begin anew, or where another's `state` was."""
+        *values, hard_labels, seconds = state or [0.0] * 9
+        self.start = time.perf_counter() - seconds
+        self.values = torch.tensor(values, dtype=torch.float64)
+        self.hard_labels = bool(hard_labels)
+
+    def state(self) -> list[float]:
+        return [*self.values.tolist(), float(self.hard_labels), self.seconds()]
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self.start
+
+    def add(self, batch: dict, step: "Step", waited: float) -> None:
+        loss, norm = (float(step.loss), float(step.norm)) if step.updated else (0.0, 0.0)
+        self.hard_labels = step.correct is not None
+        hits = float(step.correct) if self.hard_labels else 0.0
+        row = [step.updated, loss, norm, len(batch["clips"]), hits, len(batch["errors"]), waited]
+        self.values += torch.tensor(row, dtype=torch.float64)
+
+    def figures(self, device: torch.device) -> dict[str, float]:
+        """Mean loss and gradient norm of updates, accuracy, clips per second, waiting; collective."""
+        seconds, world = self.seconds(), distributed.world_size()
+        values = distributed.average(self.values.to(device)).tolist()
+        updates, loss, norm, clips, hits, errors, waited = values
+        return {
+            "loss": loss / updates if updates else math.nan,
+            **({"top1_acc": 100 * hits / clips} if self.hard_labels else {}),
+            "grad_norm": norm / updates if updates else math.nan,
+            "clips_per_second": clips * world / seconds,
+            "data_wait_percent": 100 * waited / seconds,
+            "bad_videos": round(errors * world),
+        }
+
+
+def shared_out(states: list[Any], world: int, rank: int) -> Any:
+    """Of the `Meter.state` of all ranks of an earlier run, what this one goes on from. With as many ranks
+    each takes its own; otherwise rank 0 takes the sums of all, which are what counts."""
+    if len(states) == world:
+        return states[rank]
+    summed = []
+    for columns in zip(*states, strict=True):
+        *values, hard_labels, seconds = (sum(column) for column in zip(*columns, strict=True))
+        values = values if rank == 0 else [0.0] * len(values)
+        summed.append([*values, float(hard_labels > 0), seconds / len(states)])
+    return tuple(summed)
+
+
+def memory_mb(device: torch.device) -> float:
+    """Peak memory so far: of the GPU's tensors, or on the CPU of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -1,0 +1,209 @@
+"""What a run carries from step to step and, in checkpoints, from process to process."""
+
+import copy
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from slowfast_uniformer import checkpoint, distributed, rng
+from slowfast_uniformer.config import to_plain
+from slowfast_uniformer.engine.meter import Meter, shared_out
+from slowfast_uniformer.engine.optim import build_optimizer
+from slowfast_uniformer.engine.test import same_classes
+from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.models import build_model, layers, weights
+
+logger = logging.getLogger(__name__)
+COUNTERS = ("epoch", "iter", "seen", "closed", "step", "best_top1", "skipped_steps", "bad_in_a_row")
+
+
+@dataclass
+class Run:
+    """A training: the model and all that a step or the next epoch depends on."""
+
+    cfg: CfgNode
+    net: nn.Module  # the bare model
+    model: nn.Module  # the same, wrapped for several processes
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    ema: AveragedModel | None
+    device: torch.device
+    class_names: list[str] | None
+    saver: checkpoint.Saver
+    shell: nn.Module | None = None  # of a sharded model, what holds all of its weights in evaluation
+    vote: distributed.Vote = field(default_factory=distributed.Vote)
+    epoch: int = 0  # epochs done
+    iter: int = 0  # optimizer steps done in the epoch that has begun
+    seen: int = 0  # videos that all ranks have taken in it
+    closed: int = 0  # epochs done, validated and written, where these were due
+    step: int = 0  # optimizer steps done
+    best_top1: float = -1.0  # of validations; with DATA.MULTI_LABEL best mAP
+    skipped_steps: int = 0
+    bad_in_a_row: int = 0
+    meter: Meter | None = None  # of the epoch that has begun
+    sums: Any = None  # what the meter goes on from
+    saved: float = field(default_factory=time.monotonic)  # when the last checkpoint was begun
+
+    def best_net(self) -> nn.Module:
+        """The weights that are evaluated, alike on all ranks: the moving average once it has begun."""
+        averaged = self.ema is not None and self.ema.n_averaged > 0
+        net = self.ema.module if averaged else self.net
+        distributed.share(net.buffers())
+        if self.shell is None:
+            return net
+        everything = {name: distributed.whole(value) for name, value in net.state_dict().items()}
+        self.shell.load_state_dict(everything, assign=True)
+        return self.shell
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds. Tensors are the run's own but for buffers, which the next forward pass
+        changes."""
+        averaged = self.ema is not None and self.ema.n_averaged > 0
+        buffers = {name: value.clone() for name, value in self.net.named_buffers()}
+        return {
+            "model_state": {name: buffers.get(name, value) for name, value in self.net.state_dict().items()},
+            "ema_state": self.ema.module.state_dict() if averaged else None,
+            "optimizer_state": optimizer_state(self.optimizer, self.cfg.SOLVER.OPTIMIZING_METHOD),
+            "scaler_state": self.scaler.state_dict(),
+            **{name: getattr(self, name) for name in COUNTERS},
+            "sums": self.sums,
+            "class_names": self.class_names,
+            "arithmetic": getattr(self.net, "arithmetic", None),
+            "cfg": to_plain(self.cfg),
+        }
+
+    def save(self, also: str | None = None, closing: bool = True) -> None:
+        """Write a checkpoint of where the run is (with `closing` False none), and `also` one of that path.
+        For all ranks at once; returns before it is written."""
+        out, sharded = self.cfg.OUTPUT_DIR, self.shell is not None
+        within = self.step if self.meter else None
+        self.sums = distributed.gather(self.meter.state()) if self.meter else None
+        paths = [checkpoint.path_of(out, self.epoch, within, sharded)] if closing else []
+        paths += [also] if also else []
+        if sharded:
+            distributed.share(self.net.buffers())
+        if sharded or distributed.is_main():
+            self.saver.save(paths, self.state())
+        self.saved = time.monotonic()
+
+    def restore(self, state: dict[str, Any], source: str) -> None:
+        same_classes(state.get("class_names"), self.class_names, source)
+        _fill(self.net, state["model_state"], source)
+        if self.ema is not None and state.get("ema_state"):
+            _fill(self.ema.module, state["ema_state"], source)
+            self.ema.n_averaged.fill_(1)
+        load_optimizer(self.optimizer, state["optimizer_state"], self.cfg.SOLVER.OPTIMIZING_METHOD, source)
+        if self.scaler.is_enabled() and state["scaler_state"]:  # the run may not have been in fp16 so far
+            self.scaler.load_state_dict(state["scaler_state"])
+        for name in COUNTERS:
+            setattr(self, name, state[name])
+        if state["sums"]:
+            self.sums = shared_out(state["sums"], distributed.world_size(), distributed.rank())
+            if len(state["sums"]) != distributed.world_size():
+                logger.warning(
+                    "%s was written by %d processes and is continued by %d: videos come in the same order, "
+                    "but batch norms see them in other groups, so figures will differ from now on",
+                    source, len(state["sums"]), distributed.world_size(),
+                )  # fmt: skip
+
+
+def _fill(net: nn.Module, given: dict[str, Tensor], source: str) -> None:
+    own = net.state_dict()
+    parts = {name: distributed.part_like(own.get(name, value), value) for name, value in given.items()}
+    weights.load_weights(net, parts, init_head="keep", source=source)
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer, method: str) -> dict[str, Any]:
+    """The optimizer's tensors by the names of parameters, and which method's they are."""
+    named = {
+        name: optimizer.state[p]
+        for group in optimizer.param_groups
+        for name, p in zip(group["names"], group["params"], strict=True)
+        if p in optimizer.state
+    }
+    return {"method": method, "state": {name: dict(values) for name, values in named.items()}}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, given: dict[str, Any], method: str, source: str) -> None:
+    """Put `optimizer_state` into an optimizer of the same method and parameters; UserError for another."""
+    pairs = [zip(group["names"], group["params"], strict=True) for group in optimizer.param_groups]
+    own = {name: p for group in pairs for name, p in group}
+    other = set(given["state"]) ^ set(own) if given["state"] else set()
+    if other or given["method"] != method:
+        what = f"other parameters: {', '.join(sorted(other)[:3])}" if other else f"it is {given['method']}"
+        raise UserError(
+            f"{source}: its optimizer does not fit this config ({what}). Continue with the run's own "
+            "config, or start from its weights with MODEL.INIT_FROM and a new OUTPUT_DIR"
+        )
+    for name, values in given["state"].items():
+        p = own[name]
+        optimizer.state[p] = {
+            key: distributed.part_like(p, value).to(p.device) if getattr(value, "ndim", 0) else value
+            for key, value in values.items()
+        }
+
+
+def moving_average(net: nn.Module, decay: float) -> AveragedModel:
+    """A copy of the model that follows parameters and buffers; its first update copies them."""
+    return AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+def begin(cfg: CfgNode, class_names: list[str] | None) -> Run:
+    """Model, optimizer and the state they start from (see checkpoint.py for the order)."""
+    if distributed.is_main():
+        checkpoint.clean(cfg.OUTPUT_DIR)
+    own = distributed.from_main(
+        checkpoint.newest(cfg.OUTPUT_DIR) if cfg.TRAIN.AUTO_RESUME and distributed.is_main() else None
+    )
+    path = own or cfg.TRAIN.CHECKPOINT_FILE_PATH
+    initial = weights.read(cfg.MODEL.INIT_FROM) if cfg.MODEL.INIT_FROM and not path else None
+    arithmetic = checkpoint.load(path, tensors=False).get("arithmetic") if path else None
+    rng.seed_all(cfg.RNG_SEED)
+    device = distributed.device(cfg)
+    net = build_model(cfg, initial.arithmetic if initial else arithmetic).to(device)
+    if initial:
+        report = weights.load_weights(
+            net, initial, init_head=cfg.MODEL.INIT_HEAD, class_names=class_names, allow=cfg.MODEL.INIT_ALLOW,
+            source=cfg.MODEL.INIT_FROM,
+        )  # fmt: skip
+        logger.info("starting from MODEL.INIT_FROM %s: %s", cfg.MODEL.INIT_FROM, report)
+    run = _run_of(cfg, net, device, class_names)
+    if path:
+        run.restore(checkpoint.load(path, dict(run.net.named_parameters())), path)
+        why = "TRAIN.AUTO_RESUME: the newest in OUTPUT_DIR" if own else "TRAIN.CHECKPOINT_FILE_PATH"
+        where = f"epoch {run.epoch}" + (f" and {run.iter} steps" if run.iter else "")
+        logger.info("continuing %s after %s (%s)", path, where, why)
+    elif not initial:
+        logger.info("starting from random weights (no checkpoint in OUTPUT_DIR, MODEL.INIT_FROM not set)")
+    run.model = distributed.wrap(net, device)
+    return run
+
+
+def _run_of(cfg: CfgNode, net: nn.Module, device: torch.device, class_names: list[str] | None) -> Run:
+    """The run of a model at its beginning: sharded and compiled as the config says."""
+    sharded = cfg.MODEL.PARALLEL == "fsdp" and distributed.world_size() > 1
+    ema = moving_average(net, cfg.MODEL.EMA_DECAY) if cfg.MODEL.EMA_EPOCH >= 0 else None
+    shell = copy.deepcopy(net).to("meta") if sharded else None
+    for part in layers.repeated_parts(net) if cfg.MODEL.COMPILE else ():
+        part.compile()
+    for whole in [net, *([ema.module] if ema else [])] if sharded else ():
+        distributed.shard(whole, layers.repeated_parts(whole), device)
+    group = distributed.second_group() if sharded else None
+    return Run(
+        cfg=cfg,
+        net=net,
+        model=net,
+        optimizer=build_optimizer(net, cfg),
+        scaler=torch.amp.GradScaler(device.type, enabled=cfg.TRAIN.MIXED_PRECISION == "fp16"),
+        ema=ema,
+        device=device,
+        class_names=class_names,
+        saver=checkpoint.Saver(cfg.OUTPUT_DIR, cfg.TRAIN.KEEP_CHECKPOINTS, group),
+        shell=shell,
+    )

@@ -1,0 +1,64 @@
+"""Signals that ask a run to end: it finishes its step, writes a checkpoint and leaves with a code of its own.
+
+SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 (SLURM's warning before the time is up) ask; a second one stops at once.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+EXIT_CODE = 75  # "try again later" in sysexits.h: what starts runs may take it as: start this one again
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_ECHO = 1.0  # seconds; a launcher repeats what the terminal has sent to all its processes: that is one signal
+
+_asked: tuple[str, float] | None = None  # name of the first signal, when it came
+
+
+class Interrupted(Exception):
+    """The run was asked to end, and has written what it needs to continue."""
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Take note of the signals inside the block (in the main thread, the only one that can)."""
+    global _asked
+    _asked = None
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, _note) for number in SIGNALS} if main else {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _asked = None
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    global _asked
+    if _asked is None:
+        _asked = signal.Signals(number).name, time.monotonic()
+    elif time.monotonic() - _asked[1] > _ECHO:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+
+def asked() -> bool:
+    """Whether a signal has come."""
+    return _asked is not None
+
+
+def check() -> None:
+    """Raise Interrupted where a signal has come."""
+    if _asked:
+        raise Interrupted(f"ended by {_asked[0]}")
+
+
+def ignore() -> None:
+    """For processes that work for one that listens, such as loaders: a signal sent to all must not end them
+    in the middle of its step. They end with it."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
