@@ -138,13 +138,12 @@ class Log:
         split = row["split"]
         shown = [_readable(key, value) for key, value in row.items() if key != "split"]
         logger.info("%s  %s", split, "  ".join(shown))
-        if writer := self._board():
-            for key in row.keys() - NOT_DRAWN - (WATCHED | {"lr"} if split == "train_epoch" else set()):
-                if not isinstance(row[key], str):
-                    section = "watch" if key in WATCHED else SECTIONS[split]
-                    value = math.nan if row[key] is None else row[key]
-                    writer.add_scalar(f"{section}/{key}", value, step)
-            writer.flush()
+        for key in row.keys() - NOT_DRAWN - (WATCHED | {"lr"} if split == "train_epoch" else set()):
+            if not isinstance(row[key], str):
+                section = "watch" if key in WATCHED else SECTIONS[split]
+                value = math.nan if row[key] is None else row[key]
+                self._draw("add_scalar", f"{section}/{key}", value, step)
+        self._draw("flush")
 
     def _record(self, *rows: dict[str, Any]) -> None:
         """Write rows to metrics.jsonl, with those that a full disk has kept from it before."""
@@ -184,9 +183,18 @@ class Log:
             self._writer = SummaryWriter(self.folder, purge_step=self._purge_step)
         return self._writer
 
+    def _draw(self, method: str, *arguments: Any, **options: Any) -> None:
+        """Call a method of the SummaryWriter. Without space nothing is drawn; a new file begins when there
+        is."""
+        try:
+            if not self._waiting and (writer := self._board()):
+                getattr(writer, method)(*arguments, **options)
+        except OSError as error:
+            self._writer = None
+            logger.warning("TensorBoard lacks a figure or picture: %s", error)
+
     def text(self, tag: str, markdown: str, step: int = 0) -> None:
-        if writer := self._board():
-            writer.add_text(tag, markdown, step)
+        self._draw("add_text", tag, markdown, step)
 
     def config(self, cfg: CfgNode) -> None:
         """Show the resolved config."""
@@ -194,29 +202,32 @@ class Log:
 
     def evaluation(self, section: str, scores: VideoAggregator, names: Names, step: int) -> None:
         """Draw `confusion` and `per_class` of all videos, where a video has one label."""
-        if self._board() and not scores.multi_label:
+        if self.tensorboard and not scores.multi_label:
             matrix = confusion_matrix(scores.predictions, scores.labels, scores.scores.shape[1])
             self.confusion(section, matrix, names, step)
             self.per_class(section, per_class_accuracy(matrix), names, step)
 
     def confusion(self, section: str, matrix: Any, names: Names, step: int) -> None:
         """Draw a confusion matrix (K, K), or (K, K + 1) with unanswered videos, in `section` (val, test)."""
-        if writer := self._board():
-            writer.add_figure(f"{section}/confusion", draw_confusion(np.asarray(matrix), names), step)
+        if self.tensorboard:
+            self._draw("add_figure", f"{section}/confusion", draw_confusion(np.asarray(matrix), names), step)
 
     def per_class(self, section: str, accuracy: Any, names: Names, step: int) -> None:
         """Draw accuracies (K,) of classes in per cent; nan is left out."""
-        if writer := self._board():
-            writer.add_figure(f"{section}/per_class", draw_per_class(np.asarray(accuracy), names), step)
+        if self.tensorboard:
+            figure = draw_per_class(np.asarray(accuracy), names)
+            self._draw("add_figure", f"{section}/per_class", figure, step)
 
     def clips(self, section: str, clips: Sequence, answers: Answers, step: int) -> None:
         """Draw uint8 clips (T, H, W, 3) and of each (true class, predicted class, probability of that)."""
-        if writer := self._board():
-            writer.add_image(f"{section}/clips", draw_clips(clips, answers), step, dataformats="HWC")
+        if self.tensorboard:
+            self._draw("add_image", f"{section}/clips", draw_clips(clips, answers), step, dataformats="HWC")
 
     def close(self) -> None:
+        if self._waiting:
+            self._record()
         if self._writer is not None:
-            self._writer.close()
+            self._draw("close")
             self._writer = None
 
 

@@ -24,7 +24,7 @@ LONG = ["SOLVER.MAX_EPOCH", 12, "TRAIN.CHECKPOINT_STEPS", 1, "MIXUP.ENABLE", Tru
         "UNIFORMER.DROP_DEPTH_RATE", 0.3, "TRAIN.BATCH_SIZE", 4, "LOG_PERIOD", 3]  # fmt: skip
 
 
-def start(options: list, out: Path, ranks: int = 1, **more) -> subprocess.Popen:
+def start(options: list, out: Path, ranks: int = 1) -> subprocess.Popen:
     """run_net.py on the CPU in a process group of its own, alone or under torchrun."""
     launcher = [sys.executable]
     if ranks > 1:
@@ -32,16 +32,21 @@ def start(options: list, out: Path, ranks: int = 1, **more) -> subprocess.Popen:
     command = [*launcher, str(ROOT / "tools/run_net.py"), "--cfg", str(ROOT / "tests/empty.yaml")]
     options = [*map(str, options), "OUTPUT_DIR", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, env=environment,
-                            start_new_session=True, **more)  # fmt: skip
+    with open(f"{out}.err", "w") as errors:
+        return subprocess.Popen([*command, *options], stderr=errors, env=environment, start_new_session=True)
 
 
-def finish(process: subprocess.Popen) -> tuple[int, str]:
+def finish(process: subprocess.Popen, out: Path) -> tuple[int, str]:
+    """Exit status and what was written to standard error."""
     try:
-        errors = process.communicate(timeout=300)[1]
+        process.wait(timeout=300)
     finally:
         end(process)
-    return process.returncode, errors
+    return process.returncode, said(out)
+
+
+def said(out: Path) -> str:
+    return Path(f"{out}.err").read_text()
 
 
 def end(process: subprocess.Popen) -> None:
@@ -86,9 +91,10 @@ def undisturbed(tiny, tmp_path):
     """A function that makes the run which nothing disturbs; returns its folder."""
 
     def make(ranks: int) -> Path:
-        status, errors = finish(start([*tiny, *LONG], tmp_path / "undisturbed", ranks))
+        out = tmp_path / "undisturbed"
+        status, errors = finish(start([*tiny, *LONG], out, ranks), out)
         assert status == 0, errors
-        return tmp_path / "undisturbed"
+        return out
 
     return make
 
@@ -101,13 +107,13 @@ def test_a_signal_ends_a_run_that_then_continues(tiny, tmp_path, undisturbed, ra
     process = start(options, out, ranks)
     until(lambda: steps_done(out) >= 2)
     os.killpg(process.pid, number)  # to loaders and launchers, too, as SLURM does
-    status, errors = finish(process)
+    status, errors = finish(process, out)
     assert "writing a checkpoint" in errors and "Traceback" not in errors.split("torch/distributed")[0]
     if ranks == 1:
         assert status == interrupt.EXIT_CODE
     (written,) = checkpoint.all_of(str(out))
     assert checkpoint.load(written)["step"] >= steps_done(out)
-    status, errors = finish(start(options, out, ranks))
+    status, errors = finish(start(options, out, ranks), out)
     assert status == 0 and f"continuing {written}" in errors
     same_end(undisturbed(ranks), out)
 
@@ -127,7 +133,7 @@ def test_a_killed_run_continues(tiny, tmp_path, undisturbed, ranks):
         if steps_done(out) >= 10:  # there would be little left to disturb
             for path in checkpoint.all_of(str(out))[draw.randrange(3) :]:
                 os.remove(path)
-    status, errors = finish(start([*tiny, *LONG], out, ranks))
+    status, errors = finish(start([*tiny, *LONG], out, ranks), out)
     assert status == 0, errors
     same_end(reference, out)
     assert set(os.listdir("/dev/shm")) <= shared
@@ -135,8 +141,9 @@ def test_a_killed_run_continues(tiny, tmp_path, undisturbed, ranks):
 
 
 def test_a_second_signal_ends_at_once(tiny, tmp_path):
-    process = start([*tiny, *LONG, "SOLVER.MAX_EPOCH", 1000], tmp_path / "run")
-    until(lambda: steps_done(tmp_path / "run"))
+    out = tmp_path / "run"
+    process = start([*tiny, *LONG, "SOLVER.MAX_EPOCH", 1000], out)
+    until(lambda: steps_done(out))
     os.kill(process.pid, signal.SIGSTOP)  # so that the first is still being answered when the second comes
     os.kill(process.pid, signal.SIGTERM)
     os.kill(process.pid, signal.SIGCONT)
@@ -147,31 +154,32 @@ def test_a_second_signal_ends_at_once(tiny, tmp_path):
             time.sleep(0.1)
     except ProcessLookupError:
         pass
-    assert finish(process)[0] in (interrupt.EXIT_CODE, -signal.SIGTERM)
+    assert finish(process, out)[0] in (interrupt.EXIT_CODE, -signal.SIGTERM)
 
 
 def test_a_full_disk_stops_nothing_until_the_end(tiny, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", disk], capture_output=True).returncode:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "none", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting a small disk needs root")
     try:
-        out, filler = disk / "run", disk / "filler"
+        out, filler = tmp_path / "run", disk / "filler"
+        out.symlink_to(disk)
         process = start([*tiny, *LONG, "SOLVER.MAX_EPOCH", 40, "TENSORBOARD.ENABLE", True], out)
         until(lambda: steps_done(out) >= 4)
         with open(filler, "wb", buffering=0) as file:
             try:
-                while file.write(bytes(4096)):
+                while file.write(bytes(1 << 12)):
                     pass
             except OSError:
                 pass
         done = steps_done(out)
-        until(lambda: "The run goes on" in process.stderr.readline())
+        until(lambda: "The run goes on" in said(out) or process.poll() is not None)
         last = checkpoint.newest(str(out))
         assert last and steps_done(out) <= done + 1
-        time.sleep(0.5)
         os.remove(filler)
-        status, errors = finish(process)
+        status, errors = finish(process, out)
         assert status == 0, errors
         rows = record(out)
         assert [row["step"] for row in rows if row["split"] == "train_iter"][-1] == 160
