@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any
@@ -312,6 +313,8 @@ def shard(model: nn.Module, parts: Iterable[nn.Module], where: torch.device) -> 
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
+    # It warns of blocks that return a view, which must not be changed in place: no model here does that.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(where.type, (world_size(),))
     for part in [*parts, model]:
         fully_shard(part, mesh=mesh)
@@ -339,6 +342,11 @@ def sync_gradients(model: nn.Module, now: bool) -> None:
 def whole(value: torch.Tensor) -> torch.Tensor:
     """All of a tensor of which this rank may hold a part; collective if so."""
     return value.full_tensor() if hasattr(value, "full_tensor") else value
+
+
+def own_part(value: torch.Tensor) -> torch.Tensor:
+    """What this rank holds of a tensor, as a view of it."""
+    return value.to_local() if hasattr(value, "to_local") else value
 
 
 def part_like(own: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

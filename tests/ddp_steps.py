@@ -1,7 +1,7 @@
-"""Takes three training steps with every process holding its share of each batch, and saves what became of the
-model.
+"""Takes training steps with every process holding its share of each batch, and saves what became of the model
+and of the losses.
 
-Run alone or under torchrun by test_distributed.py: python tests/ddp_steps.py OUT KEY VALUE ...
+Run alone or under torchrun by test_distributed.py: python tests/ddp_steps.py OUT STEPS KEY VALUE ...
 """
 
 import sys
@@ -17,15 +17,20 @@ from slowfast_uniformer.engine.train import training_step
 def steps(cfg):
     run = begin(cfg, None)
     run.model.eval()  # batch norms would see half the batch each
-    rank, world = distributed.rank(), distributed.world_size()
-    for seed in range(3):
+    rank, world, losses = distributed.rank(), distributed.world_size(), []
+    for seed in range(run.step, run.step + int(sys.argv[2])):
         generator = torch.Generator().manual_seed(seed)
         clips = torch.randn(8, 3, 4, 32, 32, generator=generator)
         labels = torch.randint(8, (8,), generator=generator)
-        training_step(run, clips[rank::world], labels[rank::world])
+        step = training_step(run, clips[rank::world], labels[rank::world])
+        losses.append(distributed.average(step.loss).item())
+    run.save()
+    run.saver.finish(must=True)
+    state = {name: distributed.whole(value) for name, value in run.net.state_dict().items()}
     if distributed.is_main():
-        torch.save(run.net.state_dict(), sys.argv[1])
+        torch.save({"losses": losses, "state": state}, sys.argv[1])
+    distributed.barrier()
 
 
 if __name__ == "__main__":
-    distributed.launch(steps, load_config(None, sys.argv[2:]))
+    distributed.launch(steps, load_config(None, sys.argv[3:]))

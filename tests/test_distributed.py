@@ -32,6 +32,12 @@ def start(script: str, *arguments, processes: int = 0) -> subprocess.CompletedPr
     return done
 
 
+def steps(out: Path, options: list, processes: int = 0, count: int = 3) -> tuple[dict, str]:
+    """Losses and state after `count` steps by ddp_steps.py, and its standard error."""
+    done = start("tests/ddp_steps.py", f"{out}.pt", count, *options, "OUTPUT_DIR", out, processes=processes)
+    return torch.load(f"{out}.pt"), done.stderr
+
+
 def test_two_processes_take_the_steps_of_one(tiny, tmp_path):
     options = [
         *tiny,
@@ -42,10 +48,10 @@ def test_two_processes_take_the_steps_of_one(tiny, tmp_path):
         "MODEL.CHECKPOINT_NUM",
         "[1,1,1,1]",
     ]
-    start("tests/ddp_steps.py", tmp_path / "one.pt", *options)
-    done = start("tests/ddp_steps.py", tmp_path / "two.pt", *options, "TRAIN.ACCUM_STEPS", 2, processes=2)
-    assert "warn" not in done.stderr.lower(), done.stderr
-    one, two = (torch.load(tmp_path / name) for name in ("one.pt", "two.pt"))
+    one, _ = steps(tmp_path / "one", options)
+    two, said = steps(tmp_path / "two", [*options, "TRAIN.ACCUM_STEPS", 2], processes=2)
+    assert "warn" not in said.lower(), said
+    one, two = one["state"], two["state"]
     for name in one:
         torch.testing.assert_close(
             two[name], one[name], rtol=1e-5, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}"
@@ -83,16 +89,38 @@ def test_uniformerv2_in_bf16_recomputed_on_one_and_two_ranks(tiny, tmp_path, fro
     model = fill(build_model(load_config(None, options)))
     torch.save(model.state_dict(), tmp_path / "first.pth")
     saving = ["TRAIN.MIXED_PRECISION", "bf16", "MODEL.USE_CHECKPOINT", True, "MODEL.CHECKPOINT_NUM", "[3]"]
-    start("tests/ddp_steps.py", tmp_path / "plain.pt", *options)
-    runs = {"plain": torch.load(tmp_path / "plain.pt")}
+    runs = {"plain": steps(tmp_path / "plain", options)[0]["state"]}
     for processes in (0, 2):
-        path = tmp_path / f"{processes}.pt"
-        done = start("tests/ddp_steps.py", path, *options, *saving, processes=processes)
-        assert "warn" not in done.stderr.lower(), done.stderr
-        runs[processes] = torch.load(path)
+        done, said = steps(tmp_path / str(processes), [*options, *saving], processes)
+        assert "warn" not in said.lower(), said
+        runs[processes] = done["state"]
     for name, first in model.named_parameters():
         moved = {run: state[name] - first.detach() for run, state in runs.items()}
         assert all(bool(value.any()) == first.requires_grad for value in moved.values()), name
         for run in (0, 2):
             difference = (moved[run] - moved["plain"]).norm() / moved["plain"].norm().clamp_min(1e-8)
             assert not first.requires_grad or difference < 0.1, f"{name}, {run} processes: {difference}"
+
+
+ALL = {
+    "V1": [],
+    "V2": [item for pair in V2.items() for item in pair],
+    "PTV": ["MODEL.MODEL_NAME", "PTVSlow", "MODEL.ARGS.STEM_DIM_OUT", 8, "DATA.NUM_FRAMES", 4],
+}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_sharded_steps_are_those_of_ddp_and_either_continues_the_other(tiny, tmp_path, name):
+    """20 steps under each; 10 under one and 10 more of its checkpoint under the other."""
+    saving = ["MODEL.USE_CHECKPOINT", True, "MODEL.CHECKPOINT_NUM", "[1]" if name == "V2" else "[1,1,1,1]"]
+    options = [*tiny, *ALL[name], *saving, "UNIFORMER.DROP_DEPTH_RATE", 0, "TRAIN.ACCUM_STEPS", 2,
+               "SOLVER.OPTIMIZING_METHOD", "adamw", "SOLVER.BASE_LR", 1e-3, "MODEL.EMA_EPOCH", 0]  # fmt: skip
+    whole, _ = steps(tmp_path / "ddp", options, 2, count=20)
+    sharded, said = steps(tmp_path / "fsdp", [*options, "MODEL.PARALLEL", "fsdp"], 2, count=20)
+    assert "warn" not in said.lower(), said
+    torch.testing.assert_close(sharded["losses"], whole["losses"], rtol=0, atol=1e-5)
+    for kind, other in (("ddp", "fsdp"), ("fsdp", "ddp")):
+        out = tmp_path / f"from_{kind}"
+        steps(out, [*options, "MODEL.PARALLEL", kind], 2, count=10)
+        after, _ = steps(out, [*options, "MODEL.PARALLEL", other], 2, count=10)
+        torch.testing.assert_close(after["losses"], whole["losses"][10:], rtol=0, atol=1e-5)

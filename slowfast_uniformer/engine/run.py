@@ -151,7 +151,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, given: dict[str, Any], meth
 
 def moving_average(net: nn.Module, decay: float) -> AveragedModel:
     """A copy of the model that follows parameters and buffers; its first update copies them."""
-    return AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    average = get_ema_multi_avg_fn(decay)
+
+    def of_parts(averaged: list[Tensor], current: list[Tensor], count: Any) -> None:
+        average(*(list(map(distributed.own_part, values)) for values in (averaged, current)), count)
+
+    return AveragedModel(net, multi_avg_fn=of_parts, use_buffers=True)
 
 
 def begin(cfg: CfgNode, class_names: list[str] | None) -> Run:

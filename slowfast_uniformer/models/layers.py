@@ -125,9 +125,12 @@ def init_linear(module: nn.Module) -> None:
 
 
 def repeated_parts(model: nn.Module) -> list[nn.Module]:
-    """The blocks that a model repeats, inner ones first: members of its module lists that have parameters."""
+    """The blocks that a model repeats, inner ones first: members of its module lists that have parameters,
+    without a head among them, which may not be called as a whole."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    return [part for parts in reversed(lists) for part in parts if any(True for _ in part.parameters())]
+    heads = {model.get_submodule(name) for name in getattr(model, "classifier", ())}
+    parts = [part for parts in reversed(lists) for part in parts]
+    return [p for p in parts if any(True for _ in p.parameters()) and heads.isdisjoint(p.modules())]
 
 
 def checkpoint_counts(num: int | Sequence[int], stages: int) -> list[int]:
