@@ -137,7 +137,8 @@ def test_what_saves_memory_is_estimated_to_save_it():
 def test_what_a_run_holds_all_the_time():
     plain, sgd = small(), small("SOLVER.OPTIMIZING_METHOD", "sgd")
     weights = plain["memory"]["weights"]
-    assert weights >= 4 * plain["params"] and plain["memory"]["optimizer"] == 8 * plain["params"]
+    counts = plain["memory"]["optimizer"] - 8 * plain["params"]  # adam's, of four bytes for each parameter
+    assert weights >= 4 * plain["params"] and 0 < counts < 0.01 * weights
     assert plain["memory"]["ema"] == 0 and small("MODEL.EMA_EPOCH", 0)["memory"]["ema"] == weights
     assert sgd["memory"]["optimizer"] == 4 * plain["params"]
     bare = small("SOLVER.OPTIMIZING_METHOD", "sgd", "SOLVER.MOMENTUM", 0.0)

@@ -8,7 +8,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,11 +26,15 @@ from slowfast_uniformer.models import build_model
 
 _aten = torch.ops.aten
 # Formulas that count two for a multiply-add. Attention fused for the CPU is missing in the registry.
-_ATTENTION = flop_registry[_aten._scaled_dot_product_flash_attention]
-_PRODUCTS = flop_registry | {_aten._scaled_dot_product_flash_attention_for_cpu: _ATTENTION}
+_FUSED = "_scaled_dot_product_flash_attention"
+_PRODUCTS = flop_registry | {
+    getattr(_aten, f"{_FUSED}_for_cpu{way}"): flop_registry[getattr(_aten, f"{_FUSED}{way}")]
+    for way in ("", "_backward")
+}
 # Operations for each element, as fvcore counts norms in evaluation.
 _NORMS = {_aten.native_layer_norm: 5, _aten.native_group_norm: 5, _aten.native_batch_norm: 2}
-_MOMENTS = {"sgd": 1, "adam": 2, "adamw": 2}  # numbers that an optimizer keeps for each parameter
+# Numbers that an optimizer keeps for each element, and for each parameter (adam's count of steps)
+_MOMENTS = {"sgd": (1, 0), "adam": (2, 1), "adamw": (2, 1)}
 _REST = "(rest)"  # the row of what is in no stage
 
 
@@ -48,6 +52,8 @@ class _Trace(TorchDispatchMode):
         state = (*model.parameters(), *model.buffers())
         self._living = {value.untyped_storage()._cdata: ("", 0) for value in state}
         self._bytes = self.peak = 0
+        self._gradients: set[int] = set()
+        self._gradient_bytes = self.peak_without_gradients = 0
 
     @contextmanager
     def on(self) -> Iterator["_Trace"]:
@@ -76,10 +82,23 @@ class _Trace(TorchDispatchMode):
                 self._bytes += storage.nbytes()
                 weakref.finalize(storage, self._drop, storage._cdata)
         self.peak = max(self.peak, self._bytes)
+        others = self._bytes - self._gradient_bytes
+        self.peak_without_gradients = max(self.peak_without_gradients, others)
         return out
 
     def _drop(self, key: int) -> None:
         self._bytes -= self._living.pop(key)[1]
+
+    def watch_gradient(self, parameter: nn.Parameter) -> None:
+        """From when it is complete, count a parameter's gradient apart, too."""
+
+        def note(owner: nn.Parameter) -> None:
+            storage = owner.grad.untyped_storage()
+            if storage._cdata not in self._gradients:
+                self._gradients.add(storage._cdata)
+                self._gradient_bytes += storage.nbytes()
+
+        parameter.register_post_accumulate_grad_hook(note)
 
     def living(self) -> Counter:
         """Bytes that are in memory now, the model's own left out, by the module that made them."""
@@ -87,6 +106,44 @@ class _Trace(TorchDispatchMode):
         for owner, size in self._living.values():
             made[owner] += size
         return made
+
+
+class StepCost(NamedTuple):
+    """What a training step on one device takes beside what a process holds all the time.
+
+    In bytes: `saved` by the forward pass for the backward pass, by module, and the most that lives at once,
+    with gradients and without those that are complete. `flops` counts a multiply-add once.
+    """
+
+    saved: Counter
+    peak: int
+    peak_without_gradients: int
+    flops: int
+
+
+def step_cost(cfg: CfgNode, recomputed: int | None = None) -> StepCost:
+    """The cost of a training step of a config's model, the first `recomputed` blocks of every stage being
+    recomputed in the backward pass (None: as MODEL.CHECKPOINT_NUM says).
+
+    Raises UserError for an unknown model or a clip that does not go through it.
+    """
+    with torch.device("meta"):
+        model = build_model(cfg)
+    if recomputed is not None:
+        model.set_grad_checkpointing(recomputed)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        return _train(model.to_empty(device="cpu"), cfg, cfg.DATA.NUM_FRAMES, cfg.DATA.TRAIN_CROP_SIZE)
+
+
+def clips_of_device(cfg: CfgNode) -> int:
+    """Clips that a device works off in an optimizer step."""
+    videos = cfg.TRAIN.BATCH_SIZE // max(cfg.NUM_GPUS, 1)
+    return videos * (cfg.AUG.NUM_SAMPLE if cfg.AUG.ENABLE else 1)
+
+
+def clips_at_once(cfg: CfgNode) -> int:
+    """How many of them are in the largest of ACCUM_STEPS parts."""
+    return -(-clips_of_device(cfg) // cfg.TRAIN.ACCUM_STEPS)
 
 
 def describe(
@@ -104,29 +161,27 @@ def describe(
     Raises UserError for an unknown model or a clip that does not go through it.
     """
     frames, crop = frames or cfg.DATA.NUM_FRAMES, crop or cfg.DATA.TRAIN_CROP_SIZE
-    batch = -(-cfg.TRAIN.BATCH_SIZE // max(cfg.NUM_GPUS, 1) // cfg.TRAIN.ACCUM_STEPS)
-    batch *= cfg.AUG.NUM_SAMPLE if cfg.AUG.ENABLE else 1
     with torch.device("meta"):
         published, model = build_model(as_published(cfg)), build_model(cfg)
     with FakeTensorMode(allow_non_fake_inputs=True):
         once = _evaluate(published.to_empty(device="cpu"), cfg, (1, 3, frames, crop, crop))
         model.to_empty(device="cpu")
-        saved, step_peak = _train(model, cfg, (batch, 3, frames, crop, crop))
+        step = _train(model, cfg, frames, crop)
     sizes = {name: (p.numel(), p.numel() * p.requires_grad) for name, p in model.named_parameters()}
     params, trainable = (Counter({name: pair[i] for name, pair in sizes.items()}) for i in (0, 1))
     figures = {"flops": once.flops, "activations": once.activations}
-    figures |= {"params": params, "trainable": trainable, "saved": saved}
+    figures |= {"params": params, "trainable": trainable, "saved": step.saved}
     stages = _by_stage(figures, _stages(model, depth))
     total = {key: sum(counts.values()) for key, counts in figures.items()}
-    memory = _kept(cfg, model)
-    peaks = {"train_peak": sum(memory.values()) + step_peak, "eval_peak": memory["weights"] + once.peak}
+    memory = kept(cfg, model)
+    peaks = {"train_peak": sum(memory.values()) + step.peak, "eval_peak": memory["weights"] + once.peak}
     return {
         "model": cfg.MODEL.MODEL_NAME,
         "frames": frames,
         "crop": crop,
         **_in_giga(total),
         "frozen": total["params"] - total["trainable"],
-        "memory": {"batch": batch, **memory, **peaks},
+        "memory": {"batch": clips_at_once(cfg), **memory, **peaks},
         "stages": [{"name": name, **_in_giga(row)} for name, row in stages.items()],
     }
 
@@ -156,41 +211,64 @@ def _in_giga(row: dict[str, int]) -> dict[str, Any]:
 
 
 def _evaluate(model: nn.Module, cfg: CfgNode, shape: tuple[int, ...]) -> _Trace:
+    trace = _Trace(model)
+    with _fitting(cfg, shape), torch.no_grad(), trace.on(), autocast(cfg, torch.device("cpu")):
+        model.eval()(torch.empty(shape))
+    return trace
+
+
+@contextmanager
+def _fitting(cfg: CfgNode, shape: tuple[int, ...]) -> Iterator[None]:
     try:
-        with torch.no_grad(), _Trace(model).on() as trace, autocast(cfg, torch.device("cpu")):
-            model.eval()(torch.empty(shape))
+        yield
     except RuntimeError as error:
         raise UserError(
             f"{cfg.MODEL.MODEL_NAME}: a clip of {shape[2]} frames of {shape[3]} x {shape[4]} does not go "
             f"through it ({str(error).splitlines()[0]}); see DATA.NUM_FRAMES and DATA.TRAIN_CROP_SIZE"
         ) from None
-    return trace
 
 
-def _train(model: nn.Module, cfg: CfgNode, shape: tuple[int, ...]) -> tuple[Counter, int]:
-    """What lives after the forward pass, by module, and the most that lives, gradients among it; in bytes."""
-    with _Trace(model).on() as trace:
+def _train(model: nn.Module, cfg: CfgNode, frames: int, crop: int) -> StepCost:
+    """Forward and backward as in a training step (engine/train.py); of its parts the second has the gradients
+    of the first to live with, and the others are like it."""
+    shape = (clips_at_once(cfg), 3, frames, crop, crop)
+    trace, saved = _Trace(model), Counter()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            trace.watch_gradient(parameter)
+    parts = min(cfg.TRAIN.ACCUM_STEPS, 2)
+    with _fitting(cfg, shape), trace.on():
         clips = torch.empty(shape)  # a training loop holds them during the step
-        with autocast(cfg, torch.device("cpu")):
-            output = model.train()(clips)
-        saved = trace.living()
-        heads = output if isinstance(output, tuple) else (output,)
-        labels = torch.zeros(shape[0], dtype=torch.int64)
-        torch.stack([F.cross_entropy(head.float(), labels) for head in heads]).mean().backward()
-    return saved, trace.peak
+        for _ in range(parts):
+            with autocast(cfg, torch.device("cpu")):
+                output = model.train()(clips)
+            saved = saved or trace.living()
+            heads = output if isinstance(output, tuple) else (output,)
+            labels = torch.zeros(shape[0], dtype=torch.int64)
+            torch.stack([F.cross_entropy(head.float(), labels) for head in heads]).mean().backward()
+    copies = sum(buffer.nbytes for buffer in model.buffers())  # the step may have to put them back
+    flops = sum(trace.flops.values()) // parts
+    return StepCost(saved, trace.peak + copies, trace.peak_without_gradients + copies, flops)
 
 
-def _kept(cfg: CfgNode, model: nn.Module) -> dict[str, int]:
+def kept(cfg: CfgNode, model: nn.Module) -> dict[str, int]:
     """Bytes that a training process holds all the time."""
     weights = sum(value.nbytes for value in (*model.parameters(), *model.buffers()))
-    trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
-    plain = cfg.SOLVER.OPTIMIZING_METHOD == "sgd" and not cfg.SOLVER.MOMENTUM
+    trained = [p.nbytes for p in model.parameters() if p.requires_grad]
     return {
         "weights": weights,
-        "optimizer": 0 if plain else _MOMENTS[cfg.SOLVER.OPTIMIZING_METHOD] * trained,
+        "optimizer": optimizer_state(cfg, trained),
         "ema": weights if cfg.MODEL.EMA_EPOCH >= 0 else 0,
-        "ddp_buckets": trained if max(cfg.NUM_GPUS, 1) * cfg.NUM_SHARDS > 1 else 0,
+        "ddp_buckets": sum(trained) if max(cfg.NUM_GPUS, 1) * cfg.NUM_SHARDS > 1 else 0,
     }
+
+
+def optimizer_state(cfg: CfgNode, trained: list[int]) -> int:
+    """Bytes that the optimizer keeps for parameters of so many bytes each."""
+    if cfg.SOLVER.OPTIMIZING_METHOD == "sgd" and not cfg.SOLVER.MOMENTUM:
+        return 0
+    each_element, each_parameter = _MOMENTS[cfg.SOLVER.OPTIMIZING_METHOD]
+    return each_element * sum(trained) + 4 * each_parameter * len(trained)
 
 
 def _stages(model: nn.Module, depth: int) -> list[str]:

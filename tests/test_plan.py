@@ -1,0 +1,295 @@
+"""A plan's parts against real ones: optimizers, checkpoints, loaders, what a run logs, DDP and FSDP."""
+
+import json
+import os
+import sys
+from collections import Counter
+
+import pytest
+import torch
+import torch.distributed as dist
+from conftest import ROOT, load_script
+from test_distributed import V2
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from slowfast_uniformer import checkpoint
+from slowfast_uniformer.apps import plan
+from slowfast_uniformer.apps.model_info import step_cost
+from slowfast_uniformer.config import load_config
+from slowfast_uniformer.data.loader import build_loader
+from slowfast_uniformer.engine.optim import build_optimizer
+from slowfast_uniformer.engine.train import begin, training_step
+from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.models import build_model
+
+RECIPE = str(ROOT / "configs/k400/uniformer_s.yaml")
+FSDP_RANKS = 4
+
+
+def storages(values) -> int:
+    return sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
+
+
+def trained(tiny, *overrides):
+    """A run after one step."""
+    run = begin(load_config(None, [*tiny, "SOLVER.WEIGHT_DECAY", 0.1, *overrides]), None)
+    run.model.train()
+    gradients = []
+    for parameter in run.net.parameters():
+        parameter.register_post_accumulate_grad_hook(lambda p: gradients.append(p.grad))
+    training_step(run, torch.randn(8, 3, 4, 32, 32), torch.zeros(8, dtype=torch.int64))
+    return run, gradients
+
+
+METHODS = {"adamw": [], "adam": [], "sgd": [], "plain": ["SOLVER.MOMENTUM", 0.0, "SOLVER.NESTEROV", False]}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_parameters_gradients_optimizer_and_average_are_the_real_ones(tiny, method):
+    keys = ["SOLVER.OPTIMIZING_METHOD", method.replace("plain", "sgd"), *METHODS[method]]
+    run, gradients = trained(tiny, *keys, "MODEL.EMA_EPOCH", 0)
+    planned = plan._held(run.cfg, run.net, "ddp")
+    assert planned["parameters"] == storages(run.net.state_dict().values())
+    assert planned["gradients"] == storages(gradients) > 0
+    assert planned["optimizer"] == storages(tree_leaves(run.optimizer.state_dict()["state"]))
+    assert planned["moving_average"] == storages(run.ema.module.state_dict().values())
+
+
+class Living(TorchDispatchMode):
+    """The most bytes that new tensors take at once, as their storages live."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.peak = {}, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        known = {
+            t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)
+        }
+        for tensor in (t for t in tree_leaves(out) if isinstance(t, torch.Tensor)):
+            if tensor.untyped_storage()._cdata not in known:
+                self.seen[tensor.untyped_storage()._cdata] = (
+                    torch.multiprocessing.reductions.StorageWeakRef(tensor.untyped_storage()),
+                    tensor.nbytes,
+                )
+        self.peak = max(self.peak, sum(size for ref, size in self.seen.values() if not ref.expired()))
+        return out
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_an_optimizer_needs_for_its_step_on_a_gpu(tiny, method):
+    """There it treats a group's parameters at once (foreach), which it also can on the CPU."""
+    keys = ["SOLVER.OPTIMIZING_METHOD", method.replace("plain", "sgd"), *METHODS[method]]
+    keys += ["SOLVER.WEIGHT_DECAY", 0.1, "SOLVER.ZERO_WD_1D_PARAM", True]
+    cfg = load_config(None, [*tiny, *keys, "NUM_GPUS", 1], runs_here=False)
+    model = build_model(cfg)
+    optimizer = build_optimizer(model, cfg)
+    for group in optimizer.param_groups:
+        group["foreach"] = True
+    for _ in range(2):
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        with Living() as living:
+            optimizer.step()
+    held = plan._held(cfg, model, "ddp")
+    planned = plan._updating(cfg, model, held, 1) - sum(held.values())
+    assert living.peak == pytest.approx(planned, rel=0.02) and planned > 0
+
+
+def test_checkpoint_bytes_are_those_of_a_file(tiny, tmp_path):
+    run, _ = trained(tiny, "MODEL.EMA_EPOCH", 0, "UNIFORMER.EMBED_DIM", [32, 64, 128, 128])
+    checkpoint.save(str(tmp_path / "a.pyth"), run.state())
+    planned = plan.checkpoints(run.cfg, run.net)
+    assert planned["bytes"] == pytest.approx(os.path.getsize(tmp_path / "a.pyth"), rel=0.05)
+    assert planned["total"] == 3 * planned["bytes"]  # of two epochs, and the best
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_steps_are_as_many_as_the_loader_has(tiny, monkeypatch, world):
+    cfg = load_config(None, [*tiny, "TRAIN.BATCH_SIZE", 3, "NUM_SHARDS", world])
+    monkeypatch.setenv("WORLD_SIZE", str(world))
+    steps = plan.count_steps(cfg, *plan.count_videos(cfg, None))
+    assert steps["per_epoch"] == len(build_loader(cfg, "train"))
+    assert steps["videos"] == 16 and steps["total"] == 2 * steps["per_epoch"]
+
+
+def test_videos_from_the_list_the_option_or_the_data_set(tiny, demo, tmp_path):
+    cfg = load_config(None, tiny)
+    assert plan.count_videos(cfg, None) == (16, str(demo / "train.csv"))
+    assert plan.count_videos(cfg, 1000) == (1000, "--videos")
+    there = ["DATA.PATH_TO_DATA_DIR", str(tmp_path / "sthv2")]
+    assert plan.count_videos(load_config(None, [*tiny, *there]), None)[0] == 168_913
+    with pytest.raises(UserError, match="'mine' is not known. Give --videos"):
+        plan.count_videos(load_config(None, [*tiny, *there[:1], str(tmp_path / "mine")]), None)
+    with pytest.raises(UserError, match="5 videos .--videos. are fewer than a batch of 8"):
+        plan.count_steps(cfg, *plan.count_videos(cfg, 5))
+
+
+def test_learning_rate_is_what_the_run_logs(tiny, run_net, tmp_path):
+    scaled = ["SOLVER.BASE_LR_SCALE_NUM_SHARDS", True]
+    status, _, err = run_net([*tiny, *scaled, "SOLVER.MAX_EPOCH", 1, "TEST.ENABLE", False])
+    assert status == 0, err
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    cfg = load_config(None, [*tiny, *scaled])
+    assert plan.learning_rate(cfg, cfg)["applied"] == next(
+        r["lr"] for r in rows if r["split"] == "train_iter"
+    )
+    four = load_config(None, [*tiny, *scaled, "NUM_SHARDS", 4])
+    rate = plan.learning_rate(four, cfg)
+    assert rate["applied"] == rate["linear"] == pytest.approx(4e-3)
+    unscaled = plan.learning_rate(load_config(None, [*tiny, "NUM_SHARDS", 4]), cfg)
+    assert unscaled["applied"] == pytest.approx(1e-3) and unscaled["linear"] == pytest.approx(4e-3)
+
+
+@pytest.fixture
+def ranks_that_do_not_exist():
+    """A process group of FSDP_RANKS ranks whose collectives only say that they took place."""
+    dist.init_process_group("fake", rank=0, world_size=FSDP_RANKS, store=FakeStore())
+    yield
+    dist.destroy_process_group()
+
+
+class Collectives(TorchDispatchMode):
+    """Bytes of whole tensors in collectives, by name, and how often each ran."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes, self.count = Counter(), Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._overloadpacket.__name__
+        if func.namespace == "c10d":
+            tensors = [t for t in tree_leaves(args) if isinstance(t, torch.Tensor)]
+            self.bytes[name] += max(t.nbytes for t in tensors)
+            self.count[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_ddp_reduces_the_gradients_once(tiny, ranks_that_do_not_exist):
+    cfg = load_config(None, [*tiny, "NUM_SHARDS", FSDP_RANKS])
+    model = build_model(cfg)
+    sent = []
+
+    def hook(_, bucket):
+        sent.append(bucket.buffer().nbytes)
+        future = torch.futures.Future()
+        future.set_result(bucket.buffer())
+        return future
+
+    wrapped = torch.nn.parallel.DistributedDataParallel(model)
+    wrapped.register_comm_hook(None, hook)
+    wrapped(torch.randn(2, 3, 4, 32, 32)).sum().backward()
+    traffic = plan.communication(cfg, model, bandwidth=2.0)["ddp"]
+    assert traffic["bytes"] == 2 * 3 / 4 * sum(sent) > 0
+    assert traffic["seconds"] == traffic["bytes"] / 2e9
+
+
+def test_fsdp_gathers_twice_and_scatters_once(tiny, ranks_that_do_not_exist):
+    """Widths that four ranks divide; of others FSDP also sends the padding."""
+    keys = ["UNIFORMER.EMBED_DIM", [16, 16, 16, 16], "NUM_SHARDS", FSDP_RANKS]
+    cfg = load_config(None, [*tiny, *keys])
+    model, mesh = build_model(cfg), init_device_mesh("cpu", (FSDP_RANKS,))
+    planned, held = plan.communication(cfg, model, 1.0)["fsdp"], plan._held(cfg, model, "fsdp")
+    for block in (*model.blocks1, *model.blocks2, *model.blocks3, *model.blocks4):
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    with Collectives() as seen:
+        model(torch.randn(2, 3, 4, 32, 32)).sum().backward()
+    shards = [p.to_local() for p in model.parameters()]
+    assert held["gradients"] == storages(shards) == storages(p.grad.to_local() for p in model.parameters())
+    assert held["parameters"] == held["gradients"] + storages(model.buffers())
+    assert seen.count == {"_allgather_base_": 9, "_reduce_scatter_base_": 5}  # the root's once
+    # The patch embeddings are the blocks' in the plan, the root's here, where they are gathered only once
+    once = sum(p.nbytes * FSDP_RANKS for n, p in zip(dict(model.named_parameters()), shards, strict=True)
+               if n.startswith(("patch_embed2", "patch_embed3", "patch_embed4")))  # fmt: skip
+    assert planned["bytes"] == pytest.approx(3 / 4 * (sum(seen.bytes.values()) + once), rel=0.02)
+
+
+def test_a_plan_as_a_whole(tiny):
+    own = {**V2, "SOLVER.OPTIMIZING_METHOD": "adamw", "NUM_GPUS": 2, "NUM_SHARDS": 3, "TRAIN.BATCH_SIZE": 8}
+    cfg = load_config(None, [*tiny, *(item for pair in own.items() for item in pair)], runs_here=False)
+    facts = plan.plan(cfg, cfg, plan.Hardware(), videos=100, seconds=0.5)
+    memory, ddp = facts["memory"], facts["memory"]["peak"]["ddp"]
+    assert facts["gpus"] == 6 and facts["batch"] == {"videos": 24, "videos_per_gpu": 4, "clips_at_once": 4}
+    assert facts["steps"]["per_epoch"] == 4  # 16 videos for each rank
+    assert facts["decoding"]["videos_per_second"] == 16 and facts["time"]["hours"] == 8 * 0.5 / 3600
+    assert ddp["all"] < ddp["none"] == memory["plan"] and memory["saved"]["all"] < memory["saved"]["none"]
+    parts = memory["parts"]
+    assert parts["fsdp"]["optimizer"] < 0.3 * parts["ddp"]["optimizer"]  # six ranks, uneven rows
+    assert memory["saved"]["none"] < ddp["none"] < sum(parts["ddp"].values()) + 2 * memory["saved"]["none"]
+
+
+def test_accumulation_holds_gradients_and_halves_the_clips(tiny):
+    whole, halves = (step_cost(load_config(None, [*tiny, "TRAIN.ACCUM_STEPS", n])) for n in (1, 2))
+    saved = [sum(cost.saved.values()) for cost in (whole, halves)]
+    assert saved[1] == pytest.approx(saved[0] / 2, rel=0.1)
+    held = plan._held(load_config(None, tiny), build_model(load_config(None, tiny)), "ddp")
+    assert halves.peak >= saved[1] + held["gradients"]
+    assert halves.peak - halves.peak_without_gradients <= held["gradients"]
+
+
+def test_time_by_arithmetic_and_communication(tiny):
+    recomputed = ["MODEL.USE_CHECKPOINT", True, "MODEL.CHECKPOINT_NUM", [1, 1, 1, 1]]
+    plain, again = (load_config(None, [*tiny, "NUM_SHARDS", 2, *extra]) for extra in ([], recomputed))
+    costs, hardware = (
+        {"none": step_cost(plain), "configured": step_cost(again)},
+        plan.Hardware(1e-3, None, 1e-3),
+    )
+    traffic = plan.communication(plain, build_model(plain), hardware.bandwidth)
+    once, twice = (plan.duration(cfg, costs, traffic, 3600, hardware, None) for cfg in (plain, again))
+    forward, sending = 8 * plan._forward_flops(plain), traffic["ddp"]["seconds"]
+    assert once["flops"] == 6 * forward and 7 * forward < twice["flops"] < 8.2 * forward
+    assert once["compute"] == once["flops"] / 1e9 and once["without_overlap"] == once["compute"] + sending
+    assert once["hours"] == once["seconds_per_step"] == max(once["compute"], sending)
+    unknown = plan.duration(plain, costs, traffic, 3600, plan.Hardware(), None)
+    assert (unknown["compute"], unknown["hours"], unknown["seconds_per_step"]) == (None, None, 1.0)
+
+
+def test_the_smallest_remedy(tiny):
+    """Activations are most of this model: recomputing helps first, then smaller parts, then nothing."""
+    cfg = load_config(None, [*tiny, "NUM_SHARDS", 2])
+    model = build_model(cfg)
+    costs = {how: step_cost(cfg, blocks) for how, blocks in plan._recomputations(cfg, model).items()}
+    peaks = plan.memory(cfg, model, costs)["peak"]["ddp"]
+
+    def remedy(peak: float) -> dict:
+        return plan.fit(cfg, model, costs, (peak + 1) / 0.9e9)
+
+    roomy, tight, tighter, hopeless = map(remedy, (peaks["none"], peaks["all"], 0.6 * peaks["all"], 1e4))
+    assert roomy["fits"] and roomy["remedy"] is None
+    assert not tight["fits"] and "MODEL.CHECKPOINT_NUM" in tight["remedy"]["keys"]
+    assert "TRAIN.ACCUM_STEPS" in tighter["remedy"]["keys"]
+    assert tighter["remedy"]["peak"] <= 0.6 * peaks["all"]
+    assert not hopeless["fits"] and hopeless["remedy"] is None
+
+
+def test_planned_memory_is_near_the_measured_peak():
+    """A quick one; docs/planning.md has three models."""
+    small = ["UNIFORMER.DEPTH", [1, 1, 2, 1], "DATA.NUM_FRAMES", 4, "TRAIN.BATCH_SIZE", 2]
+    cfg = load_config(None, [*plan._COMMON, *small])
+    (row,) = plan.check({"small": cfg})
+    assert row["measured"] > 100e6 and abs(row["ratio"] - 1) < 0.15
+
+
+def command(monkeypatch, *arguments) -> None:
+    monkeypatch.setattr(sys, "argv", ["plan.py", *map(str, arguments)])
+    load_script("tools/plan.py").main()
+
+
+def test_the_command(monkeypatch, capsys, tiny):
+    own = ["--nodes", 2, "--gpus-per-node", 4, "--videos", 100, "--gpu-memory", 80, "--gpu-tflops", 50]
+    command(monkeypatch, "--cfg", RECIPE, *own, *tiny)
+    out = capsys.readouterr().out
+    assert "Uniformer on 8 GPUs of 2 machine(s), ddp" in out and "peak of a step" in out
+    assert out.splitlines()[-1].startswith("FITS the GPU's memory")
+    command(monkeypatch, "--json", "--cfg", RECIPE, *own, *tiny)
+    assert json.loads(capsys.readouterr().out)["gpus"] == 8
+    with pytest.raises(SystemExit) as stop:
+        command(monkeypatch, "--cfg", RECIPE, "--gpus-per-node", 3)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("error: TRAIN.BATCH_SIZE: 32 cannot be divided among 3")
