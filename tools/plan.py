@@ -169,9 +169,9 @@ def verdict(facts: dict[str, Any]) -> list[str]:
 
 def comparison(rows: list[dict[str, Any]]) -> str:
     """What `plan.check` found, for people."""
-    lines = [f"{'peak of a step on the CPU':<46}{'planned':>12}{'measured':>12}{'ratio':>8}"]
+    lines = [f"{'peak of a step on the CPU, MB':<46}{'planned':>10}{'measured':>10}{'ratio':>8}"]
     lines += [
-        f"{row['name']:<46}{size(row['planned']):>12}{size(row['measured']):>12}{row['ratio']:>8.3f}"
+        f"{row['name']:<46}{row['planned'] / 1e6:>10,.1f}{row['measured'] / 1e6:>10,.1f}{row['ratio']:>8.3f}"
         for row in rows
     ]
     return "\n".join(lines)
