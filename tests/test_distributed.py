@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import load_script
 from golden_recipe import fill
 
+from slowfast_uniformer import checkpoint
 from slowfast_uniformer.config import load_config
 from slowfast_uniformer.models import build_model
 
@@ -119,8 +121,15 @@ def test_sharded_steps_are_those_of_ddp_and_either_continues_the_other(tiny, tmp
     sharded, said = steps(tmp_path / "fsdp", [*options, "MODEL.PARALLEL", "fsdp"], 2, count=20)
     assert "warn" not in said.lower(), said
     torch.testing.assert_close(sharded["losses"], whole["losses"], rtol=0, atol=1e-5)
-    for kind, other in (("ddp", "fsdp"), ("fsdp", "ddp")):
+    for kind, other in (("fsdp", "ddp"), ("ddp", "fsdp")):
         out = tmp_path / f"from_{kind}"
         steps(out, [*options, "MODEL.PARALLEL", kind], 2, count=10)
         after, _ = steps(out, [*options, "MODEL.PARALLEL", other], 2, count=10)
         torch.testing.assert_close(after["losses"], whole["losses"][10:], rtol=0, atol=1e-5)
+    folder = checkpoint.newest(str(tmp_path / "from_ddp"))
+    file = checkpoint.path_of(str(tmp_path / "exported"), 0)
+    load_script("tools/convert_weights.py").convert(folder, file)
+    exported, shards = checkpoint.load(file), checkpoint.load(folder)
+    assert exported["step"] == 20 and folder.endswith(".dcp")
+    for name, value in after["state"].items():
+        assert torch.equal(exported["model_state"][name], value) and name in shards["model_state"]

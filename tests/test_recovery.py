@@ -24,12 +24,12 @@ LONG = ["SOLVER.MAX_EPOCH", 12, "TRAIN.CHECKPOINT_STEPS", 1, "MIXUP.ENABLE", Tru
         "UNIFORMER.DROP_DEPTH_RATE", 0.3, "TRAIN.BATCH_SIZE", 4, "LOG_PERIOD", 3]  # fmt: skip
 
 
-def start(options: list, out: Path, ranks: int = 1) -> subprocess.Popen:
+def start(options: list, out: Path, ranks: int = 1, arguments: list = ()) -> subprocess.Popen:
     """run_net.py on the CPU in a process group of its own, alone or under torchrun."""
     launcher = [sys.executable]
     if ranks > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
-    command = [*launcher, str(ROOT / "tools/run_net.py"), "--cfg", str(ROOT / "tests/empty.yaml")]
+    command = [*launcher, str(ROOT / "tools/run_net.py"), *arguments, "--cfg", str(ROOT / "tests/empty.yaml")]
     options = [*map(str, options), "OUTPUT_DIR", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with open(f"{out}.err", "w") as errors:

@@ -1,6 +1,8 @@
-"""Measure how fast a config's data is read.
+r"""Measure how fast a config's data is read, and what a step waits for a checkpoint.
 
 python tools/benchmark.py data --cfg configs/demo/uniformer.yaml [--compare pil] [KEY VALUE ...]
+python tools/benchmark.py checkpoint --cfg configs/k400/uniformerv2_b16_8x224.yaml NUM_GPUS 0 \
+    TRAIN.BATCH_SIZE 1
 
 CPU time by stage in one process, what the loader delivers with --workers processes, with --model which share
 of a training step waits for it, and with --compare what plainer programs take: `pil` keeps frames as lists of
@@ -51,6 +53,17 @@ def parse_args() -> argparse.Namespace:
     )
     data.add_argument("--json", action="store_true", help="print JSON instead of a table")
     data.add_argument("opts", nargs="*", help=argparse.SUPPRESS)
+    saving = commands.add_parser(
+        "checkpoint",
+        help="what a step waits for a checkpoint",
+        usage="%(prog)s [options] --cfg FILE.yaml [FILE.yaml ...] [KEY VALUE ...]",
+    )
+    saving.set_defaults(measure=measure_checkpoints, show=show_checkpoints)
+    saving.add_argument("--cfg", nargs="+", required=True, help="config files, later ones winning")
+    saving.add_argument("--times", type=positive, default=3, help="how often (%(default)s)")
+    saving.add_argument("--threads", type=positive, default=1, help="of PyTorch (%(default)s)")
+    saving.add_argument("--json", action="store_true", help="print JSON instead of text")
+    saving.add_argument("opts", nargs="*", help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.cfg, args.opts = files_and_overrides(args.cfg, args.opts)
     return args
@@ -73,6 +86,20 @@ def measure_data(args: argparse.Namespace) -> dict[str, Any]:
         three = load_config(args.cfg, [*args.opts, "TEST.NUM_SPATIAL_CROPS", 3])
         figures["reopen"] = benchmark.compare_reopen(three, args.videos)
     return figures
+
+
+def measure_checkpoints(args: argparse.Namespace) -> dict[str, float]:
+    fresh = ["TRAIN.AUTO_RESUME", False, "TRAIN.CHECKPOINT_FILE_PATH", "", "MODEL.INIT_FROM", ""]
+    return benchmark.checkpoints(load_config(args.cfg, [*args.opts, *fresh]), args.times)
+
+
+def show_checkpoints(figures: dict[str, float]) -> str:
+    return (
+        f"{figures['parameters'] / 1e6:.1f} M parameters, a checkpoint of {figures['megabytes']:.0f} MB: "
+        f"written in {figures['seconds_written']:.2f} s; beside the training a step of "
+        f"{figures['seconds_per_step_beside']:.2f} s waits {figures['seconds_waited']:.3f} s of it, "
+        f"{figures['waited_percent']:.2f} %"
+    )
 
 
 def show_data(figures: dict[str, Any]) -> str:

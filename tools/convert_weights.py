@@ -1,6 +1,8 @@
-"""Convert weights of any known program to safetensors in this program's names.
+"""Convert weights of any known program to safetensors in this program's names, or the checkpoint that a
+sharded run has written (a folder) to the one file that other runs write, with all that continuing needs.
 
 python tools/convert_weights.py IN OUT.safetensors
+python tools/convert_weights.py runs/big/checkpoints/epoch_00003.dcp OUT.pyth
 """
 
 import argparse
@@ -10,6 +12,7 @@ import sys
 
 from safetensors.torch import save_file
 
+from slowfast_uniformer import checkpoint
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.models import weights
 from slowfast_uniformer.models.weight_files import BESIDE
@@ -21,10 +24,13 @@ def convert(source: str, target: str) -> list[str]:
     What a checkpoint tells beside its tensors (class names, config, arithmetic) goes along as metadata, so
     that the file loads as the original does.
     """
-    if not target.endswith(".safetensors"):
-        raise UserError(f"{target}: the file to write must end in .safetensors")
+    if not target.endswith((".safetensors", ".pyth") if os.path.isdir(source) else ".safetensors"):
+        raise UserError(f"{target}: the file to write must end in .safetensors (or .pyth, for a folder .dcp)")
     if os.path.exists(target):
         raise UserError(f"{target} exists; remove it or choose another name")
+    if target.endswith(".pyth"):
+        checkpoint.write(os.path.abspath(target), checkpoint.load(source))
+        return [f"{source}: all of it in {target}"]
     read = weights.read(source)
     beside = read.about | {"arithmetic": read.arithmetic, "image": read.image}
     told = {key: beside[key] for key in BESIDE if beside.get(key)}
@@ -46,7 +52,7 @@ def convert(source: str, target: str) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Convert weights of any known program to safetensors.")
     parser.add_argument("source", metavar="IN", help="a file, or its name in $SLOWFAST_UNIFORMER_WEIGHTS")
-    parser.add_argument("target", metavar="OUT", help="the .safetensors file to write")
+    parser.add_argument("target", metavar="OUT", help="the .safetensors (or .pyth) file to write")
     args = parser.parse_args()
     try:
         print("\n".join(convert(args.source, args.target)))

@@ -4,6 +4,8 @@ CPU time is of this process and all its threads. Rivals take turns, and the leas
 """
 
 import itertools
+import os
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,10 +13,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader
 
-from slowfast_uniformer import rng
+from slowfast_uniformer import checkpoint, rng
 from slowfast_uniformer.apps.rivals import pil_item, plain_views_item, reopened_item
 from slowfast_uniformer.data import transforms
 from slowfast_uniformer.data.dataset import VideoDataset
@@ -160,3 +163,45 @@ def compare_reopen(cfg: CfgNode, videos: int) -> dict[str, float]:
     rates = {"ours": len(chosen) / ours, "plain": len(chosen) / plain, "reopen": len(chosen) / reopen}
     return {"views": dataset.views, "videos": len(chosen), **rates,
             "plain_ratio": plain / ours, "reopen_ratio": reopen / ours}  # fmt: skip
+
+
+def checkpoints(cfg: CfgNode, times: int) -> dict[str, float]:
+    """Seconds that training waits for a checkpoint which is written beside it, and those that writing one
+    takes when nothing else happens; least of so many `times`. Clips are random; the files go to OUTPUT_DIR
+    and are removed."""
+    with tempfile.TemporaryDirectory(dir=_made(cfg.OUTPUT_DIR)) as folder:
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.OUTPUT_DIR = folder
+        run = begin(cfg, None)
+        run.model.train()
+        size = cfg.DATA.TRAIN_CROP_SIZE
+        clips = torch.randn(cfg.TRAIN.BATCH_SIZE, 3, cfg.DATA.NUM_FRAMES, size, size)
+        labels = torch.randint(cfg.MODEL.NUM_CLASSES, (len(clips),))
+        training_step(run, clips, labels)  # makes the optimizer's state
+        written, waited, steps = [], [], []
+        for _ in range(times):
+            start = time.perf_counter()
+            run.save()
+            run.saver.finish(must=True)
+            written.append(time.perf_counter() - start)
+            before, start = run.saver.waited, time.perf_counter()
+            run.save()
+            training_step(run, clips, labels)
+            steps.append(time.perf_counter() - start)
+            waited.append(run.saver.waited - before)
+            run.saver.finish(must=True)
+        size = sum(os.path.getsize(path) for path in checkpoint.all_of(folder)[-1:])
+    return {
+        "parameters": sum(p.numel() for p in run.net.parameters()),
+        "megabytes": size / 1e6,
+        "seconds_written": min(written),
+        "seconds_waited": min(waited),
+        "waited_percent": 100 * min(waited) / min(written),
+        "seconds_per_step_beside": min(steps),
+    }
+
+
+def _made(folder: str) -> str:
+    os.makedirs(folder, exist_ok=True)
+    return folder

@@ -96,7 +96,7 @@ def ranks(cfg: CfgNode) -> int:
 
 def layout(cfg: CfgNode) -> str:
     """How the model is spread over the ranks: ddp or fsdp."""
-    return cfg.MODEL.get("PARALLEL", "ddp")
+    return cfg.MODEL.PARALLEL
 
 
 def batch(cfg: CfgNode) -> dict[str, int]:
@@ -352,7 +352,7 @@ def checkpoints(cfg: CfgNode, model: nn.Module) -> dict[str, int]:
     best one, and bytes of all."""
     held = kept(cfg, model)
     written = -(-cfg.SOLVER.MAX_EPOCH // cfg.TRAIN.CHECKPOINT_PERIOD)
-    files = min(written, cfg.TRAIN.get("KEEP_CHECKPOINTS", 0) or written) + 1
+    files = min(written, cfg.TRAIN.KEEP_CHECKPOINTS or written) + 1
     size = held["weights"] + held["optimizer"] + held["ema"]
     return {"bytes": size, "files": files, "total": files * size}
 
