@@ -28,6 +28,7 @@ from slowfast_uniformer import interrupt
 from slowfast_uniformer.errors import UserError
 
 logger = logging.getLogger(__name__)
+_ELASTIC_NOTICE = 20.0  # seconds; torchrun takes 15 to notice that a machine has gone
 _store: dist.Store | None = None  # where the ranks of a group leave notes for each other
 
 
@@ -78,6 +79,7 @@ def launch(fn: Callable[[CfgNode], Any], cfg: CfgNode, init_method: str = "") ->
         os.environ.update({name: str(value) for name, value in task.items()})
         return _in_group(fn, cfg, init_method or slurm_address())
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        mp._prctl_pr_set_pdeathsig(signal.SIGTERM)  # should torchrun be killed, nobody waits for this one
         return _in_group(fn, cfg, "env://")
     if shards * local == 1:
         with interrupt.listening():
@@ -87,7 +89,11 @@ def launch(fn: Callable[[CfgNode], Any], cfg: CfgNode, init_method: str = "") ->
             f"NUM_SHARDS: {shards} machines need --init_method tcp://HOST:PORT, "
             "with the address of the machine whose --shard_id is 0 (or start with torchrun or srun)"
         )
-    _start(fn, cfg, init_method or f"tcp://127.0.0.1:{_free_port()}", local, shards, shard)
+    init_method = init_method or f"tcp://127.0.0.1:{_free_port()}"
+    if local > 1:
+        return _start(fn, cfg, init_method, local, shards, shard)
+    _be(0, 1, shards, shard)
+    _in_group(fn, cfg, init_method)
 
 
 def _start(fn: Callable, cfg: CfgNode, init_method: str, local: int, shards: int, shard: int) -> None:
@@ -117,6 +123,16 @@ def _start(fn: Callable, cfg: CfgNode, init_method: str, local: int, shards: int
             signal.signal(number, handler)
 
 
+def _be(local: int, local_size: int, shards: int, shard: int) -> None:
+    """Take the place of process `local` of machine `shard`."""
+    os.environ.update(
+        RANK=str(shard * local_size + local),
+        WORLD_SIZE=str(shards * local_size),
+        LOCAL_RANK=str(local),
+        LOCAL_WORLD_SIZE=str(local_size),
+    )
+
+
 def _free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -127,12 +143,7 @@ def _child(
     local: int, fn: Callable, cfg: CfgNode, init_method: str, local_size: int, shards: int, shard: int,
     errors: Any,
 ) -> None:  # fmt: skip
-    os.environ.update(
-        RANK=str(shard * local_size + local),
-        WORLD_SIZE=str(shards * local_size),
-        LOCAL_RANK=str(local),
-        LOCAL_WORLD_SIZE=str(local_size),
-    )
+    _be(local, local_size, shards, shard)
     try:
         _in_group(fn, cfg, init_method)
     except UserError as error:
@@ -201,7 +212,10 @@ def _in_group(fn: Callable, cfg: CfgNode, init_method: str) -> None:
     except RuntimeError as error:
         if not re.search(r"gloo|nccl|ProcessGroup|Connection (closed|reset)", str(error), re.IGNORECASE):
             raise
-        raise UserError(_lost(error)) from error
+        lost = _lost(error)
+        if "TORCHELASTIC_RUN_ID" in os.environ and machines() > 1:
+            time.sleep(_ELASTIC_NOTICE)  # started again at once, torchrun would wait for the one that is gone
+        raise UserError(lost) from error
     finally:
         _store = None
         dist.destroy_process_group()
@@ -272,12 +286,14 @@ def _watch(store: dist.Store, world: int, timeout: float) -> None:
 
 def _lost(error: RuntimeError) -> str:
     """What a failed exchange with other ranks means, with what each of them was last doing."""
-    cause, own = str(error).strip().splitlines()[0], f"rank {rank()} on {socket.gethostname()}"
+    cause = re.sub(r"^\[\S+\] ", "", str(error).strip().splitlines()[0])  # without a place in gloo's source
+    own = f"rank {rank()} on {socket.gethostname()}"
     try:
         notes = _notes(_store, world_size())
         mine = notes.get(rank(), "").partition(": ")[2]
-        others = [note for other, note in notes.items() if other != rank() and not note.endswith(f": {mine}")]
-        told = "Last known: " + "; ".join(others[:8] or list(notes.values())[:8])
+        others = [note for other, note in notes.items() if other != rank()]
+        apart = [note for note in others if not note.endswith(f": {mine}")]
+        told = "Last known: " + "; ".join((apart or others)[:8])
     except (dist.DistError, RuntimeError):
         told = "Rank 0, which keeps the notes on what the others do, is gone; see its log"
     return (

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -49,16 +50,29 @@ def said(out: Path) -> str:
     return Path(f"{out}.err").read_text()
 
 
-def end(process: subprocess.Popen) -> None:
-    """Kill a run's whole process group."""
+def family(pid: int) -> list[int]:
+    """A process and its descendants; torchrun's are in process groups of their own."""
     try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+    return [pid, *(one for child in children for one in family(int(child)))]
+
+
+def send(process: subprocess.Popen, number: int) -> None:
+    """Send a signal to a run's processes, all at once."""
+    for pid in family(process.pid):
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def end(process: subprocess.Popen) -> None:
+    """Kill all of a run."""
+    send(process, signal.SIGKILL)
     process.wait()
 
 
-def until(condition, seconds: float = 120) -> None:
+def until(condition, seconds: float = 200) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come"
@@ -106,7 +120,7 @@ def test_a_signal_ends_a_run_that_then_continues(tiny, tmp_path, undisturbed, ra
                "DATA_LOADER.NUM_WORKERS", 1]  # fmt: skip
     process = start(options, out, ranks)
     until(lambda: steps_done(out) >= 2)
-    os.killpg(process.pid, number)  # to loaders and launchers, too, as SLURM does
+    send(process, number)  # to loaders and launchers, too, as SLURM does
     status, errors = finish(process, out)
     assert "writing a checkpoint" in errors and "Traceback" not in errors.split("torch/distributed")[0]
     if ranks == 1:
