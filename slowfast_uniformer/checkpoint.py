@@ -16,6 +16,7 @@ import re
 import shutil
 import threading
 import time
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -315,7 +316,9 @@ def _read_folder(path: str, own: Mapping[str, Tensor], with_tensors: bool) -> di
             tensors[key] = torch.zeros_like(like, dtype=entry.properties.dtype)
         else:
             tensors[key] = torch.empty(entry.size, dtype=entry.properties.dtype)
-    dcp.load(tensors, storage_reader=reader, no_dist=True)  # ranks need not read at the same time
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of what is meant: ranks need not read at the same time
+        dcp.load(tensors, storage_reader=reader, no_dist=True)
     for key, value in tensors.items():
         *parents, name = key.split("/")
         node = state

@@ -60,13 +60,16 @@ def test_two_processes_take_the_steps_of_one(tiny, tmp_path):
         )
 
 
-def test_testing_on_two_processes_gives_the_same_figures(tiny, demo, tmp_path):
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_testing_on_two_processes_gives_the_same_figures(tiny, demo, tmp_path, parallel):
     """Trains on two processes, then tests on one and on two: nine videos, which two does not divide."""
-    options = ["--cfg", ROOT / "tests" / "empty.yaml", *tiny]
+    options = ["--cfg", ROOT / "tests" / "empty.yaml", *tiny, "MODEL.PARALLEL", parallel]
+    options += ["MODEL.EMA_EPOCH", 1, "TRAIN.MIXED_PRECISION", "bf16", "TEST.TEST_BEST", True]
     done = start("tools/run_net.py", *options, processes=2)
     start("tools/run_net.py", *options, "TRAIN.ENABLE", False)
     assert "Warning" not in done.stderr, done.stderr
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert len([row for row in rows if row["split"] == "val_epoch"]) == 2
     two, one = [row for row in rows if row["split"] == "test_final"]
     assert two["num_videos"] == one["num_videos"] == 9 and two["coverage"] == 100
     for name in ("top1_acc", "top5_acc", "mean_class_acc"):

@@ -145,6 +145,21 @@ def test_moving_average_follows_and_is_what_is_evaluated(tiny):
     torch.testing.assert_close(run.ema.module.state_dict()[name], expected)
 
 
+@pytest.mark.slow
+def test_compiled_blocks_take_the_same_steps(tiny):
+    """Two blocks of each stage and kind would take minutes to compile: one global block shows the way."""
+    small = ["MODEL.MODEL_NAME", "Uniformer", "UNIFORMER.DEPTH", [0, 0, 1, 0], "MODEL.USE_CHECKPOINT", True,
+             "MODEL.CHECKPOINT_NUM", [0, 0, 1, 0], "SOLVER.OPTIMIZING_METHOD", "sgd"]  # fmt: skip
+    runs = [start(tiny, *small, "MODEL.COMPILE", compiled) for compiled in (False, True)]
+    for seed in range(2):
+        steps = [training_step(run, *batch(seed=seed)) for run in runs]
+        torch.testing.assert_close(steps[0].loss, steps[1].loss, rtol=1e-5, atol=1e-6)
+    eager, compiled = map(state_of, runs)
+    assert eager.keys() == compiled.keys(), "names stay"
+    for name in eager:
+        torch.testing.assert_close(compiled[name], eager[name], rtol=1e-4, atol=1e-6)
+
+
 def test_light_models_train_on_both_heads(tiny):
     light = ["MODEL.MODEL_NAME", "Uniformer_light", "UNIFORMER.PRUNE_RATIO", "[[],[],[1],[0.5]]",
              "UNIFORMER.TRADE_OFF", "[[],[],[1],[0.5]]"]  # fmt: skip
