@@ -115,6 +115,7 @@ def _start(fn: Callable, cfg: CfgNode, init_method: str, local: int, shards: int
         if not errors.empty():
             raise UserError(errors.get()) from None
         if error.exit_code == interrupt.EXIT_CODE:
+            interrupt.leaving(before)
             raise interrupt.Interrupted("ended by a signal") from None
         how = f"by {error.signal_name}" if error.signal_name else f"with status {error.exit_code}"
         raise UserError(f"process {error.error_index} of {local} ended {how}, and so did the run") from None
@@ -181,7 +182,8 @@ def slurm_address() -> str:
     except OSError:  # a node's name need not be that of a host
         host = env.get("SLURM_LAUNCH_NODE_IPADDR", host)
     number = 7 * int(env["SLURM_JOB_ID"]) + int(env.get("SLURM_STEP_ID", 0))
-    return f"tcp://{host}:{env.get('MASTER_PORT') or 20000 + number % 20000}"
+    # below 32768, where the ports begin that Linux gives to connections
+    return f"tcp://{host}:{env.get('MASTER_PORT') or 20000 + number % 12768}"
 
 
 # ------------------------------------------------------------------------------------------------ the group

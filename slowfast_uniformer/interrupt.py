@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 EXIT_CODE = 75  # "try again later" in sysexits.h: what starts runs may take it as: start this one again
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -31,10 +32,20 @@ def listening() -> Iterator[None]:
     before = {number: signal.signal(number, _note) for number in SIGNALS} if main else {}
     try:
         yield
+    except Interrupted:
+        leaving(before)
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
         _asked = None
+
+
+def leaving(before: dict[int, Any]) -> None:
+    """Of the handlers that are put back, leave out SIGTERM's: `srun` sends it to the other tasks when the
+    first has left, and it must not take the place of their exit code."""
+    if before:
+        before[signal.SIGTERM] = signal.SIG_IGN
 
 
 def _note(number: int, frame: FrameType | None) -> None:
