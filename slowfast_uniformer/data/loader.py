@@ -1,5 +1,8 @@
 """From a data set to batches on every rank: which video comes when, and how items become a batch."""
 
+import multiprocessing
+import multiprocessing.util
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -61,6 +64,15 @@ def _begin_worker(_: int) -> None:
     interrupt.ignore()
 
 
+def _end_workers() -> None:
+    """Where Python ends with loading processes left, as after an exception, it asks them by SIGTERM and waits
+    for them, for ever, as they ignore it."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch would take their end for an accident
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
+
+
 def build_loader(cfg: CfgNode, split: str) -> DataLoader:
     """The loader of a split for this rank: shuffled whole batches to train, every video once to evaluate."""
     dataset = VideoDataset(cfg, split)
@@ -80,6 +92,7 @@ def build_loader(cfg: CfgNode, split: str) -> DataLoader:
             f"TRAIN.BATCH_SIZE: the train list has {len(dataset)} videos, "
             f"fewer than one batch of {batch * world}"
         )
+    multiprocessing.util.Finalize(None, _end_workers, exitpriority=0)
     sampler = EpochSampler(len(dataset), distributed.rank(), world, shuffle=train, seed=cfg.RNG_SEED)
     return DataLoader(
         dataset,
