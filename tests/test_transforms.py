@@ -185,6 +185,23 @@ def test_augmentation_draws_once_for_all_frames(name, interpolation):
     assert changed
 
 
+def test_operations_that_move_nothing_are_pillows():
+    names = ("rand-m7-mstd0.5-inc1", "bicubic")
+    operations = zip(clip_augment(*names).ops, picture_augment(*names).ops, strict=True)
+    noise = np.random.default_rng(0).integers(0, 256, (3, 20, 31, 3), dtype=np.uint8)
+    pairs = [pair for pair in operations if not pair[0].name.startswith(("Rotate", "Shear", "Translate"))]
+    assert len(pairs) == 10
+    for frames in (picture(), noise, noise[:, :2], noise[:, :, :1]):
+        for whole, single in pairs:
+            whole.prob = single.prob = 1.0
+            for number in range(5):
+                seed(number)
+                result = whole(frames)
+                for frame, got in zip(frames, result, strict=True):
+                    seed(number)
+                    assert np.array_equal(got, single(Image.fromarray(frame))), whole.name
+
+
 @pytest.mark.parametrize("filter", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC])
 @pytest.mark.parametrize(
     "matrix",
