@@ -123,6 +123,15 @@ def test_info(video):
     assert decode.probe(video("av1.mp4")).codec == "av1"
 
 
+@pytest.mark.parametrize("name", ["b_frames.mp4", "turned_90.mp4", "two_sizes.webm", "two_sizes.ts"])
+@pytest.mark.parametrize("number", [0, -1])
+def test_info_is_the_same_after_any_frame_is_read(video, name, number):
+    info = decode.probe(video(name))
+    with Video(video(name)) as opened:
+        frames = opened.read([number % info.frames])
+        assert frames.shape == (1, info.height, info.width, 3) and opened.info == info
+
+
 @pytest.mark.parametrize("degrees", [90, 180, 270])
 def test_rotation_turns_clockwise_as_the_file_says(video, degrees):
     upright, path = everything(video("b_frames.mp4"))[30], video(f"turned_{degrees}.mp4")
@@ -342,7 +351,9 @@ def test_header_lost(tmp_path):
 def test_no_frame_decodes(tmp_path):
     path = factory.damage(factory.write_video(tmp_path / "a.mp4", frames=1, **factory.X264), 0)
     with pytest.raises(VideoError, match=f"cannot read {path}: only 0 frames decode: Invalid data"):
-        Video(path)
+        decode.probe(path)
+    with Video(path) as opened, pytest.raises(VideoError, match="only 0 frames decode"):
+        opened.read([0])
 
 
 def test_any_file_name(tmp_path, monkeypatch):

@@ -15,7 +15,6 @@ from slowfast_uniformer import rng
 from slowfast_uniformer.data import sampling, transforms
 from slowfast_uniformer.data.augment import picture_augment
 from slowfast_uniformer.data.dataset import VideoDataset
-from slowfast_uniformer.data.decode import VideoInfo
 
 
 def pil_item(dataset: VideoDataset, index: int) -> torch.Tensor:
@@ -57,8 +56,7 @@ def _pil_frames(dataset: VideoDataset, index: int, view: int | None) -> list[Ima
         stream = container.streams.video[0]
         stream.thread_type = "NONE"
         total, fps = sum(packet.size > 0 for packet in container.demux(stream)), float(stream.average_rate)
-        info = VideoInfo(total, fps, stream.width, stream.height, 0, "")
-        wanted = dataset.indices(SimpleNamespace(info=info), view).tolist()
+        wanted = dataset.indices(SimpleNamespace(frames=total, fps=fps), view).tolist()
         container.seek(0)
         frames = itertools.islice(container.decode(stream), max(wanted) + 1)
         images = {number: frame.to_image() for number, frame in enumerate(frames) if number in wanted}

@@ -146,18 +146,18 @@ class VideoDataset(Dataset):
 
     def _indices_of_part(self, video: Video | FrameFolder, part: tuple[float, float, float]) -> np.ndarray:
         """Frame numbers of a random clip inside the annotated part of a video."""
-        (start, end, total), frames = part, video.info.frames
+        (start, end, total), frames = part, video.frames
         length, first = frames * (end - start) / total, int(frames * start / total)
         return sampling.sparse(length, self.cfg.DATA.NUM_FRAMES, start=first, last=frames - 1)
 
     def indices(self, video: Video | FrameFolder, view: int | None) -> np.ndarray:
         """Frame numbers of a view, or of a random clip (view None)."""
-        data, info = self.cfg.DATA, video.info
+        data = self.cfg.DATA
         if self.sampling == "dense":
-            by_fps = data.SAMPLE_BY_FPS and info.fps  # folders of frames have no fps
-            rates = (info.fps, data.TARGET_FPS) if by_fps else (None, None)
+            by_fps = data.SAMPLE_BY_FPS and video.fps  # folders of frames have no fps
+            rates = (video.fps, data.TARGET_FPS) if by_fps else (None, None)
             return sampling.dense(
-                info.frames,
+                video.frames,
                 data.NUM_FRAMES,
                 data.SAMPLING_RATE,
                 view,
@@ -165,4 +165,4 @@ class VideoDataset(Dataset):
                 data.USE_OFFSET_SAMPLING,
                 *rates,
             )
-        return sampling.sparse(info.frames, data.NUM_FRAMES, view, self.temporal_views)
+        return sampling.sparse(video.frames, data.NUM_FRAMES, view, self.temporal_views)

@@ -12,8 +12,8 @@ from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
-from functools import partial
-from itertools import chain, dropwhile
+from functools import cached_property, partial
+from itertools import chain, dropwhile, islice
 from typing import BinaryIO
 
 import av
@@ -59,6 +59,10 @@ class _Source(ExitStack):
     picture of each wanted frame or raises VideoError, `_rgb` makes a picture an array of a size. Where it is
     not a file of its own, `open_file` opens it, anew at each call, and `path` is but its name."""
 
+    frames: int
+    fps: float
+    info: VideoInfo
+
     def __init__(self, path: str | os.PathLike, open_file: OpenFile = None, timeout: float = 0.0):
         super().__init__()
         self.path = os.fspath(path)
@@ -98,24 +102,33 @@ class _Source(ExitStack):
         decoded and ValueError for a number outside [0, frames).
         """
         wanted, where = np.unique(np.asarray(indices, np.int64), return_inverse=True)
-        if len(wanted) and not 0 <= wanted[0] <= wanted[-1] < self.info.frames:
-            raise ValueError(f"{self.path} has {self.info.frames} frames, no {wanted[0]} to {wanted[-1]}")
+        if len(wanted) and not 0 <= wanted[0] <= wanted[-1] < self.frames:
+            raise ValueError(f"{self.path} has {self.frames} frames, no {wanted[0]} to {wanted[-1]}")
+        self._start_clock()
+        with closing(self._pictures(wanted.tolist())) as pictures:
+            first = list(islice(pictures, 1))
+            self._learn(*(picture for _, picture in first))
+            width, height = self._size(short_side)
+            frames = np.empty((len(wanted), height, width, 3), np.uint8)
+            for number, picture in chain(first, pictures):
+                frames[np.searchsorted(wanted, number)] = self._rgb(picture, width, height)
+        return frames if np.array_equal(where, np.arange(len(wanted))) else frames[where]
+
+    def _learn(self, picture: object = None) -> None:
+        """May set `info` from a wanted picture."""
+
+    def _size(self, short_side: int | None) -> tuple[int, int]:
         width, height = self.info.width, self.info.height
         if short_side is not None:
             long_side = math.floor(max(width, height) / min(width, height) * short_side)
             width, height = (short_side, long_side) if width < height else (long_side, short_side)
-        frames = np.empty((len(wanted), height, width, 3), np.uint8)
-        self._start_clock()
-        with closing(self._pictures(wanted.tolist())) as pictures:
-            for number, picture in pictures:
-                frames[np.searchsorted(wanted, number)] = self._rgb(picture, width, height)
-        return frames if np.array_equal(where, np.arange(len(wanted))) else frames[where]
+        return width, height
 
     def survey(self) -> Iterator[tuple[int, int, bool]]:
         """Decode every frame and keep none: width and height as stored, and whether the decoder reports it
         as damaged. Raises VideoError like `read`; a limit of time counts for each frame."""
         self._start_clock()
-        with closing(self._pictures(list(range(self.info.frames)))) as pictures:
+        with closing(self._pictures(list(range(self.frames)))) as pictures:
             for _, picture in pictures:
                 yield picture.width, picture.height, getattr(picture, "is_corrupt", False)
                 self._start_clock()
@@ -131,7 +144,7 @@ class Video(_Source):
         self._reformatter = av.video.reformatter.VideoReformatter()
         self._restart()
         try:
-            self.info = self._describe()
+            self._count()
         except BaseException as error:
             self.close()
             if isinstance(error, av.FFmpegError):
@@ -163,25 +176,40 @@ class Video(_Source):
         streams[0].codec_context.thread_count = 1
         return container, streams[0]
 
-    def _describe(self) -> VideoInfo:
-        demuxer = self._container.format.name.split(",")[0]
-        self._codec = self._stream.codec_context.codec.canonical_name
+    def _count(self) -> None:
+        demuxer, codec = self._container.format.name.split(",")[0], self._stream.codec_context
+        self._codec, self._stored = codec.codec.canonical_name, (codec.width, codec.height)
         demuxed = (p for p in self._in_time(self._container.demux(self._stream)) if p.size)
         packets = [_Packet(p.pts, p.dts, p.is_keyframe, p.is_discard, p.size) for p in demuxed]
         one_each, sound_times = _trusted(packets, self._codec)
         self._index = _Index(packets) if sound_times and demuxer in SEEKABLE else None
-        frames = len(self._index.times if self._index else packets)
+        self.frames = len(self._index.times if self._index else packets)
+        self.fps = float(self._stream.average_rate or self._stream.guessed_rate or 0)
         if not self._index and not (one_each and demuxer == "avi"):
             with suppress(VideoError):  # a damaged file has the frames that it should have
-                frames = sum(1 for _ in self._from_start())
+                self.frames = sum(1 for _ in self._from_start())
             self._check_time()
-        if not frames:
+        if not self.frames:
             raise VideoError(self.path, "it has no frame that can be decoded")
-        _, first = next(self._pictures([0]))
-        rotation = round(first.rotation / 90) * 90 % 360
-        size = (first.height, first.width) if rotation % 180 else (first.width, first.height)
-        fps = self._stream.average_rate or self._stream.guessed_rate or 0
-        return VideoInfo(frames, float(fps), *size, rotation, self._codec)
+
+    @cached_property
+    def info(self) -> VideoInfo:
+        """Found out by decoding the first frame, unless one was read. VideoError if it cannot be."""
+        return self._describe(next(self._pictures([0]))[1])
+
+    def _describe(self, frame: av.VideoFrame) -> VideoInfo:
+        rotation = round(frame.rotation / 90) * 90 % 360
+        size = (frame.height, frame.width) if rotation % 180 else (frame.width, frame.height)
+        return VideoInfo(self.frames, self.fps, *size, rotation, self._codec)
+
+    def _learn(self, picture: av.VideoFrame | None = None) -> None:
+        """Where a frame is as large as the header says, the first need not be decoded to know its size."""
+        if picture and "info" not in vars(self):
+            if self._index and (picture.width, picture.height) == self._stored:
+                self.info = self._describe(picture)
+            else:  # not from this container, which is in the middle of reading
+                with Video(self.path, self._open_file, self._timeout) as other:
+                    self.info = other.info
 
     def _pictures(self, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         missing = set(wanted)
@@ -284,6 +312,7 @@ class FrameFolder(_Source):
             raise VideoError(
                 self.path, f"{template.format(first)} is missing, and the list says {frames} frames"
             )
+        self.frames, self.fps = frames, 0.0
         self.info = VideoInfo(frames, 0.0, *next(self._pictures([0]))[1].size, 0, template.rpartition(".")[2])
 
     def _has(self, number: int) -> bool:

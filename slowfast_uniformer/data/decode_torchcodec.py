@@ -49,8 +49,8 @@ class TorchCodecVideo(_Source):
             raise self._failure(error) from error
         self.callback(setattr, self, "_decoder", None)  # it closes its file when nothing refers to it
         rotation = round((meta.rotation or 0) / 90) * 90 % 360
-        fps = float(meta.average_fps or 0)
-        self.info = VideoInfo(meta.num_frames, fps, width, height, rotation, meta.codec)
+        self.frames, self.fps = meta.num_frames, float(meta.average_fps or 0)
+        self.info = VideoInfo(self.frames, self.fps, width, height, rotation, meta.codec)
 
     def _failure(self, error: Exception) -> VideoError:
         """In the first line of what torchcodec says, the cause follows the place in its source."""
