@@ -216,6 +216,14 @@ def test_a_broken_slice_does_not_spoil_other_frames(tmp_path):
             assert_frames(opened.read(indices), sound, indices)
 
 
+@pytest.mark.parametrize("number, shown_before", [(16, 15), (20, 19)])
+def test_damage_is_seen_in_time_for_frames_shown_before_it(tmp_path, number, shown_before):
+    """A frame between two others refers to the later one, which the decoder mends and gives after it."""
+    path = factory.write_video(tmp_path / "a.mp4", bframes=3, size=(192, 128), **factory.X264)
+    expected = everything(factory.damage(path, number, 0.7))
+    assert_frames(decode.read_frames(path, [shown_before]), expected, [shown_before])
+
+
 @pytest.mark.parametrize("by_seeking", [True, False])
 def test_a_frame_lost_without_a_word_is_an_error_and_shifts_no_other(tmp_path, monkeypatch, by_seeking):
     path = factory.write_video(tmp_path / "lost.mp4", codec="mpeg4", bframes=0, size=(192, 128))

@@ -8,7 +8,7 @@ container or codec is known to mislead, it decodes from the start and counts.
 import math
 import os
 import time
-from collections import namedtuple
+from collections import deque, namedtuple
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
@@ -28,6 +28,7 @@ SEEKABLE = {"mov", "matroska"}
 # Codecs with one shown frame in each packet (in VP8 hidden frames are packets too), and whether frames that
 # no other refers to can be skipped: in AV1 that changes the others.
 SKIPPABLE = {"h264": True, "hevc": True, "vp9": True, "mpeg4": True, "av1": False}
+REORDERED = 16  # a frame is shown at most so many frames before one that it refers to (H.264 and HEVC)
 EMPTY_MPEG4 = 19  # bytes of MPEG-4 packets without a picture: it came in the one before, or there is none
 READ_TIMEOUT = 60.0  # seconds, unless DATA.READ_TIMEOUT says otherwise
 OpenFile = Callable[[], BinaryIO] | None
@@ -237,9 +238,11 @@ class Video(_Source):
 
     def _run(self, start: int, end: int, times: set[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         """Frames shown at `times`, by decoding packet number `start`, a key frame, to packet number `end`;
-        up to the first sign that decoding cannot start there, or that seeking does not lead there."""
+        up to the first sign that decoding cannot start there, or that seeking does not lead there. A frame is
+        held back until those that it can refer to have been looked at, which may be shown after it."""
         codec, index, key = self._stream.codec_context, self._index, self._index.packets[start]
         sure, skip = key.discarded, "NONREF" if SKIPPABLE[self._codec] else "DEFAULT"
+        held: deque[tuple[int, av.VideoFrame] | None] = deque()
         try:
             self._container.seek(key.pts if key.dts is None else key.dts, stream=self._stream)
             packets = self._in_time(self._container.demux(self._stream))
@@ -255,8 +258,11 @@ class Video(_Source):
                     sure = sure or (frame.pts == key.pts and frame.pict_type == av.video.frame.PictureType.I)
                     if frame.is_corrupt or not sure:
                         raise VideoError(self.path, "decoding cannot start at every key frame")
-                    if frame.pts in times:
-                        yield index.number[frame.pts], frame
+                    held.append((index.number[frame.pts], frame) if frame.pts in times else None)
+                    if len(held) > REORDERED and (known := held.popleft()):
+                        yield known
+                if at == end:
+                    yield from filter(None, held)
         except (VideoError, av.FFmpegError):
             self._restart()  # a decoder that has met a damaged frame can spoil others, even after a seek
 
