@@ -6,6 +6,7 @@ KILLS sets how often the killed runs are killed: KILLS=30 python -m pytest tests
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -135,12 +136,13 @@ def test_a_signal_ends_a_run_that_then_continues(tiny, tmp_path, undisturbed, ra
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_killed_run_continues(tiny, tmp_path, undisturbed, ranks):
     reference, out, draw = undisturbed(ranks), tmp_path / "run", random.Random(ranks)
-    shared = set(os.listdir("/dev/shm"))
+    options, killed = [*tiny, *LONG, "DATA_LOADER.NUM_WORKERS", 1], set()
     for _ in range(int(os.environ.get("KILLS", 2))):
-        process, before = start([*tiny, *LONG], out, ranks), steps_done(out)
+        process, before = start(options, out, ranks), steps_done(out)
         until(lambda p=process, n=before: p.poll() is not None or steps_done(out) > n or draw.random() < 1e-3)
         time.sleep(draw.uniform(0, 0.3))
         assert process.poll() in (None, 0)
+        killed |= set(family(process.pid))
         end(process)
         for path in checkpoint.all_of(str(out)):
             assert not checkpoint.damage(path), "renamed before it was whole"
@@ -150,7 +152,9 @@ def test_a_killed_run_continues(tiny, tmp_path, undisturbed, ranks):
     status, errors = finish(start([*tiny, *LONG], out, ranks), out)
     assert status == 0, errors
     same_end(reference, out)
-    assert set(os.listdir("/dev/shm")) <= shared
+    until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in killed))
+    shared = {number for name in os.listdir("/dev/shm") for number in re.findall(r"\d+", name)}
+    assert not shared & set(map(str, killed))
     assert not [name for name in os.listdir(out / "checkpoints") if name.endswith(".tmp")]
 
 
