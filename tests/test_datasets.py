@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import tarfile
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -64,7 +65,7 @@ class Mini:
         return ["DATA.PATH_TO_DATA_DIR", str(self.lists), "DATA.PATH_PREFIX", str(self.videos)]
 
 
-def kinetics(mini):
+def kinetics(mini, release="k400", classes=400):
     header = "label,youtube_id,time_start,time_end,split,is_cc"
     rows = {"train": [("abseiling", 1), ("zumba", 2), ("yoga", 3), ("abseiling", 4)], "val": [("zumba", 5)]}
     for split, videos in rows.items():
@@ -75,9 +76,9 @@ def kinetics(mini):
     (mini.videos / "train/yoga/abcdefgh_03_000003_000013.mp4").unlink()
     mini.video("train/yoga/abcdefgh_03.mp4", 3)  # a mirror without times in names
     (mini.videos / "train/abseiling/abcdefgh_04_000004_000014.mp4").unlink()
-    overrides = mini.prepare("k400")
+    overrides = mini.prepare(release)
     assert mini.made[1] == 1, "one video is not there"
-    return [*overrides, "MODEL.NUM_CLASSES", 400], [399], 3
+    return [*overrides, "MODEL.NUM_CLASSES", classes], [classes - 1], 3
 
 
 def kinetics_710(mini):
@@ -212,7 +213,9 @@ def hmdb51_frames(mini):
 
 
 BUILDERS = {
-    "k400": kinetics, "k710": kinetics_710, "sthv1": something_v1, "sthv2_json": something_v2,
+    "k400": kinetics, "k600": partial(kinetics, release="k600", classes=600),
+    "k700": partial(kinetics, release="k700", classes=700), "k710": kinetics_710, "sthv1": something_v1,
+    "sthv2_json": something_v2,
     "sthv2": something_v2_frames, "mit": moments, "anet": activity_net, "hacs": hacs, "ucf101": ucf101,
     "hmdb51": hmdb51, "hmdb": hmdb51_frames,
 }  # fmt: skip
