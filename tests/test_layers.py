@@ -3,23 +3,84 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from test_models import SMALL, small_clip, small_model, training_step
+from torch import nn
 
-from slowfast_uniformer.models.layers import DepthwiseConv3d
+from slowfast_uniformer.models import layers
 
-CASES = [(3, (1, 5, 6)), (5, (4, 7, 5)), ((3, 1, 1), (6, 4, 4)), (5, (16, 5, 5))]
+OURS = [label for label, (name, _) in SMALL.items() if name.startswith("Uniformer")]
+CASES = [(3, (1, 5, 6)), (5, (4, 7, 5)), ((3, 1, 1), (6, 4, 4)), (5, (16, 5, 5)), (5, (2, 3, 3))]
 
 
-@pytest.mark.parametrize("kernel, size", CASES)
-def test_depthwise_convolution_is_conv3d(kernel, size):
-    torch.manual_seed(0)
-    layer, x = DepthwiseConv3d(6, kernel), torch.randn(2, 6, *size, requires_grad=True)
+def same(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def check(layer: nn.Module, x: torch.Tensor, reference) -> None:
+    """The layer and its gradients are those of `reference`; those of parameters lie as DDP wants them."""
     y = layer(x)
     with torch.no_grad():
-        torch.testing.assert_close(layer(x), y, rtol=1e-5, atol=1e-6)
-    plain = F.conv3d(x, layer.weight, layer.bias, padding=layer.padding, groups=6)
-    torch.testing.assert_close(y, plain, rtol=1e-5, atol=1e-6)
-    upstream, inputs = torch.randn_like(y), (x, layer.weight, layer.bias)
-    gradients = (torch.autograd.grad(out, inputs, upstream) for out in (y, plain))
-    for ours, theirs in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-        assert ours.is_contiguous(), "DDP wants gradients laid out as the parameters are"
+        same(layer(x), y)
+    expected = reference(x)
+    same(y, expected)
+    upstream, inputs = torch.randn_like(expected), (x, *layer.parameters())
+    gradients = torch.autograd.grad(expected, inputs, upstream)
+    y.backward(upstream)
+    for value, gradient in zip(inputs, gradients, strict=True):
+        same(value.grad, gradient)
+        assert value.grad.stride() == value.stride()
+
+
+@pytest.mark.parametrize("dw_conv", ["unrolled", "conv3d"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("kernel, size", CASES)
+def test_depthwise_convolution_is_conv3d(kernel, size, layout, dw_conv):
+    torch.manual_seed(0)
+    layer, x = layers.DepthwiseConv3d(6, kernel), torch.randn(2, 6, *size, requires_grad=True)
+    layers.set_forms(layer, dw_conv=dw_conv, layout=layout)
+    check(layer, x, lambda x: F.conv3d(x, layer.weight, layer.bias, padding=layer.padding, groups=6))
+
+
+@pytest.mark.parametrize("kernel, stride", [((3, 4, 4), 2), ((1, 2, 2), 1), ((3, 2, 3), 1), ((1, 2, 2), 2)])
+@pytest.mark.parametrize("frames", [1, 4, 5])
+def test_patch_embedding_is_conv3d(kernel, stride, frames):
+    torch.manual_seed(0)
+    layer = layers.PatchConv3d(3, 7, kernel, stride)
+    x = torch.randn(2, 3, frames, 9, 8, requires_grad=True)
+    check(layer, x, lambda x: F.conv3d(x, layer.weight, layer.bias, layer.stride, layer.padding))
+
+
+def test_pointwise_convolution_is_conv3d():
+    torch.manual_seed(0)
+    layer, x = layers.PointwiseConv3d(4, 6), torch.randn(2, 4, 3, 5, 2, requires_grad=True)
+    check(layer, x, lambda x: F.conv3d(x, layer.weight, layer.bias))
+
+
+def test_quick_gelu():
+    x = torch.randn(50, requires_grad=True)
+    check(layers.QuickGELU(), x, lambda x: x * torch.sigmoid(1.702 * x))
+
+
+@pytest.mark.parametrize("label", OURS)
+def test_plain_models_compute_the_same(label):
+    """Golden figures tell that these are right; here that each form is."""
+    fast, simple = small_model(label), layers.plain(small_model(label))
+    for value in fast.parameters():
+        if not value.any():  # it would hide what comes before it
+            nn.init.normal_(value, std=0.1)
+    simple.load_state_dict(fast.state_dict())
+    for model in (fast, simple):
+        for module in model.modules():
+            if isinstance(module, nn.Dropout) or hasattr(module, "attn_drop"):
+                module.p = module.attn_drop = 0.0  # drawn in another order
+    with torch.no_grad():
+        logits = [model.eval()(small_clip()) for model in (fast, simple)]
+    torch.testing.assert_close(*logits, rtol=0, atol=1e-5)
+    for ours, theirs in zip(*map(training_step, (fast, simple)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    trained = [name for name, value in simple.named_parameters() if value.requires_grad]
+    gradients = {name: simple.get_parameter(name).grad for name in trained}
+    all_norm = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
+    for name, theirs in gradients.items():  # some are zero but for rounding: biases before batch norms
+        error = (fast.get_parameter(name).grad - theirs).norm()
+        assert error <= 1e-4 * theirs.norm() + 1e-6 * all_norm, name

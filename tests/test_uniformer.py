@@ -8,6 +8,7 @@ from golden_recipe import GOLDEN, fill, golden_cases, golden_clip, golden_json, 
 from torch import nn
 
 from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.models.layers import set_forms
 from slowfast_uniformer.models.uniformer import GlobalBlock, LocalBlock, Uniformer, UniformerLight
 
 SHARED = ("num_classes", "embed_dim", "depth", "head_dim", "mlp_ratio", "qkv_bias", "qkv_scale")
@@ -180,13 +181,17 @@ def test_an_unpruned_block_mixes_its_score_into_the_running_one():
     ],
     ids=["joint", "split", "light", "light, pruned before"],
 )
-def test_depthwise_convolutions_are_given_contiguous_tensors(build_model):
-    model, contiguous = build_model(), []
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_depthwise_convolutions_need_no_copies(build_model, layout):
+    model, kept = set_forms(build_model(), layout=layout), []
+    order = torch.channels_last_3d if layout == "channels_last" else torch.contiguous_format
     for name, module in model.named_modules():
         if name.endswith("pos_embed"):
-            module.register_forward_pre_hook(lambda _, args: contiguous.append(args[0].is_contiguous()))
+            module.register_forward_pre_hook(
+                lambda _, args: kept.append(args[0].is_contiguous(memory_format=order))
+            )
     model(torch.randn(CLIP))
-    assert len(contiguous) >= 5 and all(contiguous)
+    assert len(kept) >= 5 and all(kept)
 
 
 def test_light_models_keep_nothing_between_clips():

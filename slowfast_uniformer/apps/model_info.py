@@ -22,7 +22,7 @@ from torch.utils.flop_counter import flop_registry
 
 from slowfast_uniformer.engine.test import autocast
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.models import build_model
+from slowfast_uniformer.models import build_model, layers
 
 _aten = torch.ops.aten
 # Formulas that count two for a multiply-add. Attention fused for the CPU is missing in the registry.
@@ -162,7 +162,7 @@ def describe(
     """
     frames, crop = frames or cfg.DATA.NUM_FRAMES, crop or cfg.DATA.TRAIN_CROP_SIZE
     with torch.device("meta"):
-        published, model = build_model(as_published(cfg)), build_model(cfg)
+        published, model = layers.plain(build_model(cfg)), build_model(cfg)  # figures count plain operations
     with FakeTensorMode(allow_non_fake_inputs=True):
         once = _evaluate(published.to_empty(device="cpu"), cfg, (1, 3, frames, crop, crop))
         model.to_empty(device="cpu")
@@ -190,20 +190,11 @@ def cost(cfg: CfgNode) -> tuple[int, float]:
     """Parameters, and GFLOPs of one clip in evaluation, of the model a config names: as published figures
     count them, and as `describe` says more slowly."""
     with torch.device("meta"):
-        model = build_model(as_published(cfg))
+        model = layers.plain(build_model(cfg))
     shape = (1, 3, cfg.DATA.NUM_FRAMES, cfg.DATA.TEST_CROP_SIZE, cfg.DATA.TEST_CROP_SIZE)
     with FakeTensorMode(allow_non_fake_inputs=True):
         trace = _evaluate(model.to_empty(device="cpu"), cfg, shape)
     return sum(p.numel() for p in model.parameters()), sum(trace.flops.values()) / 1e9
-
-
-def as_published(cfg: CfgNode) -> CfgNode:
-    """The config with the arithmetic that published figures count, where this program has a shorter one."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.UNIFORMERV2.FOLD_PROJECTIONS = False
-    cfg.freeze()
-    return cfg
 
 
 def _in_giga(row: dict[str, int]) -> dict[str, Any]:

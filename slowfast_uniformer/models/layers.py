@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,138 @@ from torchvision.ops import StochasticDepth
 from slowfast_uniformer.errors import UserError
 
 
+@dataclass(frozen=True)
+class Forms:
+    """How operations are computed that have several forms of equal results (docs/performance.md).
+
+    `layout` of volumes in memory: contiguous, (B, C, T, H, W) as they are indexed, or channels_last, where
+    1x1x1 convolutions and patch embeddings are matrix products. `dw_conv`: depth-wise convolutions by conv3d,
+    or with gradients that are unrolled over time. `attention`: fused, or explicit with all weights in memory.
+    "auto" is what was measured to be fastest on the CPU, and elsewhere PyTorch's own operations.
+    """
+
+    layout: str = "auto"
+    dw_conv: str = "auto"
+    attention: str = "fused"
+
+    def channels_last(self, x: torch.Tensor) -> bool:
+        return self.layout == "channels_last" or self.layout == "auto" and x.device.type == "cpu"
+
+    def unrolled(self, x: torch.Tensor) -> bool:
+        return self.dw_conv == "unrolled" or self.dw_conv == "auto" and x.device.type == "cpu"
+
+
+PLAIN = Forms(layout="contiguous", dw_conv="conv3d", attention="explicit")  # the straightforward ones
+
+
+class Formed:
+    """A module with operations of several forms."""
+
+    forms = Forms()
+
+
+def set_forms(model: nn.Module, **changes: str) -> nn.Module:
+    """Choose the forms of a model's operations, by the names of `Forms`; the others stay. Returns `model`."""
+    for module in model.modules():
+        if isinstance(module, Formed):
+            module.forms = replace(module.forms, **changes)
+    return model
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """Make `model` compute as a straightforward build of it would, which is what the fast forms are measured
+    and tested against. Parameters stay as they are. Returns `model`."""
+    for module in model.modules():
+        if hasattr(module, "fold"):
+            module.fold = False
+    return set_forms(model, **vars(PLAIN))
+
+
+def lay_out(x: torch.Tensor, forms: Forms) -> torch.Tensor:
+    """(B, C, T, H, W) in the memory layout that convolutions want; values and shape stay."""
+    last = torch.channels_last_3d if forms.channels_last(x) else torch.contiguous_format
+    return x.contiguous(memory_format=last)
+
+
+def attention_weights(q: torch.Tensor, k: torch.Tensor, scale: float) -> torch.Tensor:
+    """softmax(q k^T · scale), in fp32: (B, heads, M, dim) to (B, heads, N, dim) gives (B, heads, M, N)."""
+    return (q @ k.transpose(-2, -1) * scale).softmax(dim=-1, dtype=torch.float32)
+
+
+def attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, forms: Forms, scale: float, dropout: float = 0.0
+) -> torch.Tensor:  # fmt: skip
+    """The mean of v that q and k weight, all (B, heads, N, dim)."""
+    if forms.attention == "fused":
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale)
+    return F.dropout(attention_weights(q, k, scale), dropout).to(v.dtype) @ v
+
+
+class _QuickGELU(torch.autograd.Function):
+    """Keeps x alone for the backward pass."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return F.silu(1.702 * x, inplace=True).div_(1.702)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream):
+        (x,) = ctx.saved_tensors
+        return torch.ops.aten.silu_backward(upstream, 1.702 * x)
+
+
+class QuickGELU(Formed, nn.Module):
+    """CLIP's approximation of GELU, x · σ(1.702 x)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.forms.channels_last(x) and not tracing():
+            return _QuickGELU.apply(x)
+        return x * torch.sigmoid(1.702 * x)
+
+
+class PointwiseConv3d(Formed, nn.Conv3d):
+    """A 1x1x1 convolution of (B, C, T, H, W), which is a linear layer where channels are last in memory."""
+
+    def __init__(self, in_dim: int, dim: int):
+        super().__init__(in_dim, dim, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.forms.channels_last(x):
+            return super().forward(x)
+        return F.linear(x.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
+
+
+class PatchConv3d(Formed, nn.Conv3d):
+    """A convolution whose stride is its kernel in space, zero-padded in time if that is odd.
+
+    Where channels are last in memory it is one matrix product with the patches, which need no
+    convolution's backward pass: oneDNN's has given garbage for small ones in bf16.
+    """
+
+    def __init__(
+        self, in_dim: int, dim: int, kernel: tuple[int, int, int], stride: int = 1, bias: bool = True
+    ):  # fmt: skip
+        padding = (kernel[0] // 2, 0, 0)
+        super().__init__(in_dim, dim, kernel, (stride, *kernel[1:]), padding=padding, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.forms.channels_last(x):
+            return super().forward(x)
+        (time, *size), stride = self.kernel_size, self.stride[0]
+        (height, width), frames = (n // k for n, k in zip(x.shape[3:], size, strict=True)), x.shape[2]
+        x = x[..., : height * size[0], : width * size[1]]
+        x = x.unflatten(4, (width, size[1])).unflatten(3, (height, size[0]))
+        x = x.permute(0, 2, 3, 5, 4, 6, 1).flatten(4)  # (B, T, H', W', values of a patch)
+        if time > 1:
+            x = F.pad(x, (0, 0, 0, 0, 0, 0, time // 2, time // 2))
+        shifted = [x[:, i : i + frames : stride] for i in range(time)]
+        x = torch.cat(shifted, dim=-1) if time > 1 else shifted[0]
+        weight = self.weight.permute(0, 2, 3, 4, 1).flatten(1)
+        return F.linear(x, weight, self.bias).movedim(-1, 1)
+
+
 def _taps(frames: int, kernel: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Which slice of a kernel leads from a frame (column) to a frame (row), and whether it reaches so far."""
     times = torch.arange(frames)
@@ -22,49 +155,69 @@ def _taps(frames: int, kernel: int) -> tuple[torch.Tensor, torch.Tensor]:
     return taps.clamp(0, kernel - 1), (taps >= 0) & (taps < kernel)
 
 
+def _weight_gradient(
+    upstream: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, groups: int
+) -> torch.Tensor:  # fmt: skip
+    """Of a 2-D convolution that keeps its size."""
+    padding = [size // 2 for size in weight.shape[2:]]
+    options = ([1, 1], padding, [1, 1], False, [0, 0], groups, [False, True, False])
+    return torch.ops.aten.convolution_backward(upstream, x, weight, [0], *options)[1]
+
+
+def _banded(upstream: torch.Tensor, x: torch.Tensor, kernel: torch.Size) -> torch.Tensor:
+    """Gradient (C, *kernel) of a depth-wise kernel as that of one 2-D convolution whose channels are the
+    frames: its kernels hold the 3-D kernel's slices along a band."""
+    dim, frames = x.shape[1:3]
+    taps, inside = (each.to(x.device) for each in _taps(frames, kernel[0]))
+    band = x.new_empty(1).expand(dim * frames, frames, *kernel[1:])  # only its shape matters
+    found = _weight_gradient(upstream.contiguous().flatten(1, 2), x.contiguous().flatten(1, 2), band, dim)
+    slices = found.unflatten(0, (dim, frames)) * inside[:, :, None, None]
+    return x.new_zeros(dim, *kernel).index_add_(1, taps.flatten(), slices.flatten(1, 2))
+
+
+def _by_taps(upstream: torch.Tensor, x: torch.Tensor, kernel: torch.Size) -> torch.Tensor:
+    """The same, as that of a depth-wise 2-D convolution for each slice of the kernel."""
+    dim, frames = x.shape[1:3]
+    weight, found = x.new_empty(dim, 1, *kernel[1:]), x.new_zeros(dim, *kernel)
+    for tap in range(kernel[0]):
+        shift = tap - kernel[0] // 2
+        rows = slice(max(0, -shift), frames - max(0, shift))
+        columns = slice(max(0, shift), frames + min(0, shift))
+        for clip in range(len(x) if abs(shift) < frames else 0):
+            pair = upstream[clip, :, rows].movedim(0, 1), x[clip, :, columns].movedim(0, 1)
+            found[:, tap] += _weight_gradient(*pair, weight, dim).squeeze(1)
+    return found
+
+
 class _Depthwise(torch.autograd.Function):
-    """conv3d forwards; backwards the same sums as a 2-D convolution whose channels are the frames, its
-    kernels holding the 3-D kernel's slices along a band."""
+    """conv3d forwards; backwards the same with the kernel turned round, and 2-D convolutions."""
 
     @staticmethod
     def forward(ctx, x, weight, bias):
         ctx.save_for_backward(x, weight)
-        padding = [size // 2 for size in weight.shape[2:]]
-        return F.conv3d(x, weight, bias, padding=padding, groups=len(weight))
+        return F.conv3d(x, weight, bias, padding=[size // 2 for size in weight.shape[2:]], groups=len(weight))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, upstream):
         x, weight = ctx.saved_tensors
-        dim, frames, kernel = len(weight), x.shape[2], weight.shape[2:]
-        taps, inside = _taps(frames, kernel[0])
-        band = weight[:, 0, taps] * inside[:, :, None, None]
-        grad_x, grad_band, _ = torch.ops.aten.convolution_backward(
-            upstream.flatten(1, 2),
-            x.to(upstream.dtype).flatten(1, 2),
-            band.to(upstream.dtype).flatten(0, 1),
-            [0],
-            [1, 1],
-            [kernel[1] // 2, kernel[2] // 2],
-            [1, 1],
-            False,
-            [0, 0],
-            dim,
-            [ctx.needs_input_grad[0], ctx.needs_input_grad[1], False],
-        )
-        grad_weight = None
-        if grad_band is not None:
-            slices = grad_band.view_as(band).to(weight.dtype) * inside[:, :, None, None]
-            grad_weight = torch.zeros_like(weight[:, 0]).index_add_(1, taps.flatten(), slices.flatten(1, 2))
-            grad_weight = grad_weight.unsqueeze(1)
-        grad_x = None if grad_x is None else grad_x.view_as(x).to(x.dtype)
+        kernel, last = weight.shape[2:], torch.channels_last_3d
+        upstream, grad_x, grad_weight = upstream.contiguous(memory_format=last), None, None
+        if ctx.needs_input_grad[0]:
+            turned = weight.flip(2, 3, 4).to(upstream.dtype)
+            padding = [size // 2 for size in kernel]
+            grad_x = F.conv3d(upstream, turned, padding=padding, groups=len(weight)).to(x.dtype)
+        if ctx.needs_input_grad[1]:
+            x = x.to(upstream.dtype).contiguous(memory_format=last)
+            gradient = _by_taps if max(kernel[1:]) <= 3 else _banded  # larger ones are slow in 2-D, too
+            grad_weight = gradient(upstream, x, kernel).unsqueeze(1).to(weight.dtype)
         return grad_x, grad_weight, upstream.sum((0, 2, 3, 4)).to(weight.dtype)
 
 
-class DepthwiseConv3d(nn.Conv3d):
+class DepthwiseConv3d(Formed, nn.Conv3d):
     """A convolution of each channel by itself, zero-padded so that (B, dim, T, H, W) keeps its shape.
 
-    On the CPU its gradients are taken several times faster than conv3d's (docs/performance.md).
+    Unrolled, its gradients take a fraction of conv3d's time on the CPU (docs/performance.md).
     """
 
     def __init__(self, dim: int, kernel: int | tuple[int, int, int]):
@@ -72,9 +225,20 @@ class DepthwiseConv3d(nn.Conv3d):
         super().__init__(dim, dim, sizes, padding=tuple(size // 2 for size in sizes), groups=dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.device.type != "cpu" or torch.compiler.is_compiling():
-            return super().forward(x)
-        return _Depthwise.apply(x, self.weight, self.bias)
+        x = lay_out(x, self.forms)
+        if self.forms.unrolled(x) and self.kernel_size[1:] == (1, 1):  # over time alone: two dimensions do
+            weight = self.weight.flatten(1)[:, None, :, None]
+            y = F.conv2d(x.flatten(3), weight, self.bias, 1, (self.padding[0], 0), 1, self.groups)
+            return y.unflatten(3, x.shape[3:])
+        if self.forms.unrolled(x) and not tracing():
+            return _Depthwise.apply(x, self.weight, self.bias)
+        # By way of a view the gradient gets the weight's strides, whatever the layout; else DDP would warn.
+        return F.conv3d(x, self.weight.squeeze(1).unsqueeze(1), self.bias, 1, self.padding, 1, self.groups)
+
+
+def tracing() -> bool:
+    """Whether a graph is being made, in which this program's own derivatives have no place."""
+    return torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()
 
 
 def drop_path(rate: float) -> nn.Module:
@@ -87,9 +251,10 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden: int, drop: float = 0.0, conv: bool = False):
         super().__init__()
-        self.fc1 = nn.Conv3d(dim, hidden, 1) if conv else nn.Linear(dim, hidden)
+        layer = PointwiseConv3d if conv else nn.Linear
+        self.fc1 = layer(dim, hidden)
         self.act = nn.GELU()
-        self.fc2 = nn.Conv3d(hidden, dim, 1) if conv else nn.Linear(hidden, dim)
+        self.fc2 = layer(hidden, dim)
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -19,23 +19,22 @@ from slowfast_uniformer.models import layers
 from slowfast_uniformer.models.build import register_model
 
 
-class PatchEmbed(nn.Module):
+class PatchEmbed(layers.Formed, nn.Module):
     """Strided convolution, then LayerNorm over channels: (B, C, T, H, W) -> (B, dim, T', H', W').
 
     The norm's eps is 1e-5 here and for the class token, 1e-6 in blocks, as the released models were trained.
     """
 
-    def __init__(self, in_dim: int, dim: int, kernel: tuple[int, int, int], stride: tuple[int, int, int]):
+    def __init__(self, in_dim: int, dim: int, kernel: tuple[int, int, int], stride: int = 1):
         super().__init__()
         self.norm = nn.LayerNorm(dim)
-        self.proj = nn.Conv3d(in_dim, dim, kernel, stride, padding=(kernel[0] // 2, 0, 0))
+        self.proj = layers.PatchConv3d(in_dim, dim, kernel, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Contiguous here and after blocks, or depthwise weights get gradients of strides that DDP warns of.
-        return self.norm(self.proj(x).movedim(1, -1)).movedim(-1, 1).contiguous()
+        return layers.lay_out(self.norm(self.proj(x).movedim(1, -1)).movedim(-1, 1), self.forms)
 
 
-class ConvStem(nn.Module):
+class ConvStem(layers.Formed, nn.Module):
     """The light models' first embedding: (B, 3, T, H, W) -> (B, dim, T/2, H/4, W/4), rounded up."""
 
     def __init__(self, dim: int):
@@ -49,10 +48,10 @@ class ConvStem(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x)
+        return layers.lay_out(self.proj(x), self.forms)
 
 
-class Attention(nn.Module):
+class Attention(layers.Formed, nn.Module):
     """Multi-head self-attention over the N tokens of (B, N, dim)."""
 
     def __init__(
@@ -75,7 +74,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rate = self.attn_drop if self.training else 0.0
-        return self._merge(F.scaled_dot_product_attention(*self._heads(x), dropout_p=rate, scale=self.scale))
+        return self._merge(layers.attend(*self._heads(x), self.forms, self.scale, rate))
 
 
 class ClassAttention(Attention):
@@ -90,13 +89,14 @@ class ClassAttention(Attention):
         q, k, v = self._heads(x)
         if self.fp32:
             q, k, v = q.float(), k.float(), v.float()
+        rate = self.attn_drop if self.training else 0.0
         with torch.autocast(x.device.type, enabled=False) if self.fp32 else nullcontext():
-            weights = (q @ k.transpose(-2, -1) * self.scale).softmax(dim=-1, dtype=torch.float32)
-            out = F.dropout(weights, self.attn_drop, self.training).to(v.dtype) @ v
+            out = layers.attend(q, k, v, self.forms, self.scale, rate)
+            weights = layers.attention_weights(q[:, :, :1], k, self.scale)
         return self._merge(out), weights[:, :, 0, 1:].mean(dim=1)
 
 
-class _Block(nn.Module):
+class _Block(layers.Formed, nn.Module):
     """What all blocks have: position encoding, stochastic depth and, with an `init_value`, layer scale."""
 
     def __init__(self, dim: int, drop_path: float, init_value: float | None, shape: tuple[int, ...]):
@@ -118,8 +118,8 @@ class LocalBlock(_Block):
     def __init__(self, dim: int, mlp_ratio: float, drop_path: float, drop: float, init_value: float | None):
         super().__init__(dim, drop_path, init_value, (1, dim, 1, 1, 1))
         self.norm1 = nn.BatchNorm3d(dim)
-        self.conv1 = nn.Conv3d(dim, dim, 1)
-        self.conv2 = nn.Conv3d(dim, dim, 1)
+        self.conv1 = layers.PointwiseConv3d(dim, dim)
+        self.conv2 = layers.PointwiseConv3d(dim, dim)
         self.attn = layers.DepthwiseConv3d(dim, 5)
         self.norm2 = nn.BatchNorm3d(dim)
         self.mlp = layers.Mlp(dim, int(dim * mlp_ratio), drop, conv=True)
@@ -158,7 +158,10 @@ class GlobalBlock(_Block):
             tokens = x.flatten(2).transpose(1, 2)
             tokens = tokens + self.drop_path(self.attn(self.norm1(tokens)))
         tokens = tokens + self.drop_path(self.mlp(self.norm2(tokens)))
-        return tokens.transpose(1, 2).reshape(x.shape).contiguous()
+        return self._volume(tokens, x.shape)
+
+    def _volume(self, tokens: Tensor, shape: torch.Size) -> Tensor:
+        return layers.lay_out(tokens.transpose(1, 2).reshape(shape), self.forms)
 
     def _attend_split(self, x: Tensor) -> Tensor:
         """Tokens (B, T·H·W, dim). The residual of the second attention is x, as in the released models."""
@@ -195,7 +198,7 @@ class EvoBlock(GlobalBlock):
             score = new if score is None else self._running(score, new)
         else:
             cls, tokens, score = self._forward_pruned(cls, tokens, score)
-        return tokens.transpose(1, 2).reshape(x.shape).contiguous(), cls, score
+        return self._volume(tokens, x.shape), cls, score
 
     def _forward_pruned(self, cls: Tensor, tokens: Tensor, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         keep = int(tokens.shape[1] * self.prune_ratio)
@@ -267,9 +270,9 @@ class _FourStages(nn.Module):
             return global_block(stage, index, attention=attention, **options)
 
         dim, kernel = embed_dim, (3 if std else 1, 2, 2)
-        self.patch_embed1 = ConvStem(dim[0]) if light else PatchEmbed(3, dim[0], (3, 4, 4), (2, 4, 4))
+        self.patch_embed1 = ConvStem(dim[0]) if light else PatchEmbed(3, dim[0], (3, 4, 4), stride=2)
         for i in (1, 2, 3):
-            self.add_module(f"patch_embed{i + 1}", PatchEmbed(dim[i - 1], dim[i], kernel, stride=(1, 2, 2)))
+            self.add_module(f"patch_embed{i + 1}", PatchEmbed(dim[i - 1], dim[i], kernel))
         if light:
             self.cls_upsample = nn.Linear(dim[2], dim[3])
         self.pos_drop = nn.Dropout(dropout_rate)

@@ -30,14 +30,7 @@ FUSIONS = ("sequential", "parallel", "hierarchical_kv", "hierarchical_q")
 CLIP_ARITHMETIC = {"ACTIVATION": "quick_gelu", "LAYER_SCALE": False, "LN_PRE": True, "NORM_EPS": 1e-5}
 
 
-class QuickGELU(nn.Module):
-    """CLIP's approximation of GELU, x · σ(1.702 x)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(1.702 * x)
-
-
-ACTIVATIONS = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
+ACTIVATIONS = {"quick_gelu": layers.QuickGELU, "gelu": nn.GELU}
 
 
 class LayerNorm(nn.LayerNorm):
@@ -47,7 +40,7 @@ class LayerNorm(nn.LayerNorm):
         return super().forward(x.float()).to(x.dtype)
 
 
-class Attention(nn.Module):
+class Attention(layers.Formed, nn.Module):
     """Multi-head self-attention with the parameters of `nn.MultiheadAttention`, over tokens (B, N, dim)."""
 
     def __init__(self, dim: int, heads: int):
@@ -63,7 +56,8 @@ class Attention(nn.Module):
 
     def _attend(self, *qkv: Tensor) -> Tensor:
         q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in qkv)
-        return self.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        scale = (self.dim // self.heads) ** -0.5
+        return self.out_proj(layers.attend(q, k, v, self.forms, scale).transpose(1, 2).flatten(2))
 
 
 class CrossAttention(Attention):
@@ -101,9 +95,9 @@ class LocalBlock(nn.Module):
         hidden = int(dim // reduction)
         self.pos_embed = nn.Sequential(
             nn.BatchNorm3d(dim),
-            nn.Conv3d(dim, hidden, 1),
+            layers.PointwiseConv3d(dim, hidden),
             layers.DepthwiseConv3d(hidden, (3, 1, 1)),
-            nn.Conv3d(hidden, dim, 1),
+            layers.PointwiseConv3d(hidden, dim),
         )
         nn.init.zeros_(self.pos_embed[3].weight)
         nn.init.zeros_(self.pos_embed[3].bias)
@@ -112,7 +106,7 @@ class LocalBlock(nn.Module):
         return self.pos_embed(x)
 
 
-class Layer(nn.Module):
+class Layer(layers.Formed, nn.Module):
     """A layer of the image ViT, with `local` (0, 1, 2) local blocks in it: before attention, and after."""
 
     def __init__(
@@ -145,8 +139,8 @@ class Layer(nn.Module):
         return x + self.drop_path(mixed if self.ls_2 is None else self.ls_2 * mixed)
 
     def _mix_frames(self, block: LocalBlock, x: Tensor) -> Tensor:
-        cls, patches = x[:, :, :1], x[:, :, 1:]
-        added = block(patches.permute(0, 3, 1, 2).unsqueeze(4).contiguous())
+        cls, patches = x.split((1, x.shape[2] - 1), dim=2)
+        added = block(layers.lay_out(patches.permute(0, 3, 1, 2).unsqueeze(4), self.forms))
         return torch.cat((cls, patches + self.drop_path(added).squeeze(4).permute(0, 2, 3, 1)), dim=2)
 
 
@@ -160,7 +154,7 @@ class GlobalBlock(nn.Module):
         hidden = round(mlp_factor * dim)
         self.attn = CrossAttention(dim, heads, fold)
         self.ln_1 = nn.LayerNorm(dim)
-        mlp = {"c_fc": nn.Linear(dim, hidden), "gelu": QuickGELU(), "dropout": nn.Dropout(dropout)}
+        mlp = {"c_fc": nn.Linear(dim, hidden), "gelu": layers.QuickGELU(), "dropout": nn.Dropout(dropout)}
         self.mlp = nn.Sequential(OrderedDict(**mlp, c_proj=nn.Linear(hidden, dim)))
         self.ln_2 = nn.LayerNorm(dim)
         self.ln_3 = nn.LayerNorm(dim)
@@ -230,8 +224,8 @@ class Transformer(nn.Module):
 
     def _all_tokens(self, number: int, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """The tokens of all frames, (B, T·(1 + H·W), dim), with dynamic position encoding on the patches."""
-        cls, patches = x[:, :, :1], x[:, :, 1:]
-        volume = patches.unflatten(2, grid).permute(0, 4, 1, 2, 3).contiguous()
+        cls, patches = x.split((1, x.shape[2] - 1), dim=2)
+        volume = patches.unflatten(2, grid).permute(0, 4, 1, 2, 3)
         patches = patches + self.dpe[number](volume).flatten(3).permute(0, 2, 3, 1)
         return torch.cat((cls, patches), dim=2).flatten(1, 2)
 
@@ -259,10 +253,8 @@ class VisionTransformer(nn.Module):
         self.class_embedding = nn.Parameter(dim**-0.5 * torch.randn(dim))
         tokens = 1 + (resolution // patch) ** 2
         self.positional_embedding = nn.Parameter(dim**-0.5 * torch.randn(tokens, dim))
-        time = (3, 2, 1) if temporal_downsample else (1, 1, 0)  # kernel, stride, padding
-        self.conv1 = nn.Conv3d(
-            3, dim, (time[0], patch, patch), (time[1], patch, patch), (time[2], 0, 0), bias=False
-        )
+        time = (3, 2) if temporal_downsample else (1, 1)  # kernel, stride
+        self.conv1 = layers.PatchConv3d(3, dim, (time[0], patch, patch), time[1], bias=False)
         self.ln_pre = LayerNorm(dim, eps=norm_eps) if ln_pre else nn.Identity()
         self.transformer = transformer
 
