@@ -132,6 +132,9 @@ def get_cfg() -> CfgNode:
     c.MODEL.COMPILE = False  # compile the model's blocks by torch.compile
     c.MODEL.USE_CHECKPOINT = False  # recompute blocks in the backward pass to save memory
     c.MODEL.CHECKPOINT_NUM = [0, 0, 0, 0]  # how many blocks of each stage, from its first
+    c.MODEL.CHECKPOINT_POLICY = "full"  # full, or selective: keep matrix products, recompute the rest
+    c.MODEL.DW_CONV = "auto"  # depth-wise convolutions: conv3d, unrolled over time, or auto (by device)
+    c.MODEL.LAYOUT = "auto"  # of volumes in memory: contiguous, channels_last, or auto (by device)
     c.MODEL.EMA_DECAY = 0.9999  # decay of the moving average of the weights
     c.MODEL.EMA_EPOCH = -1  # epoch at which the average begins; -1 is never. It is what is then tested
     c.MODEL.IMPORT = ""  # a Python module to import first, so that it registers your own models
@@ -474,6 +477,9 @@ def _validate(c: CfgNode, runs_here: bool) -> None:
         "SOLVER.LR_POLICY": ("cosine", "steps_with_relative_lrs"),
         "SOLVER.OPTIMIZING_METHOD": ("sgd", "adam", "adamw"),
         "AUG.RE_MODE": ("pixel", "rand", "const"),
+        "MODEL.CHECKPOINT_POLICY": ("full", "selective"),
+        "MODEL.DW_CONV": ("auto", "conv3d", "unrolled"),
+        "MODEL.LAYOUT": ("auto", "contiguous", "channels_last"),
         "UNIFORMERV2.ACTIVATION": ("auto", "quick_gelu", "gelu"),
         "UNIFORMERV2.LAYER_SCALE": ("auto", True, False),
         "UNIFORMERV2.LN_PRE": ("auto", True, False),

@@ -61,9 +61,9 @@ def test_loading_goes_on_for_as_many_videos_as_asked(tiny, workers):
     assert figures["clips_per_second_per_worker"] * max(1, workers) == figures["clips_per_second"]
 
 
-def command(monkeypatch, *arguments) -> None:
+def command(monkeypatch, *arguments, name: str = "data") -> None:
     config = Path(__file__).parent / "empty.yaml"
-    line = ["benchmark.py", "data", *arguments[:-1], "--cfg", config, *arguments[-1]]
+    line = ["benchmark.py", name, *arguments[:-1], "--cfg", config, *arguments[-1]]
     monkeypatch.setattr(sys, "argv", list(map(str, line)))
     load_script("tools/benchmark.py").main()
 
@@ -101,3 +101,39 @@ def test_batches_without_clips_end_the_benchmark(tiny):
     cfg = load_config(None, [*tiny, "DATA.PATH_PREFIX", "/nowhere"])
     with pytest.raises(UserError, match="/nowhere"):
         benchmark.loading(cfg, 8)
+
+
+def test_a_model_against_its_plain_build(tiny, monkeypatch, capsys):
+    arguments = ("--against", "plain", "--batch", 2, "--repeats", 1, "--clock", "cpu", "--json", tiny)
+    command(monkeypatch, *arguments, name="model")
+    figures = json.loads(capsys.readouterr().out)
+    clock = figures.pop("clock")
+    assert clock == "cpu" and positive(figures) and figures["batch"] == 2
+    assert {"forward_ratio", "step_ratio", "memory_ratio", "peak_share"} <= figures.keys()
+    assert figures["step_ratio"] == figures["plain"]["step_seconds"] / figures["ours"]["step_seconds"]
+    assert "blocks3" in figures["stages"] and sum(figures["operations"].values()) <= 1
+
+
+def test_what_the_model_command_prints():
+    row = {
+        "forward_seconds": 1.0,
+        "step_seconds": 3.0,
+        "forward_gflops": 4.0,
+        "step_gflops": 5.0,
+        "memory_mb": 6.0,
+    }
+    figures = {"batch": 1, "threads": 2, "clock": "wall", "peak_gflops": 10.0, "peak_share": 0.5,
+               "ours": row, "operations": {"mm": 0.25},
+               "stages": {"blocks1": {"seconds": 0.5, "gflops_per_second": 8.0}}}  # fmt: skip
+    show = load_script("tools/benchmark.py").show_model
+    assert "plain" not in show(figures) and "50% of the 10.0" in show(figures)
+    ratios = {"forward_ratio": 1.5, "step_ratio": 2.0, "memory_ratio": 1.25}
+    assert show(figures | ratios | {"plain": row}).startswith(
+        "plain over ours: forward 1.50, step 2.00, memory 1.25"
+    )
+
+
+def test_the_training_loop_alone_and_with_videos(tiny, monkeypatch, capsys):
+    command(monkeypatch, "--data", "--steps", 1, "--repeats", 1, tiny, name="train")
+    out = capsys.readouterr().out
+    assert "the loop adds" in out and "waiting for data" in out

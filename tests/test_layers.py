@@ -62,6 +62,22 @@ def test_quick_gelu():
 
 
 @pytest.mark.parametrize("label", OURS)
+def test_fused_models_compute_the_same_without_batch_norms(label):
+    model = small_model(label)
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if "num_batches" not in name:
+                value.copy_(torch.rand(value.shape) + 0.5 if "var" in name else torch.randn(value.shape) / 5)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    fused, clip = model.fuse(), small_clip()
+    with torch.inference_mode():
+        torch.testing.assert_close(fused(clip), model.eval()(clip), rtol=1e-4, atol=1e-5)
+    assert not any(isinstance(module, nn.BatchNorm3d) for module in fused.modules())
+    assert not any("gamma" in name or ".ls_" in name for name in fused.state_dict())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("label", OURS)
 def test_plain_models_compute_the_same(label):
     """Golden figures tell that these are right; here that each form is."""
     fast, simple = small_model(label), layers.plain(small_model(label))

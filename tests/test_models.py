@@ -68,6 +68,9 @@ def small_cfg(label: str = "Uniformer", **model) -> CfgNode:
         "NUM_CLASSES": CLASSES,
         "USE_CHECKPOINT": False,
         "CHECKPOINT_NUM": [0] * 4,
+        "CHECKPOINT_POLICY": "full",
+        "DW_CONV": "auto",
+        "LAYOUT": "auto",
         "ARGS": {},
     }
     data = {"NUM_FRAMES": 4, "TRAIN_CROP_SIZE": 32, "TEST_CROP_SIZE": 32}
@@ -162,10 +165,10 @@ def test_layer_groups_hold_every_parameter_once_from_input_to_head(label):
 
 
 @each_model
-@pytest.mark.parametrize("autocast", [False, True])
-def test_recomputing_every_block_changes_nothing(label, autocast):
+@pytest.mark.parametrize("policy, autocast", [("full", False), ("full", True), ("selective", False)])
+def test_recomputing_every_block_changes_nothing(label, policy, autocast):
     plain = small_model(label)
-    saving = small_model(label, USE_CHECKPOINT=True, CHECKPOINT_NUM=[100] * 4)
+    saving = small_model(label, USE_CHECKPOINT=True, CHECKPOINT_NUM=[100] * 4, CHECKPOINT_POLICY=policy)
     for expected, found in zip(training_step(plain, autocast), training_step(saving, autocast), strict=True):
         assert torch.equal(expected, found)
     for (name, expected), found in zip(plain.named_parameters(), saving.parameters(), strict=True):

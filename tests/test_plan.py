@@ -23,7 +23,8 @@ from slowfast_uniformer.apps.model_info import step_cost
 from slowfast_uniformer.config import load_config
 from slowfast_uniformer.data.loader import build_loader
 from slowfast_uniformer.engine.optim import build_optimizer
-from slowfast_uniformer.engine.train import begin, training_step
+from slowfast_uniformer.engine.run import begin
+from slowfast_uniformer.engine.train import training_step
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.models import build_model
 

@@ -1,24 +1,36 @@
-r"""Measure how fast a config's data is read, and what a step waits for a checkpoint.
+r"""Measure how fast a config's parts run.
 
-python tools/benchmark.py data --cfg configs/demo/uniformer.yaml [--compare pil] [KEY VALUE ...]
-python tools/benchmark.py checkpoint --cfg configs/k400/uniformerv2_b16_8x224.yaml NUM_GPUS 0 \
-    TRAIN.BATCH_SIZE 1
+    python tools/benchmark.py data --cfg configs/demo/uniformer.yaml [--compare pil] [KEY VALUE ...]
+    python tools/benchmark.py model --cfg configs/k400/uniformer_s_16x8.yaml [--against plain] [KEY VALUE ...]
+    python tools/benchmark.py train --cfg configs/k400/uniformer_s_16x8.yaml [--data] [KEY VALUE ...]
+    python tools/benchmark.py checkpoint --cfg configs/k400/uniformerv2_b16_8x224.yaml NUM_GPUS 0 \
+        TRAIN.BATCH_SIZE 1
 
-CPU time by stage in one process, what the loader delivers with --workers processes, with --model which share
-of a training step waits for it, and with --compare what plainer programs take: `pil` keeps frames as lists of
-PIL images, `reopen` opens a video for each of its test views. Ratios above 1 are in favour of this program.
+`model`: seconds and GFLOP/s of forward passes and training steps, their share of what a large matrix product
+reaches here, memory, time by stage and operation; with `--against plain` ratios to a straightforward build of
+the same model. `train`: what the training loop adds to the passes and the optimizer, and with `--data` how
+long it waits for the train list's videos.
+
+`data`: CPU time by stage in one process, what the loader delivers with --workers processes, with --model
+which share of a training step waits for it, and with --compare what plainer programs take: `pil` keeps frames
+as lists of PIL images, `reopen` opens a video for each of its test views. Ratios above 1 are in favour of
+this program.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from slowfast_uniformer.apps import benchmark
+from slowfast_uniformer.apps import benchmark, model_speed
 from slowfast_uniformer.config import files_and_overrides, load_config
 from slowfast_uniformer.errors import UserError
+
+# A model is measured, not continued.
+FRESH = ["TRAIN.AUTO_RESUME", False, "TRAIN.CHECKPOINT_FILE_PATH", "", "MODEL.INIT_FROM", ""]
 
 
 def positive(text: str) -> int:
@@ -32,16 +44,22 @@ def parse_args() -> argparse.Namespace:
     """Arguments, with `cfg` the files and `opts` the KEY VALUE pairs that follow them."""
     parser = argparse.ArgumentParser(description="Measure how fast a config's parts run.")
     commands = parser.add_subparsers(dest="command", required=True)
-    data = commands.add_parser(
-        "data",
-        help="reading the train list's videos",
-        usage="%(prog)s [options] --cfg FILE.yaml [FILE.yaml ...] [KEY VALUE ...]",
-    )
-    data.set_defaults(measure=measure_data, show=show_data)
-    data.add_argument("--cfg", nargs="+", required=True, help="config files, later ones winning")
+
+    def command(name: str, help: str, **functions: Callable) -> argparse.ArgumentParser:
+        usage = "%(prog)s [options] --cfg FILE.yaml [FILE.yaml ...] [KEY VALUE ...]"
+        parser = commands.add_parser(name, help=help, usage=usage)
+        parser.set_defaults(**functions)
+        parser.add_argument("--cfg", nargs="+", required=True, help="config files, later ones winning")
+        parser.add_argument(
+            "--threads", type=positive, default=1, help="of PyTorch in this process (%(default)s)"
+        )
+        parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+        parser.add_argument("opts", nargs="*", help=argparse.SUPPRESS)
+        return parser
+
+    data = command("data", "reading the train list's videos", measure=measure_data, show=show_data)
     data.add_argument("--videos", type=positive, default=32, help="how many to read (%(default)s)")
     data.add_argument("--workers", type=int, help="loading processes (DATA_LOADER.NUM_WORKERS)")
-    data.add_argument("--threads", type=positive, default=1, help="of PyTorch in this process (%(default)s)")
     data.add_argument("--model", action="store_true", help="train the config's model for some steps, too")
     data.add_argument("--steps", type=positive, default=8, help="how many, with --model (%(default)s)")
     data.add_argument(
@@ -51,19 +69,24 @@ def parse_args() -> argparse.Namespace:
         default=[],
         help="another way, too; repeatable",
     )
-    data.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    data.add_argument("opts", nargs="*", help=argparse.SUPPRESS)
-    saving = commands.add_parser(
-        "checkpoint",
-        help="what a step waits for a checkpoint",
-        usage="%(prog)s [options] --cfg FILE.yaml [FILE.yaml ...] [KEY VALUE ...]",
+    model = command("model", "the model alone", measure=measure_model, show=show_model)
+    model.add_argument("--against", choices=("plain",), help="a straightforward build of it, too")
+    train = command("train", "the training loop", measure=measure_train, show=show_train)
+    train.add_argument("--data", action="store_true", help="with the train list's videos, too")
+    train.add_argument("--steps", type=positive, default=8, help="how many, with --data (%(default)s)")
+    saving = command(
+        "checkpoint", "what a step waits for a checkpoint", measure=measure_checkpoints, show=show_checkpoints
     )
-    saving.set_defaults(measure=measure_checkpoints, show=show_checkpoints)
-    saving.add_argument("--cfg", nargs="+", required=True, help="config files, later ones winning")
     saving.add_argument("--times", type=positive, default=3, help="how often (%(default)s)")
-    saving.add_argument("--threads", type=positive, default=1, help="of PyTorch (%(default)s)")
-    saving.add_argument("--json", action="store_true", help="print JSON instead of text")
-    saving.add_argument("opts", nargs="*", help=argparse.SUPPRESS)
+    for each in (model, train):
+        each.add_argument("--batch", type=positive, default=1, help="clips in a step (%(default)s)")
+        each.add_argument(
+            "--repeats", type=positive, default=3, help="turns, of which the least counts (%(default)s)"
+        )
+        each.add_argument(
+            "--clock", choices=("wall", "cpu"), default="wall",
+            help="cpu: time of this process, on a machine that others use (one thread)",
+        )  # fmt: skip
     args = parser.parse_args()
     args.cfg, args.opts = files_and_overrides(args.cfg, args.opts)
     return args
@@ -72,8 +95,7 @@ def parse_args() -> argparse.Namespace:
 def measure_data(args: argparse.Namespace) -> dict[str, Any]:
     """The figures that are asked for, by what was measured."""
     workers = [] if args.workers is None else ["DATA_LOADER.NUM_WORKERS", args.workers]
-    fresh = ["TRAIN.AUTO_RESUME", False, "TRAIN.CHECKPOINT_FILE_PATH", "", "MODEL.INIT_FROM", ""]
-    cfg = load_config(args.cfg, [*args.opts, *workers, *fresh])
+    cfg = load_config(args.cfg, [*args.opts, *workers, *FRESH])
     figures = {
         "stages": benchmark.stages(cfg, args.videos),
         "loading": benchmark.loading(cfg, args.videos),
@@ -89,8 +111,7 @@ def measure_data(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_checkpoints(args: argparse.Namespace) -> dict[str, float]:
-    fresh = ["TRAIN.AUTO_RESUME", False, "TRAIN.CHECKPOINT_FILE_PATH", "", "MODEL.INIT_FROM", ""]
-    return benchmark.checkpoints(load_config(args.cfg, [*args.opts, *fresh]), args.times)
+    return benchmark.checkpoints(load_config(args.cfg, [*args.opts, *FRESH]), args.times)
 
 
 def show_checkpoints(figures: dict[str, float]) -> str:
@@ -132,6 +153,55 @@ def show_data(figures: dict[str, Any]) -> str:
             f"opened for each view by a plain program {reopen['plain']:.2f}: {reopen['plain_ratio']:.2f} "
             f"times as many; by this one {reopen['reopen']:.2f}: {reopen['reopen_ratio']:.2f} times"
         )
+    return "\n".join(lines)
+
+
+def measure_model(args: argparse.Namespace) -> dict[str, Any]:
+    cfg = load_config(args.cfg, [*args.opts, *FRESH])
+    return model_speed.model_speed(cfg, args.batch, bool(args.against), args.repeats, args.clock)
+
+
+def show_model(figures: dict[str, Any]) -> str:
+    """The figures for people, ratios first."""
+    ours, plain = figures["ours"], figures.get("plain")
+    lines = []
+    if plain:
+        ratios = (f"{kind} {figures[f'{kind}_ratio']:.2f}" for kind in ("forward", "step", "memory"))
+        lines.append(f"plain over ours: {', '.join(ratios)}")
+    lines.append(
+        f"{figures['batch']} clips, {figures['threads']} threads, {figures['clock']} clock; a training step "
+        f"is at {figures['peak_share']:.0%} of the {figures['peak_gflops']:.1f} GFLOP/s of a matrix product"
+    )
+    lines.append(f"  {'':<20}" + "".join(f"{name:>12}" for name in ("seconds", "GFLOP/s", "peak MB")))
+    for name, row in (("ours", ours), ("plain", plain)):
+        for kind in ("forward", "step") if row else ():
+            memory = f"{row['memory_mb']:>12.0f}" if kind == "step" else ""
+            rates = f"{row[f'{kind}_seconds']:>12.3f}{row[f'{kind}_gflops']:>12.1f}"
+            lines.append(f"  {name + ', ' + kind:<20}{rates}{memory}")
+    lines.append("forward pass in training, by stage:")
+    for name, row in figures["stages"].items():
+        lines.append(f"  {name:<40}{row['seconds']:>10.3f} s{row['gflops_per_second']:>10.1f} GFLOP/s")
+    lines.append("training step, by operation:")
+    lines += [f"  {name:<60}{share:>8.1%}" for name, share in figures["operations"].items()]
+    return "\n".join(lines)
+
+
+def measure_train(args: argparse.Namespace) -> dict[str, Any]:
+    cfg = load_config(args.cfg, [*args.opts, *FRESH])
+    figures = {"cached": model_speed.training_speed(cfg, args.batch, args.repeats, args.clock)}
+    if args.data:
+        figures["data"] = benchmark.waiting(cfg, args.steps)
+    return figures
+
+
+def show_train(figures: dict[str, Any]) -> str:
+    row = figures["cached"]
+    lines = [f"{row['clips_per_second']:.2f} clips/s on a batch of {row['batch']} that is there"]
+    lines += [f"  {name:<12}{row[f'{name}_seconds']:>10.3f} s" for name in ("loop", "passes", "optimizer")]
+    lines.append(f"the loop adds {row['overhead_percent']:.1f} % to passes and optimizer")
+    if step := figures.get("data"):
+        waiting = f"{step['waiting_percent']:.1f} % of it waiting for data"
+        lines.append(f"with videos: {step['seconds_per_step']:.3f} s a step, {waiting}")
     return "\n".join(lines)
 
 

@@ -31,7 +31,8 @@ from slowfast_uniformer.apps.model_info import (
 from slowfast_uniformer.config import load_config
 from slowfast_uniformer.data import annotations
 from slowfast_uniformer.engine.optim import param_groups
-from slowfast_uniformer.engine.train import begin, training_step
+from slowfast_uniformer.engine.run import begin
+from slowfast_uniformer.engine.train import training_step
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.models import build_model
 

@@ -11,6 +11,7 @@ from fvcore.common.registry import Registry
 from torch import nn
 
 from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.models import layers
 
 MODEL_REGISTRY = Registry("MODEL")  # name -> builder(cfg) -> model
 
@@ -36,8 +37,8 @@ def build_model(cfg: CfgNode, arithmetic: Mapping[str, Any] | None = None) -> nn
         raise UserError(f"MODEL.MODEL_NAME: no model {name}; the nearest is {nearest}, of {', '.join(known)}")
     model = MODEL_REGISTRY.get(name)(_resolved(cfg, arithmetic or {}))
     if cfg.MODEL.USE_CHECKPOINT:
-        model.set_grad_checkpointing(cfg.MODEL.CHECKPOINT_NUM)
-    return model
+        model.set_grad_checkpointing(cfg.MODEL.CHECKPOINT_NUM, cfg.MODEL.CHECKPOINT_POLICY)
+    return layers.set_forms(model, dw_conv=cfg.MODEL.DW_CONV, layout=cfg.MODEL.LAYOUT)
 
 
 def _resolved(cfg: CfgNode, arithmetic: Mapping[str, Any]) -> CfgNode:

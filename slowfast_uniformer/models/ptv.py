@@ -7,7 +7,7 @@ chooses among the hub's; every other key goes, in lower case, to the package's c
 import importlib
 import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -61,7 +61,7 @@ class _Baseline(nn.Module):
         self.head_name = head
         self.classifier = (f"{head}.proj",)
         self.num_features = self.get_submodule(self.classifier[0]).in_features
-        self.checkpoint_num = [0] * len(self.stages())
+        self.checkpoint_num, self.checkpoint_policy = [0] * len(self.stages()), "full"
 
     def forward(self, x: Tensor) -> Tensor:
         features, head = self.forward_features(x), self.get_submodule(self.head_name)
@@ -91,9 +91,14 @@ class _Baseline(nn.Module):
             groups[depth.get(parameter, outside)].append(name)
         return groups
 
-    def set_grad_checkpointing(self, num: int | Sequence[int]) -> None:
-        """Recompute the first num[i] blocks of stage i + 1 in the backward pass; an int is for all stages."""
+    def set_grad_checkpointing(self, num: int | Sequence[int], policy: str = "full") -> None:
+        """Recompute the first num[i] blocks of stage i + 1 in the backward pass; an int is for all stages.
+        For `policy` see layers.recomputed."""
         self.checkpoint_num = layers.checkpoint_counts(num, len(self.stages()))
+        self.checkpoint_policy = policy
+
+    def _recomputed(self, block: nn.Module) -> Callable:
+        return layers.recomputed(block, policy=self.checkpoint_policy)
 
 
 class _ConvNet(_Baseline):
@@ -117,7 +122,7 @@ class _ConvNet(_Baseline):
         paths = stem(pathways(x, self.alpha)) if self.alpha else [stem(x)]
         for layer, stage, count in zip(middle, self.stages(), self.checkpoint_num, strict=True):
             for index, block in enumerate(stage):
-                steps = map(layers.recomputed, block) if index < count else block
+                steps = map(self._recomputed, block) if index < count else block
                 paths = [step(path) for step, path in zip(steps, paths, strict=True)]
             if self.alpha:
                 paths = layer.multipathway_fusion(paths)
@@ -160,7 +165,7 @@ class _Transformer(_Baseline):
         size = self.cls_positional_encoding.patch_embed_shape
         for stage, count in zip(self.stages(), self.checkpoint_num, strict=True):
             for index, (block,) in enumerate(stage):
-                x, size = (layers.recomputed(block) if index < count else block)(x, size)
+                x, size = (self._recomputed(block) if index < count else block)(x, size)
         return x
 
 

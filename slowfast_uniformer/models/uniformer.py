@@ -50,6 +50,10 @@ class ConvStem(layers.Formed, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return layers.lay_out(self.proj(x), self.forms)
 
+    def fuse(self) -> None:
+        for i in (0, 3):
+            self.proj[i + 1] = layers.fold_into_last(self.proj[i], self.proj[i + 1])
+
 
 class Attention(layers.Formed, nn.Module):
     """Multi-head self-attention over the N tokens of (B, N, dim)."""
@@ -74,7 +78,9 @@ class Attention(layers.Formed, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rate = self.attn_drop if self.training else 0.0
-        return self._merge(layers.attend(*self._heads(x), self.forms, self.scale, rate))
+        q, k, v = self._heads(x)
+        weights = None if self.forms.attention == "fused" else layers.attention_weights(q, k, self.scale)
+        return self._merge(layers.attend(q, k, v, self.scale, rate, weights))
 
 
 class ClassAttention(Attention):
@@ -89,10 +95,10 @@ class ClassAttention(Attention):
         q, k, v = self._heads(x)
         if self.fp32:
             q, k, v = q.float(), k.float(), v.float()
-        rate = self.attn_drop if self.training else 0.0
+        rate, fused = self.attn_drop if self.training else 0.0, self.forms.attention == "fused"
         with torch.autocast(x.device.type, enabled=False) if self.fp32 else nullcontext():
-            out = layers.attend(q, k, v, self.forms, self.scale, rate)
-            weights = layers.attention_weights(q[:, :, :1], k, self.scale)
+            weights = layers.attention_weights(q[:, :, :1] if fused else q, k, self.scale)
+            out = layers.attend(q, k, v, self.scale, rate, None if fused else weights)
         return self._merge(out), weights[:, :, 0, 1:].mean(dim=1)
 
 
@@ -111,6 +117,12 @@ class _Block(layers.Formed, nn.Module):
     def _scaled(gamma: Tensor | None, x: Tensor) -> Tensor:
         return x if gamma is None else gamma * x
 
+    def _fuse_scale(self, *branches: nn.Module) -> None:
+        """Put layer scale into the last layers of the two branches."""
+        for name, last in zip(("gamma_1", "gamma_2"), branches, strict=True):
+            layers.scale_rows(last, getattr(self, name))
+            setattr(self, name, None)
+
 
 class LocalBlock(_Block):
     """Position encoding, convolutional attention to 5x5x5 neighbours, MLP: (B, dim, T, H, W) to the same."""
@@ -128,6 +140,11 @@ class LocalBlock(_Block):
         x = x + self.pos_embed(x)
         x = x + self.drop_path(self._scaled(self.gamma_1, self.conv2(self.attn(self.conv1(self.norm1(x))))))
         return x + self.drop_path(self._scaled(self.gamma_2, self.mlp(self.norm2(x))))
+
+    def fuse(self) -> None:
+        self.norm1 = layers.fold_into_next(self.norm1, self.conv1)
+        self.norm2 = layers.fold_into_next(self.norm2, self.mlp.fc1)
+        self._fuse_scale(self.conv2, self.mlp.fc2)
 
 
 class GlobalBlock(_Block):
@@ -159,6 +176,9 @@ class GlobalBlock(_Block):
             tokens = tokens + self.drop_path(self.attn(self.norm1(tokens)))
         tokens = tokens + self.drop_path(self.mlp(self.norm2(tokens)))
         return self._volume(tokens, x.shape)
+
+    def fuse(self) -> None:
+        self._fuse_scale(self.attn.proj, self.mlp.fc2)
 
     def _volume(self, tokens: Tensor, shape: torch.Size) -> Tensor:
         return layers.lay_out(tokens.transpose(1, 2).reshape(shape), self.forms)
@@ -201,18 +221,17 @@ class EvoBlock(GlobalBlock):
         return self._volume(tokens, x.shape), cls, score
 
     def _forward_pruned(self, cls: Tensor, tokens: Tensor, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        keep = int(tokens.shape[1] * self.prune_ratio)
-        order = score.argsort(dim=1, descending=True)
-        kept, rest = tokens.take_along_dim(order.unsqueeze(-1), dim=1).tensor_split((keep,), dim=1)
-        kept_score, rest_score = score.take_along_dim(order, dim=1).tensor_split((keep,), dim=1)
-        weight = rest_score / rest_score.sum(dim=1, keepdim=True)
-        representative = (weight.unsqueeze(-1) * rest).sum(dim=1, keepdim=True)
+        keep, (clips, count) = int(tokens.shape[1] * self.prune_ratio), score.shape
+        order = score.argsort(dim=1, descending=True)[:, :keep]
+        rows = (order + count * torch.arange(clips, device=order.device).unsqueeze(1)).flatten()
+        kept = tokens.flatten(0, 1).index_select(0, rows).unflatten(0, (clips, keep))
+        weight = score.scatter(1, order, 0.0)  # of the rest
+        weight = weight / weight.sum(dim=1, keepdim=True)
+        representative = (weight.unsqueeze(-1) * tokens).sum(dim=1, keepdim=True)
         sequence, fast_update, new = self._update(torch.cat((cls, kept, representative), dim=1))
-        tokens = torch.cat((sequence[:, 1:-1], rest + fast_update), dim=1)
-        score = torch.cat((self._running(kept_score, new[:, :-1]), rest_score), dim=1)
-        back = order.argsort(dim=1)
-        tokens = tokens.take_along_dim(back.unsqueeze(-1), dim=1)
-        return sequence[:, :1], tokens, score.take_along_dim(back, dim=1)
+        updated = (tokens + fast_update).flatten(0, 1).index_copy(0, rows, sequence[:, 1:-1].flatten(0, 1))
+        running = self._running(score.gather(1, order), new[:, :-1])
+        return sequence[:, :1], updated.view_as(tokens), score.scatter(1, order, running)
 
     def _update(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Attention and MLP over (B, N, dim); what both add to the last token; the new score (B, N - 1)."""
@@ -278,7 +297,7 @@ class _FourStages(nn.Module):
         self.pos_drop = nn.Dropout(dropout_rate)
         for stage in range(4):
             self.add_module(f"blocks{stage + 1}", nn.ModuleList(block(stage, i) for i in range(depth[stage])))
-        self.checkpoint_num = [0, 0, 0, 0]
+        self.checkpoint_num, self.checkpoint_policy = [0, 0, 0, 0], "full"
         self.norm = nn.BatchNorm3d(dim[3])
         if light:
             self.norm_cls = nn.LayerNorm(dim[3])
@@ -295,7 +314,9 @@ class _FourStages(nn.Module):
     def _run(self, stage: int, *state: Any) -> Any:
         """Pass `state`, the clip's tokens first, through the blocks of stage 1, 2, 3 or 4."""
         for index, block in enumerate(getattr(self, f"blocks{stage}")):
-            step = layers.recomputed(block) if index < self.checkpoint_num[stage - 1] else block
+            step = block
+            if index < self.checkpoint_num[stage - 1]:
+                step = layers.recomputed(block, policy=self.checkpoint_policy)
             state = step(*state) if len(state) > 1 else (step(*state),)
         return state if len(state) > 1 else state[0]
 
@@ -325,9 +346,23 @@ class _FourStages(nn.Module):
         names = [name for name, _ in self.named_parameters()]
         return [[name for name in names if name.startswith(prefix)] for prefix in prefixes]
 
-    def set_grad_checkpointing(self, num: int | Sequence[int]) -> None:
-        """Recompute the first num[i] blocks of stage i + 1 in the backward pass; an int is for all stages."""
-        self.checkpoint_num = layers.checkpoint_counts(num, stages=4)
+    def set_grad_checkpointing(self, num: int | Sequence[int], policy: str = "full") -> None:
+        """Recompute the first num[i] blocks of stage i + 1 in the backward pass; an int is for all stages.
+        For `policy` see layers.recomputed."""
+        self.checkpoint_num, self.checkpoint_policy = layers.checkpoint_counts(num, stages=4), policy
+
+    @torch.no_grad()
+    def fuse(self) -> "_FourStages":
+        """A copy for evaluation: batch norms and layer scale are in the weights of the layers beside them."""
+        model = layers.frozen_copy(self)
+        for stage in (1, 2, 3, 4):
+            for block in getattr(model, f"blocks{stage}"):
+                block.fuse()
+        if isinstance(model.patch_embed1, ConvStem):
+            model.patch_embed1.fuse()
+        reader = model.pre_logits.fc if len(model.pre_logits) else model.head
+        model.norm = layers.fold_into_next(model.norm, reader)
+        return model
 
 
 class Uniformer(_FourStages):

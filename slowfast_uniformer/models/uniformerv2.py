@@ -57,7 +57,8 @@ class Attention(layers.Formed, nn.Module):
     def _attend(self, *qkv: Tensor) -> Tensor:
         q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in qkv)
         scale = (self.dim // self.heads) ** -0.5
-        return self.out_proj(layers.attend(q, k, v, self.forms, scale).transpose(1, 2).flatten(2))
+        weights = None if self.forms.attention == "fused" else layers.attention_weights(q, k, scale)
+        return self.out_proj(layers.attend(q, k, v, scale, weights=weights).transpose(1, 2).flatten(2))
 
 
 class CrossAttention(Attention):
@@ -193,7 +194,7 @@ class Transformer(nn.Module):
             layers.init_linear(self.join)
         self.proj = nn.Sequential(nn.LayerNorm(dim), nn.Dropout(cls_dropout), nn.Linear(dim, num_classes))
         layers.init_linear(self.proj[2])
-        self.checkpoint_num = 0
+        self.checkpoint_num, self.checkpoint_policy = 0, "full"
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """Tokens (B, T, 1 + H·W, dim) of a grid H, W to what the head normalizes, (B, dim)."""
@@ -203,7 +204,7 @@ class Transformer(nn.Module):
         for index, resblock in enumerate(self.resblocks):
             step = partial(self._step, index, grid)
             if index < self.checkpoint_num:
-                step = layers.recomputed(resblock, step)
+                step = layers.recomputed(resblock, step, self.checkpoint_policy)
             x, video = step(x, video)
         if self.fusion == "parallel":
             video = self.join(video.flatten(1))
@@ -347,10 +348,30 @@ class Uniformerv2(nn.Module):
         taken = {name for group in groups for name in group}
         return [*groups, [name for name in names if name not in taken]]
 
-    def set_grad_checkpointing(self, num: int | Sequence[int]) -> None:
+    def set_grad_checkpointing(self, num: int | Sequence[int], policy: str = "full") -> None:
         """Recompute the first `num` layers (of a list, its first entry), each with the global block after it,
-        in the backward pass."""
-        self.backbone.transformer.checkpoint_num = num if isinstance(num, int) else num[0]
+        in the backward pass. For `policy` see layers.recomputed."""
+        transformer = self.backbone.transformer
+        transformer.checkpoint_num = num if isinstance(num, int) else num[0]
+        transformer.checkpoint_policy = policy
+
+    @torch.no_grad()
+    def fuse(self) -> "Uniformerv2":
+        """A copy for evaluation, with batch norms, layer scale and the factor of QuickGELU in the weights of
+        the layers beside them."""
+        model = layers.frozen_copy(self)
+        for module in list(model.modules()):
+            if isinstance(module, LocalBlock):
+                module.pos_embed[0] = layers.fold_into_next(module.pos_embed[0], module.pos_embed[1])
+            elif isinstance(module, Layer):
+                for name, last in (("ls_1", module.attn.out_proj), ("ls_2", module.mlp.c_proj)):
+                    layers.scale_rows(last, getattr(module, name))
+                    setattr(module, name, None)
+            if isinstance(module, (Layer, GlobalBlock)) and isinstance(module.mlp.gelu, layers.QuickGELU):
+                layers.scale_rows(module.mlp.c_fc, torch.tensor(1.702))
+                module.mlp.c_proj.weight /= 1.702
+                module.mlp.gelu = nn.SiLU()
+        return model
 
 
 def _check(

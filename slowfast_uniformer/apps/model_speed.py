@@ -1,0 +1,213 @@
+"""How fast a model runs: forward pass, training step, memory, beside its plain build and the machine's peak.
+
+Rivals take turns, and the least of the turns counts.
+"""
+
+import multiprocessing
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from fvcore.common.config import CfgNode
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from slowfast_uniformer import distributed, rng
+from slowfast_uniformer.apps.model_info import describe
+from slowfast_uniformer.engine.test import autocast
+from slowfast_uniformer.engine.run import begin
+from slowfast_uniformer.engine.train import training_step
+from slowfast_uniformer.models import build_model, layers
+
+Clock = Callable[[], float]
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def _timed(work: Callable[[], Any], device: torch.device, clock: Clock) -> float:
+    start = clock()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return clock() - start
+
+
+def turns(
+    ways: dict[str, Callable[[], Any]], device: torch.device, repeats: int, clock: Clock
+) -> dict[str, float]:
+    """The least seconds of each way, after a turn that is not counted."""
+    seconds = [{name: _timed(way, device, clock) for name, way in ways.items()} for _ in range(repeats + 1)]
+    return {name: min(turn[name] for turn in seconds[1:]) for name in ways}
+
+
+def peak_rate(device: torch.device, dtype: torch.dtype, clock: Clock) -> float:
+    """GFLOP/s (a multiply-add counts two) of a product of two large matrices."""
+    size = 2048 if device.type == "cpu" else 8192
+    a, b = torch.randn(2, size, size, device=device, dtype=dtype)
+    return 2 * size**3 / 1e9 / turns({"mm": lambda: a @ b}, device, 8, clock)["mm"]
+
+
+class Subject:
+    """A config's model, or its plain build, with fresh weights, and a batch of random clips for it."""
+
+    def __init__(self, cfg: CfgNode, batch: int, plain: bool = False):
+        self.cfg, self.device = cfg, distributed.device(cfg)
+        rng.seed_all(cfg.RNG_SEED)
+        self.model = build_model(cfg).to(self.device)
+        if plain:
+            layers.plain(self.model)
+        self.plain = plain
+        size = cfg.DATA.TRAIN_CROP_SIZE
+        self.clips = torch.randn(batch, 3, cfg.DATA.NUM_FRAMES, size, size, device=self.device)
+        self.labels = torch.randint(cfg.MODEL.NUM_CLASSES, (batch,), device=self.device)
+
+    @cached_property
+    def fused(self) -> nn.Module:
+        return self.model.fuse()
+
+    @torch.inference_mode()
+    def forward(self) -> None:
+        """A pass in evaluation, of the fused model if it has such a form."""
+        with autocast(self.cfg, self.device):
+            model = self.fused if hasattr(self.model, "fuse") and not self.plain else self.model.eval()
+            model(self.clips)
+
+    def step(self) -> None:
+        """Forward, loss and gradients, without the optimizer."""
+        self.model.zero_grad(set_to_none=True)
+        with autocast(self.cfg, self.device):
+            output = self.model.train()(self.clips)
+        heads = output if isinstance(output, tuple) else (output,)
+        torch.stack([F.cross_entropy(head.float(), self.labels) for head in heads]).mean().backward()
+
+
+def model_speed(cfg: CfgNode, batch: int, against_plain: bool, repeats: int, clock: str) -> dict[str, Any]:
+    """Seconds, rates and memory of the config's model for `batch` clips, as plain values.
+
+    GFLOP/s count the published model's operations, a multiply-add as two, and three times as many in a
+    training step; `peak_share` is the training step's rate over the measured rate of a matrix product. Ratios
+    are plain over ours. `clock` is "wall", or "cpu": seconds of this process, for one thread of a machine
+    that others use, too.
+    """
+    ways = {"ours": Subject(cfg, batch)} | (
+        {"plain": Subject(cfg, batch, plain=True)} if against_plain else {}
+    )
+    device = ways["ours"].device
+    peak = peak_rate(device, next(ways["ours"].model.parameters()).dtype, CLOCKS[clock])
+    kinds = ("forward", "step")
+    seconds = {
+        kind: turns({name: getattr(way, kind) for name, way in ways.items()}, device, repeats, CLOCKS[clock])
+        for kind in kinds
+    }
+    facts = describe(cfg)
+    gflop = 2 * batch * facts["gflops"]
+    work = {"forward": gflop, "step": 3 * gflop}
+    memory = {name: step_memory(cfg, batch, name == "plain") for name in ways}
+    figures: dict[str, Any] = {
+        "batch": batch,
+        "threads": torch.get_num_threads(),
+        "clock": clock,
+        "peak_gflops": peak,
+    }
+    for name in ways:
+        figures[name] = {f"{kind}_seconds": seconds[kind][name] for kind in kinds}
+        figures[name] |= {f"{kind}_gflops": work[kind] / seconds[kind][name] for kind in kinds}
+        figures[name]["memory_mb"] = memory[name]
+    figures["peak_share"] = figures["ours"]["step_gflops"] / peak
+    if against_plain:
+        for kind in kinds:
+            figures[f"{kind}_ratio"] = seconds[kind]["plain"] / seconds[kind]["ours"]
+        figures["memory_ratio"] = memory["plain"] / memory["ours"]
+    stages = by_stage(ways["ours"], facts["stages"], CLOCKS[clock])
+    return figures | {"stages": stages, "operations": by_operation(ways["ours"])}
+
+
+def step_memory(cfg: CfgNode, batch: int, plain: bool) -> float:
+    """Peak memory in MB of a training step (gradients among it, no optimizer) above what was held before it,
+    taken in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_step_memory, (cfg, batch, plain, torch.get_num_threads()))
+
+
+def _step_memory(cfg: CfgNode, batch: int, plain: bool, threads: int) -> float:
+    torch.set_num_threads(threads)
+    subject = Subject(cfg, batch, plain)
+    if subject.device.type == "cuda":
+        before = torch.cuda.memory_allocated(subject.device)
+        torch.cuda.reset_peak_memory_stats(subject.device)
+        subject.step()
+        return (torch.cuda.max_memory_allocated(subject.device) - before) / 2**20
+    with open("/proc/self/clear_refs", "w", encoding="utf-8") as file:
+        file.write("5")  # the peak starts again at what is resident now
+    before = _resident_mb("VmRSS")
+    subject.step()
+    return _resident_mb("VmHWM") - before
+
+
+def _resident_mb(key: str) -> float:
+    with open("/proc/self/status", encoding="utf-8") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(key)) / 2**10
+
+
+def by_operation(subject: Subject, count: int = 12) -> dict[str, float]:
+    """The share of a training step's time that the operations which take most of it take by themselves."""
+    subject.step()
+    with profile(activities=[ProfilerActivity.CPU]) as trace:
+        subject.step()
+    spent = Counter({event.key: event.self_cpu_time_total for event in trace.key_averages()})
+    return {name: time_ / spent.total() for name, time_ in spent.most_common(count)}
+
+
+def by_stage(subject: Subject, stages: list[dict[str, Any]], clock: Clock) -> dict[str, dict[str, float]]:
+    """Seconds of a forward pass in training and GFLOP/s, by stage: `stages` as `describe` tells them."""
+    spent, begun, handles = Counter(), {}, []
+    gflops = {
+        stage["name"]: 2 * len(subject.clips) * stage["gflops"] for stage in stages if stage["gflops"] > 0
+    }
+    for name in gflops.keys() & dict(subject.model.named_modules()).keys():
+        parts = subject.model.get_submodule(name)
+        for part in parts if isinstance(parts, nn.ModuleList) else [parts]:
+
+            def before(part: nn.Module, _: Any) -> None:
+                begun[part] = clock()
+
+            def after(part: nn.Module, _: Any, output: Any, name: str = name) -> None:
+                spent[name] += clock() - begun[part]
+
+            handles += [part.register_forward_pre_hook(before), part.register_forward_hook(after)]
+    subject.model.train()(subject.clips)
+    spent.clear()
+    subject.model(subject.clips)
+    for handle in handles:
+        handle.remove()
+    return {
+        name: {"seconds": spent[name], "gflops_per_second": gflops[name] / spent[name]}
+        for name in gflops
+        if spent[name]
+    }
+
+
+def training_speed(cfg: CfgNode, batch: int, repeats: int, clock: str) -> dict[str, float]:
+    """Seconds of a whole training step of the loop on a batch that is there, beside those of forward and
+    backward passes and of the optimizer alone; `overhead_percent` is what the loop adds to the three."""
+    subject, run = Subject(cfg, batch), begin(cfg, None)
+    run.model.train()
+
+    def update() -> None:
+        run.optimizer.step()
+
+    subject.model, subject.device = run.net, run.device
+    ways = {"loop": lambda: training_step(run, subject.clips, subject.labels), "passes": subject.step}
+    seconds = turns(ways, run.device, repeats, CLOCKS[clock])
+    subject.step()
+    seconds |= turns({"optimizer": update}, run.device, repeats, CLOCKS[clock])
+    alone = seconds["passes"] + seconds["optimizer"]
+    return {
+        "batch": batch,
+        **{f"{name}_seconds": value for name, value in seconds.items()},
+        "clips_per_second": batch / seconds["loop"],
+        "overhead_percent": 100 * (seconds["loop"] / alone - 1),
+    }
