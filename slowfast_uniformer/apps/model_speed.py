@@ -18,8 +18,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from slowfast_uniformer import distributed, rng
 from slowfast_uniformer.apps.model_info import describe
-from slowfast_uniformer.engine.test import autocast
 from slowfast_uniformer.engine.run import begin
+from slowfast_uniformer.engine.test import autocast
 from slowfast_uniformer.engine.train import training_step
 from slowfast_uniformer.models import build_model, layers
 
