@@ -102,7 +102,7 @@ def test_what_an_optimizer_needs_for_its_step_on_a_gpu(tiny, method):
 
 def test_checkpoint_bytes_are_those_of_a_file(tiny, tmp_path):
     run, _ = trained(tiny, "MODEL.EMA_EPOCH", 0, "UNIFORMER.EMBED_DIM", [32, 64, 128, 128])
-    checkpoint.save(str(tmp_path / "a.pyth"), run.state())
+    checkpoint.write(str(tmp_path / "a.pyth"), run.state())
     planned = plan.checkpoints(run.cfg, run.net)
     assert planned["bytes"] == pytest.approx(os.path.getsize(tmp_path / "a.pyth"), rel=0.05)
     assert planned["total"] == 3 * planned["bytes"]  # of two epochs, and the best
