@@ -87,7 +87,7 @@ stop() {
     [ ${#pids[@]} = 0 ] && return
     kill "${pids[@]}" 2>/dev/null || true
     for ((n = 0; n < 50; n++)); do
-        kill -0 "${pids[@]}" 2>/dev/null || return 0
+        ps -o stat= -p "$(IFS=, && echo "${pids[*]}")" | grep -qv ^Z || return 0
         sleep 0.2
     done
     kill -KILL "${pids[@]}" 2>/dev/null || true
