@@ -16,7 +16,7 @@ EXIT_CODE = 75  # "try again later" in sysexits.h: what starts runs may take it 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _ECHO = 1.0  # seconds; a launcher repeats what the terminal has sent to all its processes: that is one signal
 
-_asked: tuple[str, float] | None = None  # name of the first signal, when it came
+_asked: float | None = None  # when the first signal came
 
 
 class Interrupted(Exception):
@@ -51,8 +51,8 @@ def leaving(before: dict[int, Any]) -> None:
 def _note(number: int, frame: FrameType | None) -> None:
     global _asked
     if _asked is None:
-        _asked = signal.Signals(number).name, time.monotonic()
-    elif time.monotonic() - _asked[1] > _ECHO:
+        _asked = time.monotonic()
+    elif time.monotonic() - _asked > _ECHO:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
@@ -60,12 +60,6 @@ def _note(number: int, frame: FrameType | None) -> None:
 def asked() -> bool:
     """Whether a signal has come."""
     return _asked is not None
-
-
-def check() -> None:
-    """Raise Interrupted where a signal has come."""
-    if _asked:
-        raise Interrupted(f"ended by {_asked[0]}")
 
 
 def ignore() -> None:

@@ -59,8 +59,11 @@ def evaluate(
                 model(part.to(device, non_blocking=True)) for part in batch["clips"].split(clips_at_once)
             ]
         scores.update(torch.cat(parts).float(), batch["videos"], batch["views"], batch["labels"])
-        interrupt.check()
+        if interrupt.asked():
+            break
         distributed.doing(f"loading for {title}")
+    if any(distributed.gather(interrupt.asked())):  # also where this rank was through already
+        raise interrupt.Interrupted("a signal has come")
     for error in errors:
         logger.warning("not answered: %s", error)
     scores.merge(distributed.gather(scores.state()))
