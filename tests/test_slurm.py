@@ -80,10 +80,12 @@ def test_a_node_name_that_is_no_host(variables, monkeypatch):
     assert slurm_address() == "tcp://10.9.9.9:1234"
 
 
-def test_tasks_leave_with_one_code(tiny, tmp_path, variables):
+@pytest.mark.parametrize(("while_", "signalled"), [("training", 2), ("testing", 1)])
+def test_tasks_leave_with_one_code(tiny, tmp_path, variables, while_, signalled):
     """With loading processes, and the later one although srun sends it SIGTERM when the first has left."""
-    options, out = [*tiny, *SIGNALLED, "SOLVER.MAX_EPOCH", 1000], tmp_path / "run"
-    tasks = []
+    length = ["SOLVER.MAX_EPOCH", 1000 if while_ == "training" else 1, "TEST.NUM_ENSEMBLE_VIEWS", 100]
+    out, tasks = tmp_path / "run", []
+    log = out / "log.txt"
     try:
         for n in "01":
             variables(
@@ -91,9 +93,10 @@ def test_tasks_leave_with_one_code(tiny, tmp_path, variables):
                 SLURM_NODEID="0", SLURM_PROCID=n, SLURM_LOCALID=n, SLURM_STEP_NODELIST="no-such-host.invalid",
                 SLURM_LAUNCH_NODE_IPADDR="127.0.0.1",
             )  # fmt: skip
-            tasks.append(start(options, out))
-        until(lambda: steps_done(out))
-        for task in tasks:
+            tasks.append(start([*tiny, *SIGNALLED, *length], out))
+        begun = "train_iter" if while_ == "training" else "testing "
+        until(lambda: log.exists() and begun in log.read_text())
+        for task in tasks[:signalled]:
             task.send_signal(signal.SIGUSR1)
         until(lambda: any(task.poll() is not None for task in tasks))
         for task in tasks:
@@ -103,7 +106,7 @@ def test_tasks_leave_with_one_code(tiny, tmp_path, variables):
         for task in tasks:
             end(task)
     assert codes == [interrupt.EXIT_CODE] * 2, said(out)
-    assert checkpoint.newest(str(out))
+    assert checkpoint.newest(str(out)) and not (out / "predictions.csv").exists()
 
 
 @pytest.mark.parametrize(
