@@ -71,7 +71,8 @@ class Attention(layers.Formed, nn.Module):
 
     def _heads(self, x: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values, each (B, heads, N, dim / heads)."""
-        return self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        parts = self.qkv(x).chunk(3, dim=-1)  # whose gradients are put together by one copy
+        return tuple(part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)
 
     def _merge(self, x: Tensor) -> Tensor:
         return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
