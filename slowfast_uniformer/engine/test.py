@@ -40,7 +40,7 @@ def evaluate(
     batches.
     """
     model.eval()
-    if cfg.TRAIN.MIXED_PRECISION == "none" and hasattr(model, "fuse"):  # lower precision would round otherwise
+    if cfg.TRAIN.MIXED_PRECISION == "none" and hasattr(model, "fuse"):  # lower ones would round otherwise
         model = model.fuse()
     device = distributed.device(cfg)
     clips_at_once = max(1, cfg.TEST.BATCH_SIZE // distributed.local_size())
