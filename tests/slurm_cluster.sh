@@ -2,6 +2,7 @@
 # A SLURM of its own on this machine's loopback, for tests: slurm_cluster.sh install | start DIR [NODES] | stop DIR
 # Everything is in DIR: configuration, keys, sockets, state and logs. Afterwards SLURM_CONF=DIR/slurm.conf makes
 # sbatch and the others talk to it. It has eight pretended cores a node, and neither systemd nor root is needed.
+[ -z "${SLURM_CONF:-}" ] || exec env --unset=SLURM_CONF bash "$0" "$@"
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 
@@ -72,25 +73,20 @@ start() {
 }
 
 stop() {
-    local dir=$1 pids=() file
-    export SLURM_CONF=$dir/slurm.conf
-    if scancel --user="$(id -un)" 2>/dev/null; then
-        for ((n = 0; n < 50; n++)); do
-            [ -z "$(squeue --noheader)" ] && break
-            [ "$n" = 10 ] && scancel --full --signal=KILL --user="$(id -un)"
-            sleep 0.2
-        done
-    fi
-    for file in "$dir"/slurmctld.pid "$dir"/slurmd-*.pid "$dir"/munged.pid; do
-        [ -s "$file" ] && pids+=("$(cat "$file")")
+    local n pids
+    for ((n = 0; n < 50; n++)); do  # daemons, steps and tasks, which may start others meanwhile
+        pids=$(processes "$1" || true)
+        [ -n "$pids" ] || return 0
+        kill -KILL $pids 2>/dev/null || true
+        sleep 0.1
     done
-    [ ${#pids[@]} = 0 ] && return
-    kill "${pids[@]}" 2>/dev/null || true
-    for ((n = 0; n < 50; n++)); do
-        ps -o stat= -p "$(IFS=, && echo "${pids[*]}")" | grep -qv ^Z || return 0
-        sleep 0.2
-    done
-    kill -KILL "${pids[@]}" 2>/dev/null || true
+    echo "still there: $pids" >&2
+    exit 1
+}
+
+# Those that were started with this SLURM's configuration, as all of its are (not this script: see the top)
+processes() {
+    grep -lzxF "SLURM_CONF=$1/slurm.conf" /proc/[0-9]*/environ 2>/dev/null | cut -d / -f 3
 }
 
 case ${1:-} in

@@ -181,6 +181,11 @@ def test_the_script(write, tiny, tmp_path, monkeypatch):
     assert text.index("\nmodule load cuda\nsource '/my env/activate'\n") < text.index("\nsrun ")
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "tools/sbatch").glob("*.sbatch")), ids=lambda path: path.stem)
+def test_the_examples_are_bash(path):
+    assert subprocess.run(["bash", "-n", path]).returncode == 0
+
+
 STUBS = {
     "srun": 'printf "%s\\n" "$@" >words; touch running; while [ ! -e go ]; do sleep 0.05; done; exit $CODE',
     "squeue": "echo $STATE",
