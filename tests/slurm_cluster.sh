@@ -7,7 +7,7 @@ set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 
 install_packages() {
-    command -v slurmctld slurmd munged sbatch >/dev/null && return
+    type slurmctld slurmd munged sbatch >/dev/null 2>&1 && return
     [ "$(id -u)" = 0 ] || { echo "slurm-wlm and munge are not installed, and installing them needs root" >&2; exit 1; }
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq && apt-get install -qq --no-install-recommends slurm-wlm munge

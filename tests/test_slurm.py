@@ -282,7 +282,7 @@ def test_jobs_come_back_and_end_as_if_nothing_had_happened(cluster, write, tiny,
             waiting.remove(name)
         return not waiting
 
-    until(ordered)
+    until(ordered, 300)
     out = tmp_path / "undisturbed"
     status, errors = finish(start([*tiny, *LONG], out, 2), out)  # by torchrun
     assert status == 0, errors
