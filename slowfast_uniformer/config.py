@@ -565,22 +565,23 @@ def _departures(recipe: CfgNode, cfg: CfgNode) -> Iterator[str]:
 
 
 def load_config(
-    path: str | Sequence[str] | None, overrides: Sequence[Any] = (), notes: list[str] | None = None,
-    runs_here: bool = True,
+    path: str | dict | Sequence[str | dict] | None, overrides: Sequence[Any] = (),
+    notes: list[str] | None = None, runs_here: bool = True,
 ) -> CfgNode:  # fmt: skip
     """Read, merge, validate, infer and freeze a config.
 
-    `path` is a YAML file or several, later ones winning; `overrides` is a flat KEY, VALUE, ... list that wins
-    over all. Sentences on released keys that have no meaning here, and on what makes a run another than the
-    RECIPE it names, are appended to `notes`. Unless it
-    `runs_here`, the config may ask for GPUs this machine lacks. Raises UserError, naming file and key, for a
-    missing file, an unknown key or a value that does not fit.
+    `path` is a YAML file or several, later ones winning, or what `to_plain` has made of a config; `overrides`
+    is a flat KEY, VALUE, ... list that wins over all. Sentences on released keys that have no meaning here,
+    and on what makes a run another than the RECIPE it names, are appended to `notes`. Unless it `runs_here`,
+    the config may ask for GPUs this machine lacks. Raises UserError, naming file and key, for a missing file,
+    an unknown key or a value that does not fit.
     """
     cfg, notes = get_cfg(), [] if notes is None else notes
     recipe, given = None, {}
-    for file in [path] if isinstance(path, str) else path or []:
-        content = _read_yaml(file)
-        _merge(cfg, content, file, notes)
+    for file in [path] if isinstance(path, str | dict) else path or []:
+        stored = isinstance(file, dict)
+        content = file if stored else _read_yaml(file)
+        _merge(cfg, content, "stored config" if stored else file, notes)
         given |= flatten(content)
         recipe = recipe or cfg.clone()
     nested = _nest(list(overrides))

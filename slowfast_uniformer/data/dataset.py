@@ -27,10 +27,11 @@ class VideoDataset(Dataset):
     elsewhere never.
     """
 
-    def __init__(self, cfg: CfgNode, split: str):
+    def __init__(self, cfg: CfgNode, split: str, samples: list[annotations.Sample] | None = None):
+        """Of `samples`, unless they are the split's list."""
         self.cfg = cfg
         self.split = split
-        self.samples = annotations.load(cfg, split)
+        self.samples = annotations.load(cfg, split) if samples is None else samples
         self.bad_files: dict[str, str] = {}  # path -> cause of what training passes over
         self.in_hand = faults.InHand(cfg.DATA_LOADER.NUM_WORKERS)
         self.open_video = opener(cfg.DATA.DECODER, cfg.DATA.READ_TIMEOUT)

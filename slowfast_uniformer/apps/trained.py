@@ -1,0 +1,210 @@
+"""A trained model with its config and class names, ready to answer."""
+
+import functools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from os import PathLike, fspath
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import torch
+from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from slowfast_uniformer import checkpoint, distributed
+from slowfast_uniformer.apps.inputs import frames_in
+from slowfast_uniformer.config import load_config
+from slowfast_uniformer.data import annotations
+from slowfast_uniformer.data.annotations import UNLABELLED, Sample
+from slowfast_uniformer.data.dataset import VideoDataset
+from slowfast_uniformer.data.decode import FrameFolder, Video
+from slowfast_uniformer.data.loader import EpochSampler, collate
+from slowfast_uniformer.engine.metrics import VideoAggregator
+from slowfast_uniformer.engine.test import autocast
+from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.models import build_model, weights
+
+# What a run's config says of training, machines and places does not bind those who use its model.
+_HERE = ["NUM_SHARDS", 1, "SHARD_ID", 0, "MODEL.INIT_FROM", "", "MODEL.USE_CHECKPOINT", False,
+         "MODEL.PARALLEL", "ddp", "MODEL.COMPILE", False]  # fmt: skip
+UNKNOWN_FPS = 25.0  # taken where a video does not tell
+SPARSE_WINDOW = 4.0  # seconds, of models whose clips span a whole video
+AT_ONCE = 8  # windows that are read together
+
+
+class Span(NamedTuple):
+    """Part of a video, in seconds, and the classes' mean probabilities (K,) in it."""
+
+    start: float
+    end: float
+    probabilities: Tensor
+
+
+def load_model(
+    path: str | PathLike, cfg: str | Sequence[str] = (), overrides: Sequence[Any] = ()
+) -> "Trained":
+    """The model of a checkpoint, a run's folder (its best checkpoint, or its last) or a file of weights, on a
+    GPU if there is one, else on the CPU.
+
+    A run's checkpoint carries its config and class names; other weights need `cfg`, one or more YAML files.
+    `overrides` is a flat KEY, VALUE, ... list. Raises UserError for a file that is none, that belongs to
+    another model, or that lacks a config.
+    """
+    path = _checkpoint_of(fspath(path))
+    given = weights.read(path)
+    if not cfg and "cfg" not in given.about:
+        raise UserError(f"{path}: carries no config; say with --cfg FILE.yaml which model it is of")
+    devices = ["NUM_GPUS", min(1, torch.cuda.device_count())]
+    config = load_config(cfg or given.about["cfg"], [*devices, *_HERE, *overrides])
+    model = build_model(config, given.arithmetic)
+    names = given.class_names or annotations.class_names(config)
+    weights.load_weights(model, given, source=path)
+    model.eval().requires_grad_(False).to(distributed.device(config))
+    return Trained(config, model, list(names or map(str, range(config.MODEL.NUM_CLASSES))), path)
+
+
+def _checkpoint_of(path: str) -> str:
+    """The checkpoint that a run's folder means; any other path as it is."""
+    if not os.path.isdir(path) or path.endswith(".dcp"):
+        return path
+    if found := checkpoint.best(path) or checkpoint.newest(path):
+        return found
+    raise UserError(f"{path}: a folder without checkpoints; name a run's OUTPUT_DIR, or a file of weights")
+
+
+class Trained:
+    """A model in evaluation mode (`model`), its frozen config (`cfg`), class names in label order (`names`;
+    the labels as text where nothing names them) and the file of its weights (`path`)."""
+
+    def __init__(self, cfg: CfgNode, model: nn.Module, names: list[str], path: str = ""):
+        self.cfg, self.model, self.names, self.path = cfg, model, names, path
+        self.device = distributed.device(cfg)
+
+    @functools.cached_property
+    def _fused(self) -> nn.Module:
+        exact = self.cfg.TRAIN.MIXED_PRECISION == "none" and hasattr(self.model, "fuse")
+        return self.model.fuse() if exact else self.model
+
+    @functools.cached_property
+    def _one_view(self) -> VideoDataset:
+        """What takes a single view of a video."""
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.TEST.NUM_ENSEMBLE_VIEWS = cfg.TEST.NUM_SPATIAL_CROPS = 1
+        return VideoDataset(cfg, "test", [])
+
+    @torch.inference_mode()
+    def scores(self, clips: Tensor) -> Tensor:
+        """Logits (N, K), float32 on the CPU, of normalised clips (N, 3, T, H, W)."""
+        with autocast(self.cfg, self.device):
+            parts = [self._fused(part.to(self.device)) for part in clips.split(self.cfg.TEST.BATCH_SIZE)]
+        return torch.cat(parts).float().cpu()
+
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """(K,) probabilities of a video whose views have these logits (N, K), put together as in testing."""
+        cfg = self.cfg
+        video = VideoAggregator(
+            1, scores.shape[1], len(scores), cfg.DATA.ENSEMBLE_METHOD, cfg.TEST.ADD_SOFTMAX,
+            cfg.DATA.MULTI_LABEL,
+        )  # fmt: skip
+        video.update(scores, torch.zeros(len(scores), dtype=torch.int64), torch.arange(len(scores)),
+                     torch.full((len(scores),), UNLABELLED))  # fmt: skip
+        return video.probabilities()[0]
+
+    def clips(self, videos: Iterable[Sample], workers: int = 0) -> Iterator[Tensor | UserError]:
+        """The views (N, 3, T, H, W) of each video that testing takes, or why it cannot be read."""
+        samples = [Sample(sample.path, self._no_label, sample.frames) for sample in videos]
+        dataset = VideoDataset(self.cfg, "test", samples)
+        order = EpochSampler(len(samples))
+        for batch in DataLoader(dataset, 1, sampler=order, collate_fn=collate, num_workers=workers):
+            yield batch["clips"] if batch["clips"] is not None else UserError(batch["errors"][0][1])
+
+    @property
+    def _no_label(self) -> int | tuple[int, ...]:
+        return () if self.cfg.DATA.MULTI_LABEL else UNLABELLED
+
+    def answers(self, videos: Iterable[Sample], workers: int = 0) -> Iterator[Tensor | UserError]:
+        """Probabilities (K,) of each video from its views, or why it cannot be read."""
+        for clips in self.clips(videos, workers):
+            yield clips if isinstance(clips, UserError) else self.probabilities(self.scores(clips))
+
+    def predict(self, video: str | PathLike, topk: int = 5) -> dict[str, Any]:
+        """The answer to one video, a file or a folder of frames: see `answer`. UserError if it cannot be
+        read."""
+        (found,) = self.answers([as_sample(video, self.cfg)])
+        if isinstance(found, UserError):
+            raise found
+        return self.answer(fspath(video), found, topk)
+
+    def answer(self, video: str, probabilities: Tensor, topk: int = 5) -> dict[str, Any]:
+        """`video`, its most probable `class` (name), that one's `label` and `probability`, and the `topk`
+        most probable as a list of such."""
+        best = probabilities.topk(min(topk, len(self.names)))
+        top = [
+            {"class": self.names[label], "label": label, "probability": round(probability, 6)}
+            for label, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+        return {"video": video, **top[0], "topk": top}
+
+    def timeline(
+        self, video: str | PathLike, window: float | None = None, step: float | None = None
+    ) -> list[Span]:
+        """What a video shows as time goes by: spans of `step` seconds (half a window) on end, each with the
+        mean of the windows that cover it.
+
+        `window` is in seconds; None is what a clip of the model spans, or 4 where clips span a whole video.
+        Raises UserError if the video cannot be read.
+        """
+        if (window is not None and window <= 0) or (step is not None and step <= 0):
+            raise UserError("a timeline's window and step are seconds above 0")
+        sample = as_sample(video, self.cfg)
+        with self._one_view.open(sample) as source:
+            fps = source.fps or UNKNOWN_FPS
+            length = min((window or self._span(fps)) * fps, source.frames)
+            stride = min((step * fps) if step else length / 2, length)
+            starts = window_starts(source.frames, length, stride)
+            found = [self._windows(source, starts[i : i + AT_ONCE], length, fps)
+                     for i in range(0, len(starts), AT_ONCE)]  # fmt: skip
+        return _spans(torch.cat(found), starts, length, source.frames, fps)
+
+    def _span(self, fps: float) -> float:
+        """Seconds that a clip of the model spans."""
+        data = self.cfg.DATA
+        if self._one_view.sampling != "dense":
+            return SPARSE_WINDOW
+        return data.NUM_FRAMES * data.SAMPLING_RATE / (data.TARGET_FPS if data.SAMPLE_BY_FPS else fps)
+
+    def _windows(self, source: Video | FrameFolder, starts: list[int], length: float, fps: float) -> Tensor:
+        """Probabilities (N, K) of windows of `length` frames, from one view of each."""
+        part = SimpleNamespace(frames=max(1, int(length)), fps=fps)
+        numbers = self._one_view.indices(part, 0)
+        frames = source.read([min(start + n, source.frames - 1) for start in starts for n in numbers])
+        frames = frames.reshape(len(starts), len(numbers), *frames.shape[1:])
+        scores = self.scores(torch.stack([self._one_view.transform(each) for each in frames]))
+        return torch.stack([self.probabilities(row[None]) for row in scores])
+
+
+def window_starts(frames: int, length: float, stride: float) -> list[int]:
+    """First frames of windows `stride` apart, the last of which ends with the video."""
+    last = max(0, int(frames - length))
+    starts = [int(n * stride) for n in range(int(last / stride) + 1)]
+    return starts if starts[-1] == last else [*starts, last]
+
+
+def _spans(probabilities: Tensor, starts: list[int], length: float, frames: int, fps: float) -> list[Span]:
+    """Between one window's beginning or end and the next the mean of the windows that cover it."""
+    begin = torch.tensor(starts, dtype=torch.float64)
+    end = (begin + length).clamp(max=frames)
+    end[-1] = frames
+    edges = sorted({*starts, frames})
+    spans = []
+    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        middle = (start + stop) / 2
+        spans.append(Span(start / fps, stop / fps, probabilities[(begin <= middle) & (middle < end)].mean(0)))
+    return spans
+
+
+def as_sample(video: str | PathLike, cfg: CfgNode) -> Sample:
+    """A video file, or a folder of frames named as DATA.IMAGE_TEMPLATE says."""
+    return Sample(fspath(video), UNLABELLED, frames_in(fspath(video), cfg.DATA.IMAGE_TEMPLATE) or None)
