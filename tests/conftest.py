@@ -34,8 +34,12 @@ def demo(tmp_path_factory) -> Path:
 @pytest.fixture
 def tiny(demo, tmp_path) -> list:
     """Overrides of a run of seconds on the tiny demo data, into tmp_path/run."""
+    return tiny_overrides(demo, tmp_path / "run")
+
+
+def tiny_overrides(demo: Path, out: Path) -> list:
     overrides = {
-        "NUM_GPUS": 0, "OUTPUT_DIR": str(tmp_path / "run"), "DATA.PATH_TO_DATA_DIR": str(demo),
+        "NUM_GPUS": 0, "OUTPUT_DIR": str(out), "DATA.PATH_TO_DATA_DIR": str(demo),
         "DATA.PATH_PREFIX": str(demo / "videos"), "DATA.NUM_FRAMES": 4, "DATA.SAMPLING_RATE": 3,
         "DATA.TRAIN_CROP_SIZE": 32, "DATA.TEST_CROP_SIZE": 32, "DATA.TRAIN_JITTER_SCALES": [32, 36],
         "DATA.RANDOM_FLIP": False, "MODEL.NUM_CLASSES": 8, "UNIFORMER.EMBED_DIM": [8, 8, 16, 16],
@@ -46,6 +50,41 @@ def tiny(demo, tmp_path) -> list:
         "DATA_LOADER.NUM_WORKERS": 0, "TENSORBOARD.ENABLE": False,
     }  # fmt: skip
     return [item for pair in overrides.items() for item in pair]
+
+
+@pytest.fixture(scope="session")
+def trained(demo, tmp_path_factory) -> Path:
+    """The folder of a run on the tiny demo data, whose checkpoint holds a model with random weights."""
+    import torch
+
+    from slowfast_uniformer import checkpoint
+    from slowfast_uniformer.config import load_config, to_plain
+    from slowfast_uniformer.models import build_model
+
+    out = tmp_path_factory.mktemp("trained")
+    cfg = load_config(str(ROOT / "tests" / "empty.yaml"), tiny_overrides(demo, out))
+    torch.manual_seed(5)
+    state = {
+        "model_state": build_model(cfg).state_dict(), "optimizer_state": {}, "epoch": 2, "step": 4,
+        "class_names": (demo / "classes.txt").read_text().split(), "cfg": to_plain(cfg),
+    }  # fmt: skip
+    checkpoint.write(checkpoint.path_of(str(out), 2), state)
+    return out
+
+
+@pytest.fixture
+def command(monkeypatch, capfd):
+    """Call a command of tools/ by its file name and arguments; returns exit status, standard output and
+    standard error."""
+
+    def call(name: str, *arguments: object) -> tuple[int, str, str]:
+        script = load_script(f"tools/{name}")
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            script.finish(script.main)
+        return stop.value.code, *capfd.readouterr()
+
+    return call
 
 
 @pytest.fixture

@@ -116,9 +116,17 @@ def file_names(paths: Sequence[str], ending: str) -> list[str]:
 
 def targets(where: str, paths: Sequence[str], ending: str) -> list[str]:
     """Where to write something of each path: `where` itself for a single one if it has that ending, else
-    files in that folder."""
-    if where.lower().endswith(ending):
+    files in that folder. UserError for a name that is neither, and where a video would be written over."""
+    found = os.path.splitext(where)[1].lower()
+    if found == ending:
         if len(paths) > 1:
             raise UserError(f"{where}: one file for {len(paths)} videos; name a folder")
-        return [where]
-    return [os.path.join(where, name) for name in file_names(paths, ending)]
+        files = [where]
+    elif found and not os.path.isdir(where):
+        raise UserError(f"{where}: name a file ending in {ending}, or a folder")
+    else:
+        files = [os.path.join(where, name) for name in file_names(paths, ending)]
+    given = {os.path.realpath(path) for path in paths}
+    if over := next((file for file in files if os.path.realpath(file) in given), None):
+        raise UserError(f"{over}: is one of the videos that were given; name another file or folder")
+    return files

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from slowfast_uniformer import checkpoint, distributed
 from slowfast_uniformer.apps.inputs import frames_in
-from slowfast_uniformer.config import load_config
+from slowfast_uniformer.config import load_config, to_plain
 from slowfast_uniformer.data import annotations
 from slowfast_uniformer.data.annotations import UNLABELLED, Sample
 from slowfast_uniformer.data.dataset import VideoDataset
@@ -89,10 +89,15 @@ class Trained:
     @functools.cached_property
     def _one_view(self) -> VideoDataset:
         """What takes a single view of a video."""
-        cfg = self.cfg.clone()
-        cfg.defrost()
-        cfg.TEST.NUM_ENSEMBLE_VIEWS = cfg.TEST.NUM_SPATIAL_CROPS = 1
+        cfg = self._with("TEST.NUM_ENSEMBLE_VIEWS", 1, "TEST.NUM_SPATIAL_CROPS", 1)
         return VideoDataset(cfg, "test", [])
+
+    def _with(self, *overrides: Any) -> CfgNode:
+        return load_config(to_plain(self.cfg), overrides)
+
+    def open(self, sample: Sample) -> Video | FrameFolder:
+        """A video, to be closed; UserError if it cannot be opened."""
+        return self._one_view.open(sample)
 
     @torch.inference_mode()
     def scores(self, clips: Tensor) -> Tensor:
@@ -115,7 +120,7 @@ class Trained:
     def clips(self, videos: Iterable[Sample], workers: int = 0) -> Iterator[Tensor | UserError]:
         """The views (N, 3, T, H, W) of each video that testing takes, or why it cannot be read."""
         samples = [Sample(sample.path, self._no_label, sample.frames) for sample in videos]
-        dataset = VideoDataset(self.cfg, "test", samples)
+        dataset = VideoDataset(self._with("DATA_LOADER.NUM_WORKERS", workers), "test", samples)
         order = EpochSampler(len(samples))
         for batch in DataLoader(dataset, 1, sampler=order, collate_fn=collate, num_workers=workers):
             yield batch["clips"] if batch["clips"] is not None else UserError(batch["errors"][0][1])
@@ -159,7 +164,7 @@ class Trained:
         if (window is not None and window <= 0) or (step is not None and step <= 0):
             raise UserError("a timeline's window and step are seconds above 0")
         sample = as_sample(video, self.cfg)
-        with self._one_view.open(sample) as source:
+        with self.open(sample) as source:
             fps = source.fps or UNKNOWN_FPS
             length = min((window or self._span(fps)) * fps, source.frames)
             stride = min((step * fps) if step else length / 2, length)
@@ -189,15 +194,18 @@ def window_starts(frames: int, length: float, stride: float) -> list[int]:
     """First frames of windows `stride` apart, the last of which ends with the video."""
     last = max(0, int(frames - length))
     starts = [int(n * stride) for n in range(int(last / stride) + 1)]
+    if len(starts) > 1 and last - starts[-1] < stride / 2:  # no window that differs by a frame or two
+        starts.pop()
     return starts if starts[-1] == last else [*starts, last]
 
 
 def _spans(probabilities: Tensor, starts: list[int], length: float, frames: int, fps: float) -> list[Span]:
-    """Between one window's beginning or end and the next the mean of the windows that cover it."""
+    """Between two windows' beginnings, and after the last between their ends, the mean of the windows that
+    cover the middle."""
     begin = torch.tensor(starts, dtype=torch.float64)
     end = (begin + length).clamp(max=frames)
     end[-1] = frames
-    edges = sorted({*starts, frames})
+    edges = sorted({*starts, *(int(each) for each in end if each > starts[-1]), frames})
     spans = []
     for start, stop in zip(edges[:-1], edges[1:], strict=True):
         middle = (start + stop) / 2
