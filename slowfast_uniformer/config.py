@@ -24,7 +24,7 @@ def get_cfg() -> CfgNode:
     """Return a new config that holds every key at its default."""
     c = CN()
 
-    c.TRAIN = CN()
+    c.TRAIN = CN()  # training, its checkpoints, and what ends it
     c.TRAIN.ENABLE = True  # train (when False, only test)
     c.TRAIN.DATASET = "kinetics"  # how lists are read and frames chosen: a name in data/annotations.py
     c.TRAIN.BATCH_SIZE = 64  # videos per optimizer step on one machine, divided among its devices
@@ -40,7 +40,7 @@ def get_cfg() -> CfgNode:
     c.TRAIN.MAX_BAD_STEPS = 20  # stop after so many steps in a row whose loss or gradient is not finite
     c.TRAIN.MAX_BAD_VIDEOS = 10  # tries to replace an unreadable video in training before giving up
 
-    c.TEST = CN()
+    c.TEST = CN()  # the test after training, or alone; its data set and batch serve validation too
     c.TEST.ENABLE = True  # multi-view test, after training if there is any
     c.TEST.DATASET = "kinetics"  # as TRAIN.DATASET, for validation and test
     c.TEST.BATCH_SIZE = 8  # clips in one forward pass on one machine, divided among its devices
@@ -51,7 +51,7 @@ def get_cfg() -> CfgNode:
     c.TEST.MIN_COVERAGE = 100.0  # a test that could read fewer of the videos (per cent) ends with an error
     c.TEST.TEST_BEST = False  # test the checkpoint of best validation accuracy instead of the last
 
-    c.DATA = CN()
+    c.DATA = CN()  # lists, and what becomes of videos before augmentation
     c.DATA.PATH_TO_DATA_DIR = ""  # folder of the lists (train.csv, val.csv, test.csv, classes.txt)
     c.DATA.PATH_LABEL_SEPARATOR = "auto"  # between the fields of a list's line; auto: a comma or a space
     c.DATA.PATH_PREFIX = ""  # folder that the paths in the lists are relative to
@@ -79,7 +79,7 @@ def get_cfg() -> CfgNode:
     c.DATA.MULTI_LABEL = False  # several labels a video ("path 3,17"): binary cross-entropy, sigmoid and mAP
     c.DATA.ENSEMBLE_METHOD = "sum"  # views of a video: sum or max
 
-    c.AUG = CN()
+    c.AUG = CN()  # augmentation of training clips
     c.AUG.ENABLE = False  # the augmentations of this section
     c.AUG.NUM_SAMPLE = 1  # differently augmented clips of each decoded video
     c.AUG.AA_TYPE = "rand-m9-mstd0.5-inc1"  # RandAugment, AutoAugment or AugMix as timm writes it; "" is none
@@ -88,7 +88,7 @@ def get_cfg() -> CfgNode:
     c.AUG.RE_MODE = "pixel"  # what is put in: pixel (noise), rand (a colour for each frame), const (zeros)
     c.AUG.RE_COUNT = 1  # largest number of erased boxes
 
-    c.MIXUP = CN()
+    c.MIXUP = CN()  # mixing of training batches
     c.MIXUP.ENABLE = False  # mixup, cutmix and label smoothing on the batch
     c.MIXUP.ALPHA = 0.8  # of mixup's beta distribution; 0 is no mixup
     c.MIXUP.CUTMIX_ALPHA = 1.0  # of cutmix's beta distribution; 0 is no cutmix
@@ -96,10 +96,10 @@ def get_cfg() -> CfgNode:
     c.MIXUP.SWITCH_PROB = 0.5  # probability of cutmix where both are on
     c.MIXUP.LABEL_SMOOTH_VALUE = 0.1  # label smoothing
 
-    c.BN = CN()
+    c.BN = CN()  # batch norms
     c.BN.WEIGHT_DECAY = 0.0  # weight decay of batch norms' parameters
 
-    c.SOLVER = CN()
+    c.SOLVER = CN()  # optimizer and learning rate
     c.SOLVER.OPTIMIZING_METHOD = "sgd"  # sgd, adam or adamw
     c.SOLVER.BASE_LR = 0.1  # learning rate after warm-up
     c.SOLVER.BASE_LR_SCALE_NUM_SHARDS = False  # multiply the three learning rates by the number of machines
@@ -122,7 +122,7 @@ def get_cfg() -> CfgNode:
     c.SOLVER.SPECIAL_RATIO = 1.0  # see SPECIAL_LIST
     c.SOLVER.CLIP_GRADIENT = 20.0  # largest norm of the gradient; 0 is no limit
 
-    c.MODEL = CN()
+    c.MODEL = CN()  # which model, where its weights come from, how it is run
     c.MODEL.MODEL_NAME = "Uniformer"  # a name in the model registry
     c.MODEL.NUM_CLASSES = 400  # classes of the data set
     c.MODEL.INIT_FROM = ""  # weights to start from: a file, or its name in $SLOWFAST_UNIFORMER_WEIGHTS
@@ -140,7 +140,7 @@ def get_cfg() -> CfgNode:
     c.MODEL.IMPORT = ""  # a Python module to import first, so that it registers your own models
     c.MODEL.ARGS = CN(new_allowed=True)  # free keys for your own models
 
-    c.UNIFORMER = CN()
+    c.UNIFORMER = CN()  # sizes of UniFormer (V1) and the light models; the defaults are UniFormer-S's
     c.UNIFORMER.EMBED_DIM = [64, 128, 320, 512]  # channels of the four stages
     c.UNIFORMER.DEPTH = [3, 4, 8, 3]  # blocks of the four stages
     c.UNIFORMER.HEAD_DIM = 64  # channels of an attention head
@@ -157,7 +157,7 @@ def get_cfg() -> CfgNode:
     c.UNIFORMER.TRADE_OFF = [[], [], [1] + [0.5] * 7, [0.5] * 3]  # light models: weight of new token scores
     c.UNIFORMER.INIT_VALUE = 0.1  # Uniformer_light_ls_fp32: where layer scale starts
 
-    c.UNIFORMERV2 = CN()
+    c.UNIFORMERV2 = CN()  # sizes of UniFormerV2; the defaults are those of B/16
     c.UNIFORMERV2.BACKBONE = "uniformerv2_b16"  # uniformerv2_b16, _l14, _l14_336 (CLIP's), or vit: the next 5
     c.UNIFORMERV2.WIDTH = 768  # vit: channels
     c.UNIFORMERV2.LAYERS = 12  # vit: layers
@@ -185,12 +185,12 @@ def get_cfg() -> CfgNode:
     c.UNIFORMERV2.FOLD_PROJECTIONS = True  # no keys and values in global attention; equal but for rounding
     c.UNIFORMERV2.FROZEN = False  # the image ViT does not train
 
-    c.DATA_LOADER = CN()
+    c.DATA_LOADER = CN()  # processes that read videos
     c.DATA_LOADER.NUM_WORKERS = 8  # loading processes of each device; 0 loads in the training process
     c.DATA_LOADER.TIMEOUT = 600  # seconds to wait for a batch before giving up; 0 waits for ever
     c.DATA_LOADER.PIN_MEMORY = True  # page-locked batches for faster copies to a GPU
 
-    c.TENSORBOARD = CN()
+    c.TENSORBOARD = CN()  # what TensorBoard is given
     c.TENSORBOARD.ENABLE = True  # write OUTPUT_DIR/tensorboard
 
     c.NUM_GPUS = 1  # GPUs used on each machine; 0 is the CPU
