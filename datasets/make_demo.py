@@ -245,14 +245,18 @@ def make_demo(
     return True
 
 
-def main() -> None:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Render the demo data set: eight motions.")
     parser.add_argument("--out", default="data/demo", help="folder to write (default: %(default)s)")
     parser.add_argument("--train", type=int, default=1200, help="training videos (default: %(default)s)")
     parser.add_argument("--val", type=int, default=240, help="held-out videos (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="default: a core each")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
     try:
         rendered = make_demo(args.out, args.train, args.val, args.seed, workers=args.workers)
     except (UserError, OSError) as error:

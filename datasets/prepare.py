@@ -307,7 +307,7 @@ def _labels(name: str) -> list[str]:
     return (HERE / "labels" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
 
 
-def main() -> None:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Turn a data set's own annotations into lists.")
     parser.add_argument("name", choices=DATASETS)
     parser.add_argument("--annotations", type=Path, required=True, help="folder of the data set's own files")
@@ -315,7 +315,11 @@ def main() -> None:
     parser.add_argument("--videos", type=Path, help="folder of the videos, or of frame folders")
     parser.add_argument("--split", type=int, default=1, choices=(1, 2, 3), help="of UCF101 and HMDB51")
     parser.add_argument("--force", action="store_true", help="replace lists that are there already")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
     try:
         lists, missing = prepare(args.name, args.annotations, args.out, args.videos, args.split, args.force)
     except UserError as error:

@@ -1,6 +1,7 @@
 """Measure data/decode.py: its speed beside that of other decoders, and whether it leaks.
 
     python tools/bench_decode.py speed|leak [--videos FILE ...] [--positions 12] [--repeats 5] [--reads 5000]
+        [--kills 20]
 
 `speed` reads 16 frames of stride 4 (dense) and 8 spread ones (sparse) at random positions of the videos, or
 of 10-second clips rendered here: 340x256, H.264 with B-frames, a key frame every 12 or 250 frames. Each read
@@ -124,7 +125,7 @@ def leak(paths: list[str], args: argparse.Namespace) -> None:
     lines = ("{:.1f} MB, {} threads, {} open files".format(*figure) for figure in figures)
     slope = np.polyfit(np.arange(2, 10) * args.reads / 1e4, [memory for memory, *_ in figures[2:]], 1)[0]
     print(*lines, f"{slope:.3f} MB more per 1,000 reads (without the first fifth)", sep="\n")
-    for _ in range(20):
+    for _ in range(args.kills):
         process = multiprocessing.get_context("fork").Process(target=mixed_reads, args=(paths, 10**9))
         process.start()
         time.sleep(random.uniform(0.1, 0.5))
@@ -132,16 +133,21 @@ def leak(paths: list[str], args: argparse.Namespace) -> None:
         process.join()
         process.close()
     assert not Path(f"/proc/self/task/{os.getpid()}/children").read_text(), "a process is left"
-    print("after 20 killed readers: {:.1f} MB, {} threads, {} open files".format(*held()))
+    print("after {} killed readers: {:.1f} MB, {} threads, {} open files".format(args.kills, *held()))
 
 
-def main() -> None:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure decoding.")
     parser.add_argument("mode", choices=["speed", "leak"])
     parser.add_argument("--videos", nargs="+", default=[])
-    for name, default in (("positions", 12), ("repeats", 5), ("reads", 5000), ("seed", 0)):
+    defaults = {"positions": 12, "repeats": 5, "reads": 5000, "kills": 20, "seed": 0}
+    for name, default in defaults.items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
     random.seed(args.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

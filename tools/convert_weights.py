@@ -49,11 +49,15 @@ def convert(source: str, target: str) -> list[str]:
                     read.arithmetic.items())]]  # fmt: skip
 
 
-def main() -> None:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Convert weights of any known program to safetensors.")
     parser.add_argument("source", metavar="IN", help="a file, or its name in $SLOWFAST_UNIFORMER_WEIGHTS")
     parser.add_argument("target", metavar="OUT", help="the .safetensors (or .pyth) file to write")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
     try:
         print("\n".join(convert(args.source, args.target)))
     except UserError as error:

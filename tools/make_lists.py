@@ -194,7 +194,7 @@ def write_lists(out: Path, names: list[str], lists: dict[str, Videos], separator
         raise UserError(f"{out}: cannot write the lists ({error}); choose another --out") from None
 
 
-def main() -> None:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Write lists for a folder of class folders, or of tars.")
     parser.add_argument("folder", type=Path, help="holds a folder for each class, or tar files")
     parser.add_argument("--out", type=Path, help="where the lists go (default: FOLDER)")
@@ -204,7 +204,11 @@ def main() -> None:
     parser.add_argument("--separator", default=" ", help="between path and label (default: a space)")
     parser.add_argument("--ext", default=EXTENSIONS, help="file name endings of videos (%(default)s)")
     parser.add_argument("--force", action="store_true", help="replace lists that are there already")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
     try:
         names, lists = collect(args.folder, args)
         write_lists(args.out or args.folder, names, lists, args.separator, args.force)
