@@ -1,0 +1,261 @@
+"""The pages keep their word: commands are understood by the programs that they start, keys and files exist,
+links lead somewhere, and every program is run by some test. The commands of docs/model_zoo.md have their own
+test."""
+
+import ast
+import functools
+import importlib
+import importlib.util
+import itertools
+import re
+import shlex
+import sys
+import textwrap
+
+import pytest
+from conftest import ROOT, load_script
+
+from slowfast_uniformer.config import RENAMED, RETIRED, flatten, get_cfg, load_config
+from slowfast_uniformer.models import MODEL_REGISTRY
+
+PATTERNS = ("README.md", "INSTALL.md", "docs/*.md", "datasets/*.md")
+PATHS = [path for pattern in PATTERNS for path in sorted(ROOT.glob(pattern))]
+PAGES = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in PATHS}
+EMPTY = "tests/empty.yaml"  # stands for a config that a page leaves open
+NOT_IN_SOURCES = {  # quoted from PyTorch and torchvision, or filled in when the program runs
+    "operator torchvision", "nms does not exist", "modified by an inplace operation", "path label",
+    "marked ready only once", "grad strides do not match bucket view", "after epoch",
+}  # fmt: skip
+PREPARE = "python datasets/prepare.py"
+SCRIPT = re.compile(r"\b(?:tools|datasets)/\w+\.py\b")
+FILE = re.compile(
+    r"(?<![\w/.-])(?:docs|tools|tests|configs|datasets|slowfast_uniformer|models|data|engine|apps)/"
+    r"[\w./-]*\w\.(?:py|yaml|md|sbatch|sh)\b"
+)
+each_page = pytest.mark.parametrize("page", PAGES)
+script = functools.cache(load_script)
+
+
+def code(text: str) -> list[str]:
+    """The indented and fenced blocks of a page, dedented, with lines that continue joined."""
+    fenced = re.findall(r"^ *```\w*\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE)
+    indented = re.findall(r"(?:^ {4,}\S.*\n(?:\n+(?= {4}))?)+", text, re.MULTILINE)
+    return [re.sub(r"\\\n\s*", "", textwrap.dedent(block)) for block in fenced + indented]
+
+
+def commands(text: str) -> list[str]:
+    """Every command of a page, in a block or within a sentence, that starts one of our programs or make, pip,
+    tensorboard; `prepare.py NAME` is short for one."""
+    inline = [" ".join(span.split()) for span in re.findall(r"(?<!`)`([^`]+)`(?!`)", text)]
+    lines = [line for block in code(text) for line in block.splitlines()] + inline
+    parts = [re.sub(r"^(\w+=\S+ )+|^(\./)?\.venv/bin/", "", part) for x in lines for part in x.split(" && ")]
+    parts = [re.sub(r"^prepare\.py(?= )", PREPARE, part) for part in parts]
+    return [part for part in parts if re.match(r"(python3?|make|pip|tensorboard|torchrun|srun) \S", part)]
+
+
+def every_command() -> list:
+    """All pages' commands, and those of the Makefile that the pages name."""
+    recipes = re.sub(r"^\t(?:\$\(BIN\)/)?", "    ", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    recipes = re.sub(r"\$\((\w+)\)", "python", recipes)
+    pages = {page: text for page, text in PAGES.items() if page != "docs/model_zoo.md"}
+    found = {(page, x) for page, text in (pages | {"Makefile": recipes}).items() for x in commands(text)}
+    return [pytest.param(x, id=f"{page}: {x[:70]}") for page, x in sorted(found)]
+
+
+def filled(command: str) -> list[str]:
+    """The words of a command with what it leaves open filled in: a config that is not named or is the
+    reader's, what brackets say is optional, and what stands once for all of prepare.py's."""
+    command = re.sub(r"\[(?=--|KEY)([^\]]*)\]", r"\1", command)
+    if command.startswith(PREPARE):
+        command = command.replace(" NAME ", " k400 ") + " --annotations DIR --out OUT"
+    words = shlex.split(command.replace("KEY VALUE", ""), comments=True)
+    words = [EMPTY if re.fullmatch(r"[A-Z]+\.yaml|exp/.*\.yaml", word) else word for word in words]
+    words = [EMPTY if pair == ("--cfg", "...") else pair[1] for pair in itertools.pairwise(["", *words])]
+    return [word for word in words if word != "..."]
+
+
+def check_script(path: str, arguments: list[str], monkeypatch) -> None:
+    """A program of ours is there, and understands its arguments and what config they make."""
+    assert (ROOT / path).is_file(), path
+    monkeypatch.setattr(sys, "argv", [path, *arguments])
+    module = script(path)
+    if not hasattr(module, "parse_args"):
+        assert not arguments, f"{path} takes no arguments"
+        return
+    args = module.parse_args()
+    if getattr(args, "cfg", None):
+        load_config(args.cfg, getattr(args, "opts", None) or [], runs_here=False)
+
+
+def check_python(arguments: list[str], monkeypatch) -> None:
+    option, *rest = arguments
+    if option == "-c":
+        exec(compile(rest[0], "<page>", "exec"), {})
+    elif option == "-m":
+        assert importlib.util.find_spec(rest[0]), rest[0]
+    else:
+        check_script(option, rest, monkeypatch)
+
+
+def check_make(arguments: list[str], monkeypatch) -> None:
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(arguments) <= set(targets)
+
+
+def check_pip(arguments: list[str], monkeypatch) -> None:
+    known = re.findall(r'^ +"(\w+)": \[', (ROOT / "setup.py").read_text(), re.MULTILINE)
+    asked = re.findall(r"(?:^\.|slowfast_uniformer)\[([\w,]+)\]", "\n".join(arguments), re.MULTILINE)
+    assert {name for names in asked for name in names.split(",")} <= set(known)
+
+
+def check_tensorboard(arguments: list[str], monkeypatch) -> None:
+    from tensorboard import program
+    from tensorboard.plugins.core.core_plugin import CorePluginLoader
+
+    program.TensorBoard(plugins=[CorePluginLoader()]).configure(argv=["tensorboard", *arguments])
+
+
+def check_launcher(arguments: list[str], monkeypatch) -> None:
+    """torchrun and srun: our program behind them; srun's own options are SLURM's business."""
+    own = [n for n, word in enumerate(arguments) if SCRIPT.fullmatch(word)]
+    if own:
+        check_script(arguments[own[0]], arguments[own[0] + 1 :] or ["--cfg", EMPTY], monkeypatch)
+
+
+def check_torchrun(arguments: list[str], monkeypatch) -> None:
+    from torch.distributed.run import get_args_parser
+
+    own = any(map(SCRIPT.fullmatch, arguments))
+    get_args_parser().parse_args([*arguments, *([] if own else ["tools/run_net.py"])])
+    check_launcher(arguments, monkeypatch)
+
+
+CHECKS = {
+    "python": check_python, "python3": check_python, "make": check_make, "pip": check_pip,
+    "tensorboard": check_tensorboard, "torchrun": check_torchrun, "srun": check_launcher,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", every_command())
+def test_a_command_is_understood(command, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    program, *arguments = filled(command)
+    CHECKS[program](arguments, monkeypatch)
+
+
+def test_commands_are_found_and_faults_in_them_too(monkeypatch):
+    text = "Say `make\ndemo`:\n\n    A=1 python tools/run_net.py --cfg tests/empty.yaml \\\n        A.B 1\n"
+    fault, demo = commands(text)
+    assert (demo, fault) == ("make demo", "python tools/run_net.py --cfg tests/empty.yaml A.B 1")
+    with pytest.raises(Exception, match="unknown key A.B"):
+        test_a_command_is_understood(fault, monkeypatch)
+    with pytest.raises(AssertionError, match="tools/no.py"):
+        test_a_command_is_understood("python tools/no.py", monkeypatch)
+    with pytest.raises(SystemExit):
+        test_a_command_is_understood("python tools/slurm.py --nodse 1", monkeypatch)
+
+
+@each_page
+def test_python_code_imports_what_there_is(page):
+    for block in code(PAGES[page]):
+        if re.match(r"(#.*\n)?(from|import) \w", block):
+            imports = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.ImportFrom)]
+            for node in [node for node in imports if node.module.startswith("slowfast_uniformer")]:
+                module = importlib.import_module(node.module)
+                assert not [name.name for name in node.names if not hasattr(module, name.name)]
+
+
+@each_page
+def test_overrides_in_sentences_are_accepted(page):
+    """KEY VALUE pairs, also where the sentence leaves out a key's section or says n for a number."""
+    known = [key for key, _ in flatten(get_cfg())]
+    whole = {key.rpartition(".")[2]: key for key in known} | {key: key for key in known}
+    for span in re.findall(r"(?<!`)`([^`]+)`(?!`)", PAGES[page]):
+        pairs = re.match(r"[A-Z0-9_.]+\s", span)
+        words = ["1" if word == "n" else word for word in shlex.split(span)] if pairs else []
+        if words and len(words) % 2 == 0 and set(words[::2]) <= set(whole):
+            words[::2] = [whole[key] for key in words[::2]]
+            recipe = str(ROOT / "configs/_base_/uniformer.yaml")
+            load_config(recipe, ["MIXUP.ENABLE", False, *words], runs_here=False)
+
+
+def test_the_model_of_the_page_trains(tmp_path, monkeypatch, tiny, run_net):
+    (module,) = [block for block in code(PAGES["docs/architecture.md"]) if block.startswith("# my_models.py")]
+    (tmp_path / "my_models.py").write_text(module)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(MODEL_REGISTRY, "_obj_map", dict(MODEL_REGISTRY))
+    status, out, errors = run_net([*tiny, "MODEL.IMPORT", "my_models", "MODEL.MODEL_NAME", "my_model"])
+    assert status == 0 and out.startswith("top-1 "), errors
+
+
+def test_the_learning_rates_of_the_page_are_those_of_the_recipes():
+    rows = [line for line in PAGES["docs/fine_tuning.md"].splitlines() if line.startswith("| [")]
+    for row in rows:
+        _, _, batch, rate, vit, epochs, warm_up, _ = [cell.strip() for cell in row.strip("|").split("|")]
+        for path in re.findall(r"\(\.\./(configs/[\w/]+\.yaml)\)", row):
+            cfg = load_config(str(ROOT / path), runs_here=False)
+            solver, told = cfg.SOLVER, tuple(map(float, (batch, rate, epochs, warm_up)))
+            assert told == (cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS, solver.BASE_LR, solver.MAX_EPOCH,
+                            solver.WARMUP_EPOCHS), path  # fmt: skip
+            assert float(vit or 1) == (0 if cfg.UNIFORMERV2.FROZEN else solver.BACKBONE_LR_RATIO), path
+    assert len(rows) == 8
+
+
+def test_messages_in_the_questions_are_those_of_the_program():
+    """Two or more plain words in a row of what docs/faq.md quotes stand so in the sources."""
+    folders = (ROOT / "slowfast_uniformer", ROOT / "tools")
+    sources = "\n".join(path.read_text() for folder in folders for path in folder.rglob("*.py"))
+    sources = re.sub(r'"\s+f?"', "", sources)  # messages over several lines
+    quoted = [*re.findall(r"(?<!`)`([^`]+)`(?!`)", PAGES["docs/faq.md"]), *code(PAGES["docs/faq.md"])]
+    word = r"[a-z]+(?=[ ,;:.)]|$)"
+    found = (re.findall(rf"(?<![\w'/.-]){word}(?: {word})+", " ".join(text.split())) for text in quoted)
+    words = {part for parts in found for part in parts}
+    assert len(words) > 25
+    assert not [part for part in words - NOT_IN_SOURCES if part not in sources]
+
+
+@each_page
+def test_keys_exist(page):
+    known = {*dict(flatten(get_cfg())), *RENAMED, *RETIRED}
+    words = set(re.findall(r"\b[A-Z][A-Z0-9_]+\.[A-Z][A-Z0-9_]+\b", PAGES[page]))
+    assert not [key for key in words - known if key.partition(".")[0] not in RETIRED]
+
+
+@each_page
+def test_files_exist(page):
+    places = (ROOT, ROOT / "slowfast_uniformer", (ROOT / page).parent)
+    names = set(FILE.findall(PAGES[page]))
+    assert not [name for name in names if not any((place / name).exists() for place in places)]
+
+
+def slugs(text: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ +(.+)$", text, re.MULTILINE)
+    plain = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in headings]
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in plain}
+
+
+@each_page
+def test_links_lead_somewhere(page):
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]):
+        name, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / name if name else ROOT / page
+        if "://" in link:
+            continue
+        if not target.exists() or (anchor and anchor not in slugs(target.read_text(encoding="utf-8"))):
+            broken.append(link)
+    assert not broken
+
+
+def test_every_program_is_run_by_a_test():
+    tests = "".join(path.read_text() for path in ROOT.glob("tests/*.py") if path.name != "test_docs.py")
+    named = {name for text in PAGES.values() for name in SCRIPT.findall(text)}
+    there = {str(path.relative_to(ROOT)) for path in ROOT.glob("tools/*.py")}
+    assert not [name for name in named | there if name not in tests]
+
+
+def test_the_index_names_every_page():
+    links = re.findall(r"\]\(([\w./]+\.md)", PAGES["docs/README.md"])
+    assert not {path.name for path in ROOT.glob("docs/*.md")} - {"README.md", *links}
