@@ -3,12 +3,14 @@ links lead somewhere, and every program is run by some test. The commands of doc
 test."""
 
 import ast
+import contextlib
 import functools
 import importlib
 import importlib.util
 import itertools
 import re
 import shlex
+import shutil
 import sys
 import textwrap
 
@@ -187,6 +189,33 @@ def test_the_model_of_the_page_trains(tmp_path, monkeypatch, tiny, run_net):
     monkeypatch.setattr(MODEL_REGISTRY, "_obj_map", dict(MODEL_REGISTRY))
     status, out, errors = run_net([*tiny, "MODEL.IMPORT", "my_models", "MODEL.MODEL_NAME", "my_model"])
     assert status == 0 and out.startswith("top-1 "), errors
+
+
+def test_the_walk_through_works(tmp_path, monkeypatch, demo, tiny, capfd):
+    """The commands for one's own videos, in their order, with sizes for seconds added."""
+    for number, video in enumerate(sorted((demo / "videos").rglob("*.mp4"))):
+        folder = tmp_path / "my_videos" / ("backhand", "forehand")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(video, folder / f"clip{number}.mp4")
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    own = {"OUTPUT_DIR", "DATA.PATH_TO_DATA_DIR", "DATA.PATH_PREFIX", "MODEL.NUM_CLASSES"}  # the commands'
+    sizes = [str(x) for pair in zip(tiny[::2], tiny[1::2], strict=True) if pair[0] not in own for x in pair]
+    steps = commands(PAGES["docs/getting_started.md"].partition("## 5.")[2])
+    assert [SCRIPT.search(step)[0] for step in steps] == [
+        "tools/make_lists.py", "tools/check_dataset.py", "tools/run_net.py"
+    ]  # fmt: skip
+    for step in steps:
+        _, path, *arguments = shlex.split(step)
+        arguments += sizes if "--cfg" in arguments else []
+        here = ["--workers", "0"] if "check_dataset" in path else []  # starting others takes longer
+        monkeypatch.setattr(sys, "argv", [path, *here, *arguments])
+        with contextlib.suppress(SystemExit):
+            script(path).main()
+        said = capfd.readouterr().err
+        assert "error" not in said, said
+    header, *rows = (tmp_path / "runs/mine/predictions.csv").read_text().splitlines()
+    assert rows and all(row.split(",")[4] in ("backhand", "forehand") for row in rows)
 
 
 def test_the_learning_rates_of_the_page_are_those_of_the_recipes():
