@@ -11,7 +11,7 @@ setup(
     description="Train and test UniFormer video classifiers",
     long_description=long_description,
     long_description_content_type="text/markdown",
-    package_data={"slowfast_uniformer": ["labels/*.json"]},
+    package_data={"slowfast_uniformer": ["labels/*.json", "apps/*.html"]},
     python_requires=">=3.10",
     packages=find_packages(include=["slowfast_uniformer", "slowfast_uniformer.*"]),
     install_requires=[
@@ -27,13 +27,14 @@ setup(
         "timm>=1.0.20,<2",  # RandAugment
         "torchmetrics>=1.4,<2",  # confusion matrix
         "matplotlib>=3.8,<4",  # pictures in TensorBoard
+        "jinja2>=3.1",  # pages of reports
         "tqdm>=4.66",  # progress bar
         "safetensors>=0.4.3",  # weight files without code in them
         "numpy>=1.26",
         "pillow>=10",
     ],
     extras_require={
-        "dev": ["pytest>=8,<10", "ruff>=0.6"],
+        "dev": ["pytest>=8,<10", "ruff>=0.6", "playwright>=1.50"],  # playwright drives an installed Chromium
         "torchcodec": ["torchcodec>=0.8"],  # DATA.DECODER torchcodec; needs FFmpeg's shared libraries besides
     },
     classifiers=[

@@ -1,5 +1,6 @@
 """Accuracy: of a batch, of videos put together from their views, and per class; mean average precision."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -41,14 +42,20 @@ def per_class_accuracy(matrix: Tensor) -> Tensor:
     return 100.0 * matrix.diagonal().double() / matrix.sum(1)
 
 
-def mean_average_precision(probabilities: Tensor, labels: Tensor) -> float:
-    """Per cent: mean over classes of the area under precision and recall, from probabilities (V, K) and
-    multi-hot labels (V, K); classes without a video are left out, nan where that leaves none."""
+def average_precisions(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Per cent (K,): of each class the area under precision and recall, from probabilities (V, K) and
+    multi-hot labels (V, K); nan for a class without a video."""
     from torchmetrics.functional.classification import binary_average_precision
 
-    present = [k for k in range(labels.shape[1]) if (labels[:, k] > 0).any()]
-    each = [binary_average_precision(probabilities[:, k], labels[:, k].clamp(min=0)) for k in present]
-    return 100.0 * torch.stack(each).mean().item() if each else float("nan")
+    return torch.tensor([
+        100.0 * binary_average_precision(scores, hits.clamp(min=0)).item() if (hits > 0).any() else math.nan
+        for scores, hits in zip(probabilities.T, labels.T, strict=True)
+    ])  # fmt: skip
+
+
+def mean_average_precision(probabilities: Tensor, labels: Tensor) -> float:
+    """The mean of `average_precisions` over the classes that have videos; nan where none has."""
+    return average_precisions(probabilities, labels).double().nanmean().item()
 
 
 class VideoAggregator:
