@@ -1,10 +1,12 @@
-"""What tests share: the checkout's scripts as modules, a tiny demo data set, and a config that trains on
-it."""
+"""What tests share: the checkout's scripts as modules, a tiny demo data set, a config that trains on it, and
+a browser."""
 
 import importlib.util
 import os
+import shutil
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -105,3 +107,41 @@ def run_net(monkeypatch, capfd):
         return status, *capfd.readouterr()
 
     return call
+
+
+@pytest.fixture(scope="module")  # while it is there, asyncio has a running loop
+def browser():
+    """Headless Chromium: $SLOWFAST_UNIFORMER_BROWSER, which then has to be there, or one that is found."""
+    given = os.environ.get("SLOWFAST_UNIFORMER_BROWSER")
+    path = given or shutil.which("chromium") or shutil.which("chromium-browser")
+    if not path:
+        pytest.skip("no Chromium: install chromium, or set SLOWFAST_UNIFORMER_BROWSER to its program")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser):
+    """An empty page that reaches files and this machine only. A test fails where the page asks for more, or
+    has errors on its console."""
+    context = browser.new_context()
+    page, troubles = context.new_page(), []
+
+    def let_through(route):
+        where = urlsplit(route.request.url)
+        if where.scheme in ("file", "data", "blob") or where.hostname in ("127.0.0.1", "localhost"):
+            route.continue_()
+        else:
+            troubles.append(f"asked for {route.request.url}")
+            route.abort()
+
+    context.route("**/*", let_through)
+    page.on("pageerror", lambda error: troubles.append(f"error: {error}"))
+    page.on("console", lambda line: troubles.append(line.text) if line.type == "error" else None)
+    yield page
+    context.close()
+    assert troubles == []
