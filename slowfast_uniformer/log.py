@@ -21,6 +21,7 @@ from tqdm import tqdm
 from slowfast_uniformer import distributed
 from slowfast_uniformer.engine.metrics import VideoAggregator, confusion_matrix, per_class_accuracy
 from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.pictures import Answers, Names, draw_clips, draw_confusion, draw_per_class
 
 logger = logging.getLogger(__name__)
 
@@ -28,9 +29,6 @@ logger = logging.getLogger(__name__)
 SECTIONS = {"train_iter": "train", "train_epoch": "train_epoch", "val_epoch": "val", "test_final": "test"}
 WATCHED = {"clips_per_second", "data_wait_percent", "memory_mb", "skipped_steps", "bad_videos"}
 NOT_DRAWN = {"step", "split", "epoch", "iter", "iters", "eta_seconds", "num_videos"}
-Names = Sequence[str] | None  # of classes in label order
-Answers = Sequence[tuple[str, str, float]]
-TEXT, BLUE, ORANGE, GREEN, RED = "#24292f", "#3b6fb6", "#d9822b", "#1a7f37", "#c62828"
 
 
 class _Console(logging.Handler):
@@ -239,90 +237,3 @@ def _stays(line: str, step: int, epochs: int) -> bool:
     if row["split"] == "val_epoch":
         return row["epoch"] <= epochs
     return row["step"] <= step or row["split"] == "test_final"
-
-
-def _labels(names: Names, count: int) -> list[str]:
-    names = names or [str(i) for i in range(count)]
-    return [name if len(name) <= 28 else name[:27] + "…" for name in names]
-
-
-def _axes(width: float, height: float, title: str, frame: bool) -> Any:
-    from matplotlib.figure import Figure
-
-    axes = Figure((width, height), dpi=100, layout="constrained", facecolor="white").add_subplot()
-    axes.figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
-    axes.set_title(title, color=TEXT, fontsize=12, loc="left", pad=10)
-    axes.tick_params(colors=TEXT, length=0)
-    for spine in axes.spines.values():
-        spine.set(visible=frame, color="#d0d7de")
-    return axes
-
-
-def draw_confusion(matrix: np.ndarray, names: Names) -> Any:
-    """A matplotlib figure: counts by true and predicted class, coloured by their share of the true class."""
-    from matplotlib.colors import PowerNorm
-
-    rows, columns = matrix.shape
-    share = 100.0 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    size = min(max(5.5, 4.5 + 0.25 * rows), 15.0)
-    title = f"{matrix.sum()} videos, {100 * np.trace(matrix) / max(matrix.sum(), 1):.1f} % right"
-    axes = _axes(size + 1.0, size, title, frame=True)
-    norm = PowerNorm(0.5, vmin=0, vmax=100)  # on a linear scale a few per cent would not be seen
-    image = axes.imshow(share, cmap="Blues", norm=norm, interpolation="nearest")
-    bar = axes.figure.colorbar(image, ax=axes, shrink=0.6, aspect=30, pad=0.02)
-    bar.outline.set_visible(False)
-    bar.set_label("% of the true class", color=TEXT)
-    axes.set_xlabel("predicted", color=TEXT)
-    axes.set_ylabel("true", color=TEXT)
-    labels, font = [*_labels(names, rows), "not answered"], 9 if rows <= 30 else 7.5
-    axes.set_xticks(range(columns), labels[:columns], rotation=90 if names else 0, fontsize=font)
-    axes.set_yticks(range(rows), labels[:rows], fontsize=font)
-    if rows > 60:
-        axes.set(xticks=[], yticks=[])
-    for (i, j), count in np.ndenumerate(matrix if rows <= 15 else np.empty((0, 0))):
-        if count:
-            axes.text(j, i, count, ha="center", va="center", color="white" if share[i, j] > 30 else TEXT)
-    return axes.figure
-
-
-def draw_per_class(accuracy: np.ndarray, names: Names) -> Any:
-    """A matplotlib figure: bars from the best class down; of more than 40 the 20 best and the 20 worst."""
-    labels = _labels(names, len(accuracy))
-    present = [i for i in np.argsort(-accuracy, kind="stable") if not np.isnan(accuracy[i])]
-    best, worst = (present[:20], present[-20:]) if len(present) > 40 else (present, [])
-    shown = best + worst
-    places = np.arange(len(shown)) + (np.arange(len(shown)) >= len(best))  # a gap between best and worst
-    mean = accuracy[present].mean() if present else math.nan
-    which = f"; the 20 best and 20 worst of {len(present)} classes" if worst else ""
-    title = f"Mean {mean:.1f} % right{which}"
-    axes = _axes(8.0, 1.4 + 0.24 * (places.max(initial=0) + 1), title, frame=False)
-    bars = axes.barh(places, accuracy[shown], color=[BLUE] * len(best) + [ORANGE] * len(worst), height=0.72)
-    axes.bar_label(bars, fmt="%.0f", padding=4, fontsize=8, color=TEXT)
-    axes.axvline(mean, color="#8c959f", linewidth=1, linestyle=(0, (4, 3)), zorder=0)
-    axes.set_yticks(places, [labels[i] for i in shown], fontsize=9)
-    axes.set(xlim=(0, 106), ylim=(places.max(initial=0) + 0.6, -0.6))
-    axes.set_xlabel("% of the class's videos", color=TEXT)
-    return axes.figure
-
-
-def draw_clips(clips: Sequence, answers: Answers, height: int = 112) -> np.ndarray:
-    """A picture (H, W, 3) uint8: of each clip at most 8 evenly spaced frames in a row, its answer above."""
-    from matplotlib.font_manager import findfont
-    from PIL import Image, ImageDraw, ImageFont
-
-    gap, caption, strips = 6, 30, []
-    for clip in map(np.asarray, clips):
-        chosen = np.linspace(0, len(clip) - 1, min(8, len(clip))).round().astype(int)
-        size = max(1, round(clip.shape[2] * height / clip.shape[1])), height
-        strips.append([Image.fromarray(clip[t]).resize(size) for t in chosen])
-    width = max([520, *(sum(frame.width + gap for frame in strip) for strip in strips)])
-    page = Image.new("RGB", (width + gap, len(strips) * (height + caption + gap) + gap), "white")
-    draw, font = ImageDraw.Draw(page), ImageFont.truetype(findfont("DejaVu Sans"), 15)
-    for row, (strip, (true, predicted, probability)) in enumerate(zip(strips, answers, strict=True)):
-        x, y = gap, gap + row * (height + caption + gap)
-        title, color = f"{true} → {predicted} ({probability:.2f})", GREEN if true == predicted else RED
-        draw.text((x, y + caption - 8), title, color, font, anchor="ls")
-        for frame in strip:
-            page.paste(frame, (x, y + caption))
-            x += frame.width + gap
-    return np.asarray(page)
