@@ -192,6 +192,7 @@ def get_cfg() -> CfgNode:
 
     c.TENSORBOARD = CN()  # what TensorBoard is given
     c.TENSORBOARD.ENABLE = True  # write OUTPUT_DIR/tensorboard
+    c.TENSORBOARD.PROJECTOR = False  # show features of up to 2,000 validation clips after the last epoch
 
     c.NUM_GPUS = 1  # GPUs used on each machine; 0 is the CPU
     c.NUM_SHARDS = 1  # machines

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from fvcore.common.config import CfgNode
 from tqdm import tqdm
 
 from slowfast_uniformer import distributed
+from slowfast_uniformer.config import difference, flatten
 from slowfast_uniformer.engine.metrics import VideoAggregator, confusion_matrix, per_class_accuracy
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.pictures import Answers, Names, draw_clips, draw_confusion, draw_per_class
@@ -28,6 +30,14 @@ logger = logging.getLogger(__name__)
 # TensorBoard's sections by split; it sorts them by name, so what is watched but not learnt comes last
 SECTIONS = {"train_iter": "train", "train_epoch": "train_epoch", "val_epoch": "val", "test_final": "test"}
 WATCHED = {"clips_per_second", "data_wait_percent", "memory_mb", "skipped_steps", "bad_videos"}
+# Columns of TensorBoard's table of runs, besides what of these sections is not at its default
+HPARAMS = (
+    "MODEL.MODEL_NAME DATA.NUM_FRAMES DATA.TRAIN_CROP_SIZE TRAIN.BATCH_SIZE SOLVER.OPTIMIZING_METHOD "
+    "SOLVER.BASE_LR SOLVER.WEIGHT_DECAY SOLVER.MAX_EPOCH SOLVER.WARMUP_EPOCHS MIXUP.ENABLE AUG.ENABLE "
+    "RNG_SEED"
+).split()
+LEARNT_BY = ("MODEL", "UNIFORMER", "UNIFORMERV2", "SOLVER", "AUG", "MIXUP", "BN")
+PR_CLASSES = 20  # curves of precision and recall are drawn of so many classes and no more
 NOT_DRAWN = {"step", "split", "epoch", "iter", "iters", "eta_seconds", "num_videos"}
 
 
@@ -182,11 +192,11 @@ class Log:
         return self._writer
 
     def _draw(self, method: str, *arguments: Any, **options: Any) -> None:
-        """Call a method of the SummaryWriter. Without space nothing is drawn; a new file begins when there
-        is."""
+        """Call a method of the SummaryWriter, or of a part of it. Without space nothing is drawn; a new file
+        begins when there is."""
         try:
             if not self._waiting and (writer := self._board()):
-                getattr(writer, method)(*arguments, **options)
+                attrgetter(method)(writer)(*arguments, **options)
         except OSError as error:
             self._writer = None
             logger.warning("TensorBoard lacks a figure or picture: %s", error)
@@ -195,15 +205,42 @@ class Log:
         self._draw("add_text", tag, markdown, step)
 
     def config(self, cfg: CfgNode) -> None:
-        """Show the resolved config."""
+        """Show the resolved config, and the run in the table of hyper-parameters and final accuracies."""
         self.text("config", f"```yaml\n{cfg.dump()}```")
+        if not self.tensorboard or not self._board():
+            return
+        from torch.utils.tensorboard.summary import hparams
+
+        # Without torch's summary of an experiment, from which all runs would have the columns of the first
+        self._draw("file_writer.add_summary", hparams(hyper_parameters(cfg), {})[1])
 
     def evaluation(self, section: str, scores: VideoAggregator, names: Names, step: int) -> None:
-        """Draw `confusion` and `per_class` of all videos, where a video has one label."""
-        if self.tensorboard and not scores.multi_label:
+        """Draw precision and recall, if there are few classes; and `confusion` and `per_class`, where a video
+        has one label."""
+        if not self.tensorboard:
+            return
+        if scores.scores.shape[1] <= PR_CLASSES:
+            self.pr_curves(section, scores, names, step)
+        if not scores.multi_label:
             matrix = confusion_matrix(scores.predictions, scores.labels, scores.scores.shape[1])
             self.confusion(section, matrix, names, step)
             self.per_class(section, per_class_accuracy(matrix), names, step)
+
+    def pr_curves(self, section: str, scores: VideoAggregator, names: Names, step: int) -> None:
+        """Draw precision over recall of each class that has videos."""
+        probabilities = scores.probabilities() * scores.answered[:, None]
+        for label, column in enumerate(probabilities.T):
+            truth = scores.labels[:, label] > 0 if scores.multi_label else scores.labels == label
+            name = f"{label} {names[label]}" if names else str(label)
+            if truth.any():
+                self._draw("add_pr_curve", f"{section}/{name}", truth.numpy(), column.numpy(), step)
+
+    def embedding(self, section: str, features: Any, names: Sequence[str], pictures: Any, step: int) -> None:
+        """Show features (N, C) of clips in the projector, with class names and pictures (N, 3, H, W), 0 to
+        1."""
+        if self.tensorboard:
+            rows = [" ".join(name.split()) for name in names]  # a line each
+            self._draw("add_embedding", features, rows, pictures, step, section)
 
     def confusion(self, section: str, matrix: Any, names: Names, step: int) -> None:
         """Draw a confusion matrix (K, K), or (K, K + 1) with unanswered videos, in `section` (val, test)."""
@@ -237,3 +274,11 @@ def _stays(line: str, step: int, epochs: int) -> bool:
     if row["split"] == "val_epoch":
         return row["epoch"] <= epochs
     return row["step"] <= step or row["split"] == "test_final"
+
+
+def hyper_parameters(cfg: CfgNode) -> dict[str, float | str]:
+    """What TensorBoard's table of runs tells of a config: numbers and texts."""
+    other = {key: value for key, value in difference(cfg).items() if key.split(".")[0] in LEARNT_BY}
+    values = dict(flatten(cfg))
+    shown = {key: values[key] for key in HPARAMS} | other
+    return {key: value if type(value) in (int, float) else str(value) for key, value in shown.items()}

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata
+from tensorboard.util.tensor_util import make_ndarray
 
 from slowfast_uniformer import log as log_module
-from slowfast_uniformer.config import get_cfg
+from slowfast_uniformer.config import get_cfg, load_config
 from slowfast_uniformer.engine.metrics import VideoAggregator
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.log import Log, progress, setup_logging
@@ -161,6 +163,58 @@ def test_pictures_and_texts_reach_tensorboard(tmp_path):
     assert {events.Images(tag)[0].step for tag in events.Tags()["images"]} == {7}
     config = events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
     assert config.startswith("```yaml\n") and "LAYER_DECAY: 1.0" in config and config.endswith("```")
+
+
+def scored(multi_label: bool = False) -> VideoAggregator:
+    """Three videos of classes 0, 1, 1, answered 0, 0 and not at all."""
+    scores = VideoAggregator(3, 3, 1, "sum", True, multi_label)
+    logits = torch.tensor([[2.0, 0.0, 0.0], [2.0, 0.0, -9.0]])
+    labels = torch.eye(3, dtype=torch.int64)[[0, 1, 1]] if multi_label else torch.tensor([0, 1, 1])
+    scores.update(logits, torch.arange(2), torch.zeros(2, dtype=torch.int64), labels[:2])
+    scores.fail(2, labels[2])
+    return scores
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_precision_and_recall_of_few_classes(tmp_path, multi_label):
+    log = Log(str(tmp_path), tensorboard=True, rank=0)
+    log.evaluation("test", scored(multi_label), ["a", "b/c", "none"], 3)
+    many = VideoAggregator(1, 21, 1, "sum", True)
+    many.update(torch.eye(1, 21), torch.tensor([0]), torch.tensor([0]), torch.tensor([0]))
+    log.evaluation("val", many, None, 3)
+    log.close()
+    events = board(tmp_path)
+    assert sorted(tag for tag in events.Tags()["tensors"]) == ["test/0 a", "test/1 b/c"]
+    (event,) = events.Tensors("test/0 a")
+    true, false, _, missed, precision, recall = make_ndarray(event.tensor_proto)
+    assert (true[0], false[0], missed[0], recall[0]) == (1, 2, 0, 1.0) and event.step == 3
+    assert precision[0] == pytest.approx(1 / 3)
+    (event,) = events.Tensors("test/1 b/c")
+    assert make_ndarray(event.tensor_proto)[0][1] == 1  # what was not answered has probability 0
+
+
+def test_table_of_runs_has_the_run_itself_in_it(tmp_path):
+    log = Log(str(tmp_path), tensorboard=True, rank=0)
+    overrides = ["NUM_GPUS", 0, "UNIFORMER.SPLIT", True, "UNIFORMER.DEPTH", [1, 1, 1, 1], "LOG_PERIOD", 3]
+    log.config(load_config(None, overrides))
+    log.close()
+    content = board(tmp_path).SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    found = dict(metadata.parse_session_start_info_plugin_data(content).hparams)
+    assert found["SOLVER.BASE_LR"].number_value == 0.1 and found["AUG.ENABLE"].string_value == "False"
+    assert found["UNIFORMER.SPLIT"].string_value == "True"
+    assert found["UNIFORMER.DEPTH"].string_value == "[1, 1, 1, 1]"
+    assert "LOG_PERIOD" not in found and "OUTPUT_DIR" not in found
+    assert [path.name.split(".")[0] for path in (tmp_path / "tensorboard").iterdir()] == ["events"]
+
+
+def test_projector_shows_features_names_and_pictures(tmp_path):
+    log = Log(str(tmp_path), tensorboard=True, rank=0)
+    log.embedding("val", torch.arange(6.0).view(3, 2), ["a", "b\tb", "c\nc"], torch.rand(3, 3, 8, 8), 7)
+    log.close()
+    folder = tmp_path / "tensorboard" / "00007" / "val"
+    assert (folder / "metadata.tsv").read_text() == "a\nb b\nc c\n"
+    assert (folder / "tensors.tsv").read_text() == "0.0\t1.0\n2.0\t3.0\n4.0\t5.0\n"
+    assert (folder / "sprite.png").stat().st_size > 0
 
 
 def test_without_tensorboard_a_warning_once(tmp_path, monkeypatch, caplog):

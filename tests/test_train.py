@@ -8,7 +8,9 @@ import torch
 
 from slowfast_uniformer import checkpoint
 from slowfast_uniformer.config import load_config
+from slowfast_uniformer.data.loader import build_loader
 from slowfast_uniformer.engine.run import begin
+from slowfast_uniformer.engine.test import features
 from slowfast_uniformer.engine.train import due, train, training_step
 from slowfast_uniformer.errors import UserError
 
@@ -191,3 +193,23 @@ def test_weights_start_a_run_and_say_when_they_do_not_fit(tiny, tmp_path, run_ne
 
 def test_due():
     assert [epoch for epoch in range(1, 8) if due(3, epoch, 7)] == [3, 6, 7]
+
+
+def test_projector_shows_what_the_classifier_reads(tiny, demo, tmp_path):
+    cfg = load_config(None, [*tiny, "TENSORBOARD.ENABLE", True, "TENSORBOARD.PROJECTOR", True,
+                             "SOLVER.MAX_EPOCH", 1])  # fmt: skip
+    train(cfg)
+    (folder,) = (tmp_path / "run" / "tensorboard").glob("*/val")
+    rows = [list(map(float, line.split("\t"))) for line in (folder / "tensors.tsv").read_text().splitlines()]
+    names = (demo / "classes.txt").read_text().splitlines()
+    labels = [int(line.split()[-1]) for line in (demo / "val.csv").read_text().splitlines()]
+    assert (folder / "metadata.tsv").read_text().splitlines() == [names[label] for label in labels]
+
+    run, loader = begin(cfg, None), build_loader(cfg, "val")
+    net = run.best_net().eval()
+    clips = torch.cat([loader.dataset[0, video]["clips"] for video in range(len(labels))])
+    with torch.inference_mode():
+        torch.testing.assert_close(torch.tensor(rows), net.forward_features(clips), rtol=1e-4, atol=1e-5)
+    found = features(net, loader, cfg, most=4)
+    assert [video for video, *_ in found] == [0, 3, 6]
+    assert found[0][2].shape == (3, 64, 64) and 0 <= found[0][2].min() < found[0][2].max() <= 1

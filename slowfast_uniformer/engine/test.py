@@ -15,6 +15,7 @@ from slowfast_uniformer import checkpoint, distributed, interrupt
 from slowfast_uniformer.data import annotations
 from slowfast_uniformer.data.faults import guarded
 from slowfast_uniformer.data.loader import build_loader
+from slowfast_uniformer.data.transforms import to_display
 from slowfast_uniformer.engine.metrics import VideoAggregator
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.log import Log, progress
@@ -72,6 +73,41 @@ def evaluate(
     return scores, sum(distributed.gather(errors), [])
 
 
+@torch.inference_mode()
+def features(
+    model: nn.Module, loader: DataLoader, cfg: CfgNode, most: int, side: int = 64
+) -> list[tuple[int, torch.Tensor, torch.Tensor]]:
+    """Of at most `most` videos, spread over the list: number, what the classifier of the bare `model` reads
+    (C,), and the middle frame (3, side, side), 0 to 1. Collective. A video that cannot be read is left out,
+    and where a signal has come, the rest."""
+    model.eval()
+    dataset, device = loader.dataset, distributed.device(cfg)
+    chosen = range(0, len(dataset), math.ceil(len(dataset) / most))
+    part = DataLoader(
+        dataset,
+        loader.batch_size,
+        sampler=[(0, video) for video in chosen[distributed.rank() :: distributed.world_size()]],
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
+    )
+    found: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+    for batch in guarded(part, cfg):
+        if interrupt.asked():
+            break
+        if batch["clips"] is None:
+            continue
+        with autocast(cfg, device):
+            rows = model.forward_features(batch["clips"].to(device)).float().cpu()
+        middle = cfg.DATA.NUM_FRAMES // 2
+        frames = torch.stack([to_display(clip, cfg)[middle] for clip in batch["clips"]])
+        frames = frames.permute(0, 3, 1, 2).float() / 255
+        pictures = nn.functional.interpolate(frames, (side, side), mode="bilinear", antialias=True)
+        found += zip(batch["videos"].tolist(), rows, pictures, strict=True)
+    return sum(distributed.gather(found), [])
+
+
 def weights_to_test(cfg: CfgNode) -> str:
     """The weights to test: TEST.CHECKPOINT_FILE_PATH, else this run's best or last, else INIT_FROM."""
     if cfg.TEST.CHECKPOINT_FILE_PATH:
@@ -115,6 +151,8 @@ def test(cfg: CfgNode) -> dict[str, Any]:
     head = cfg.MODEL.INIT_HEAD if path == cfg.MODEL.INIT_FROM and cfg.MODEL.INIT_HEAD != "new" else "keep"
     report = weights.load_weights(model, given, init_head=head, class_names=names, source=path)
     logger.info("%s", report)
+    if not cfg.TRAIN.ENABLE:
+        log.config(cfg)
     logger.info("testing %s on %d videos, %d views each", path, len(loader.dataset), loader.dataset.views)
     scores, errors = evaluate(model.to(distributed.device(cfg)), loader, cfg, "test")
     samples, step = loader.dataset.samples, given.about.get("step", 0)

@@ -21,7 +21,7 @@ from slowfast_uniformer.engine.meter import Meter
 from slowfast_uniformer.engine.metrics import VideoAggregator
 from slowfast_uniformer.engine.optim import clip_gradients, lr_at, set_lr
 from slowfast_uniformer.engine.run import Run, begin
-from slowfast_uniformer.engine.test import autocast, evaluate
+from slowfast_uniformer.engine.test import autocast, evaluate, features
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.log import Log, append, progress
 
@@ -190,6 +190,19 @@ def show_clips(run: Run, loader: DataLoader, scores: VideoAggregator, log: Log, 
         log.clips("val", clips, answers, run.step)
 
 
+def project(run: Run, loader: DataLoader, log: Log, most: int = 2000) -> None:
+    """Show the features of validation clips in TensorBoard's projector."""
+    net = run.best_net()
+    if not hasattr(net, "forward_features"):  # one's own model may lack it
+        logger.warning("TENSORBOARD.PROJECTOR: %s has no forward_features", run.cfg.MODEL.MODEL_NAME)
+        return
+    name = (lambda label: run.class_names[label]) if run.class_names else str
+    if found := features(net, loader, run.cfg, most):
+        videos, rows, pictures = zip(*found, strict=True)
+        names = [", ".join(map(name, loader.dataset.samples[video].labels)) for video in videos]
+        log.embedding("val", torch.stack(rows), names, torch.stack(pictures), run.step)
+
+
 def due(period: int, epoch: int, last: int) -> bool:
     """Whether something done every `period` epochs is to be done when `epoch` of `last` are done."""
     return epoch % period == 0 or epoch == last
@@ -233,6 +246,8 @@ def close_epoch(run: Run, val_loader: DataLoader, log: Log) -> None:
     closing = due(cfg.TRAIN.CHECKPOINT_PERIOD, run.epoch, cfg.SOLVER.MAX_EPOCH)
     if best or closing:
         run.save(best, closing)
+    if cfg.TENSORBOARD.ENABLE and cfg.TENSORBOARD.PROJECTOR and run.epoch == cfg.SOLVER.MAX_EPOCH:
+        project(run, val_loader, log)
 
 
 def describe(run: Run, loader: DataLoader, log: Log) -> None:
