@@ -34,7 +34,15 @@ setup(
         "pillow>=10",
     ],
     extras_require={
-        "dev": ["pytest>=8,<10", "ruff>=0.6", "playwright>=1.50"],  # playwright drives an installed Chromium
+        "wandb": ["wandb>=0.19,<1"],  # TRACKER wandb
+        "mlflow": ["mlflow>=2.14,<4"],  # TRACKER mlflow; mlflow-skinny is enough for a server
+        "dev": [
+            "pytest>=8,<10",
+            "ruff>=0.6",
+            "playwright>=1.50",  # drives an installed Chromium
+            "wandb>=0.19,<1",
+            "mlflow-skinny>=2.14,<4",
+        ],
         "torchcodec": ["torchcodec>=0.8"],  # DATA.DECODER torchcodec; needs FFmpeg's shared libraries besides
     },
     classifiers=[

@@ -15,6 +15,7 @@ import torch
 import yaml
 from fvcore.common.config import CfgNode
 
+from slowfast_uniformer import trackers
 from slowfast_uniformer.errors import UserError
 
 CN = CfgNode
@@ -194,6 +195,7 @@ def get_cfg() -> CfgNode:
     c.TENSORBOARD.ENABLE = True  # write OUTPUT_DIR/tensorboard
     c.TENSORBOARD.PROJECTOR = False  # show features of up to 2,000 validation clips after the last epoch
 
+    c.TRACKER = ""  # also send figures to wandb or mlflow, whose variables say where to; "" is neither
     c.NUM_GPUS = 1  # GPUs used on each machine; 0 is the CPU
     c.NUM_SHARDS = 1  # machines
     c.SHARD_ID = 0  # which of them this one is, from 0
@@ -485,12 +487,17 @@ def _validate(c: CfgNode, runs_here: bool) -> None:
         "UNIFORMERV2.LAYER_SCALE": ("auto", True, False),
         "UNIFORMERV2.LN_PRE": ("auto", True, False),
         "TEST.NUM_SPATIAL_CROPS": (1, 3),
+        "TRACKER": ("", *trackers.TRACKERS),
     }
     values = dict(flatten(c))
     for key, allowed in choices.items():
         _check(
             values[key] in allowed, f"{key}: {values[key]!r} is not one of {', '.join(map(repr, allowed))}"
         )
+    _check(
+        not (runs_here and trackers.missing(c.TRACKER)),
+        f"TRACKER: {c.TRACKER} is not installed: pip install 'slowfast_uniformer[{c.TRACKER}]'",
+    )
     positive = (
         "TRAIN.ACCUM_STEPS TRAIN.EVAL_PERIOD TRAIN.CHECKPOINT_PERIOD TRAIN.MAX_BAD_STEPS "
         "TRAIN.MAX_BAD_VIDEOS TEST.NUM_ENSEMBLE_VIEWS "

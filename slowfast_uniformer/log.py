@@ -1,7 +1,7 @@
-"""What a run reports: log lines, metrics.jsonl and TensorBoard, all from one `Log.write`.
+"""What a run reports: log lines, metrics.jsonl, TensorBoard and a tracker, all from one `Log.write`.
 
 metrics.jsonl in OUTPUT_DIR is the record: one JSON object a line with `step`, `split` (a key of `SECTIONS`)
-and figures; a figure that is not finite is null there. Console and TensorBoard mirror it.
+and figures; a figure that is not finite is null there. The others mirror it.
 """
 
 import errno
@@ -24,6 +24,7 @@ from slowfast_uniformer.config import difference, flatten
 from slowfast_uniformer.engine.metrics import VideoAggregator, confusion_matrix, per_class_accuracy
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.pictures import Answers, Names, draw_clips, draw_confusion, draw_per_class
+from slowfast_uniformer.trackers import Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -126,11 +127,12 @@ def _readable(key: str, value: Any) -> str:
 class Log:
     """Writes a run's figures and pictures on rank 0; silent on other ranks."""
 
-    def __init__(self, output_dir: str, tensorboard: bool, rank: int):
+    def __init__(self, output_dir: str, tensorboard: bool, rank: int, tracker: str = ""):
         self.path = os.path.join(output_dir, "metrics.jsonl")
         self.folder = os.path.join(output_dir, "tensorboard")
         self.main = rank == 0
         self.tensorboard = tensorboard and self.main
+        self._tracker = Tracker(tracker if self.main else "", output_dir)
         self._writer: Any = None
         self._waiting: list[dict[str, Any]] = []  # rows that found no space
         self._purge_step: int | None = None
@@ -146,12 +148,17 @@ class Log:
         split = row["split"]
         shown = [_readable(key, value) for key, value in row.items() if key != "split"]
         logger.info("%s  %s", split, "  ".join(shown))
-        for key in row.keys() - NOT_DRAWN - (WATCHED | {"lr"} if split == "train_epoch" else set()):
-            if not isinstance(row[key], str):
-                section = "watch" if key in WATCHED else SECTIONS[split]
-                value = math.nan if row[key] is None else row[key]
-                self._draw("add_scalar", f"{section}/{key}", value, step)
+        left_out = NOT_DRAWN | (WATCHED | {"lr"} if split == "train_epoch" else set())
+        drawn = {
+            f"{'watch' if key in WATCHED else SECTIONS[split]}/{key}": value
+            for key, value in row.items()
+            if key not in left_out and not isinstance(value, str)
+        }
+        for tag, value in drawn.items():
+            self._draw("add_scalar", tag, math.nan if value is None else value, step)
         self._draw("flush")
+        finite = {tag: value for tag, value in drawn.items() if value is not None}
+        self._tracker.write({"step": step, "figures": finite})
 
     def _record(self, *rows: dict[str, Any]) -> None:
         """Write rows to metrics.jsonl, with those that a full disk has kept from it before."""
@@ -206,6 +213,7 @@ class Log:
 
     def config(self, cfg: CfgNode) -> None:
         """Show the resolved config, and the run in the table of hyper-parameters and final accuracies."""
+        self._tracker.write({"config": dict(flatten(cfg))})
         self.text("config", f"```yaml\n{cfg.dump()}```")
         if not self.tensorboard or not self._board():
             return
@@ -264,6 +272,7 @@ class Log:
         if self._writer is not None:
             self._draw("close")
             self._writer = None
+        self._tracker.close()
 
 
 def _stays(line: str, step: int, epochs: int) -> bool:

@@ -142,7 +142,7 @@ def test(cfg: CfgNode) -> dict[str, Any]:
     Raises UserError after writing the results when videos could not be read and coverage is below
     TEST.MIN_COVERAGE.
     """
-    log = Log(cfg.OUTPUT_DIR, cfg.TENSORBOARD.ENABLE, distributed.rank())
+    log = Log(cfg.OUTPUT_DIR, cfg.TENSORBOARD.ENABLE, distributed.rank(), cfg.TRACKER)
     names = annotations.class_names(cfg)
     loader = build_loader(cfg, "test")
     path = weights_to_test(cfg)

@@ -211,7 +211,7 @@ def due(period: int, epoch: int, last: int) -> bool:
 def train(cfg: CfgNode) -> None:
     """Train to SOLVER.MAX_EPOCH, validating and writing checkpoints on the way. Raises Interrupted, with a
     checkpoint written, where a signal asks for an end."""
-    log = Log(cfg.OUTPUT_DIR, cfg.TENSORBOARD.ENABLE, distributed.rank())
+    log = Log(cfg.OUTPUT_DIR, cfg.TENSORBOARD.ENABLE, distributed.rank(), cfg.TRACKER)
     run = begin(cfg, annotations.class_names(cfg))
     loader, val_loader = build_loader(cfg, "train"), build_loader(cfg, "val")
     mixup = Mixup.from_config(cfg) if cfg.MIXUP.ENABLE else None
