@@ -232,8 +232,9 @@ class DepthwiseConv3d(Formed, nn.Conv3d):
         x = lay_out(x, self.forms)
         if self.forms.unrolled(x) and self.kernel_size[1:] == (1, 1):  # over time alone: two dimensions do
             weight = self.weight.flatten(1)[:, None, :, None]
-            y = F.conv2d(x.flatten(3), weight, self.bias, 1, (self.padding[0], 0), 1, self.groups)
-            return y.unflatten(3, x.shape[3:])
+            plane = x.movedim(1, -1).flatten(2, 3)  # x.flatten(3) has strides that hide the layout
+            y = F.conv2d(plane.movedim(-1, 1), weight, self.bias, 1, (self.padding[0], 0), 1, self.groups)
+            return y.movedim(1, -1).unflatten(2, x.shape[3:]).movedim(-1, 1)
         if self.forms.unrolled(x) and not tracing():
             return _Depthwise.apply(x, self.weight, self.bias)
         # By way of a view the gradient gets the weight's strides, whatever the layout; else DDP would warn.
