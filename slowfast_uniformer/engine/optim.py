@@ -147,7 +147,7 @@ def build_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
     if not groups:
         raise UserError(f"{type(model).__name__} has no parameter that trains: all are frozen")
     try:
-        optimizer = build(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY)
+        optimizer = build(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, fused=True)
     except ValueError as error:  # such as NESTEROV without MOMENTUM
         raise UserError(f"SOLVER: {solver.OPTIMIZING_METHOD} refuses these settings: {error}") from None
     set_lr(optimizer, solver.BASE_LR)

@@ -144,7 +144,9 @@ def load_optimizer(optimizer: torch.optim.Optimizer, given: dict[str, Any], meth
     for name, values in given["state"].items():
         p = own[name]
         optimizer.state[p] = {
-            key: distributed.part_like(p, value).to(p.device) if getattr(value, "ndim", 0) else value
+            key: (distributed.part_like(p, value) if value.ndim else value).to(p.device)
+            if isinstance(value, Tensor)  # fused optimizers want their count of steps there, too
+            else value
             for key, value in values.items()
         }
 
