@@ -141,6 +141,21 @@ def test_evaluation_treats_each_clip_by_itself(label, autocast):
     torch.testing.assert_close(logits[1:], alone, rtol=0, atol=2e-2 if autocast else 1e-5)
 
 
+@pytest.mark.parametrize("label", [label for label in SMALL if label.startswith("Uniformer")])
+def test_frames_keep_their_order_and_v1_means_them(label):
+    model = small_model(label).eval()
+    clip = torch.rand(2, 3, 8, 32, 32)
+    with torch.no_grad():
+        frames, features = model.forward_frames(clip), model.forward_features(clip)
+        clip[:, :, 7] = -clip[:, :, 7]  # the last frame, which all of the last step's frames see
+        changed = (model.forward_frames(clip) - frames).abs().amax(dim=(0, 2))
+    halved = not label.startswith("Uniformerv2") or label == "Uniformerv2 temporal"
+    assert frames.shape == (2, 4 if halved else 8, model.num_features)
+    assert changed.argmax() == len(changed) - 1
+    if not label.startswith("Uniformerv2"):
+        torch.testing.assert_close(frames.mean(dim=1), features)
+
+
 @each_model
 def test_reset_classifier_changes_the_classes_and_nothing_else(label):
     model, clip = small_model(label).eval(), small_clip()

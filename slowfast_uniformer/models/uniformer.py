@@ -256,7 +256,8 @@ class _FourStages(nn.Module):
     """What V1 and the light models share: the layers and the questions every model answers.
 
     `global_block(stage, index, **options)` makes a block of the third or fourth stage (2, 3); `light` adds
-    the class token and its head. The other arguments are keys of the config's UNIFORMER section.
+    the class token and its head. The other arguments are keys of the config's UNIFORMER section. What is made
+    of it has `_last_stage(x)`, from a clip to the last stage's (B, dim, T, H, W).
     """
 
     classifier: tuple[str, ...] = ("head",)  # the layers that depend on the number of classes
@@ -325,8 +326,21 @@ class _FourStages(nn.Module):
         x = self._run(1, self.pos_drop(self.patch_embed1(x)))
         return self._run(2, self.patch_embed2(x))
 
+    def _tokens(self, x: Tensor) -> Tensor:
+        """The last stage's (B, dim, T, H, W) as (B, T·H·W, num_features), whose mean the classifier reads."""
+        return self.pre_logits(self.norm(x).flatten(2).transpose(1, 2))
+
     def _pool(self, x: Tensor) -> Tensor:
-        return self.pre_logits(self.norm(x).flatten(2).transpose(1, 2)).mean(dim=1)
+        return self._tokens(x).mean(dim=1)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """What the classifier (of the tokens) reads, (B, num_features)."""
+        return self._pool(self._last_stage(x))
+
+    def forward_frames(self, x: Tensor) -> Tensor:
+        """The same before its mean over time, (B, T/2, num_features)."""
+        x = self._last_stage(x)
+        return self._tokens(x).unflatten(1, (x.shape[2], -1)).mean(dim=2)
 
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the classifier by a new one for `num_classes` classes."""
@@ -377,10 +391,9 @@ class Uniformer(_FourStages):
             nn.init.zeros_(block.t_attn.qkv.weight)
             nn.init.ones_(block.t_attn.proj.weight)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """What the classifier reads, (B, num_features)."""
+    def _last_stage(self, x: Tensor) -> Tensor:
         x = self._run(3, self.patch_embed3(self._local_stages(x)))
-        return self._pool(self._run(4, self.patch_embed4(x)))
+        return self._run(4, self.patch_embed4(x))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.forward_features(x))
@@ -411,23 +424,22 @@ class UniformerLight(_FourStages):
 
         super().__init__(block, light=True, init_value=init_value if layer_scale else None, **options)
 
-    def _features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What the two classifiers read, the second before its norm."""
-        x, cls = self.patch_embed3(self._local_stages(x)), self.cls_token.expand(len(x), -1, -1)
+    def _two_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the two classifiers read, the tokens' (B, dim, T, H, W) before its mean, the class token's
+        (B, dim) before its norm."""
+        x, cls = self.patch_embed3(self._local_stages(x)), self.cls_token.expand(x.shape[0], -1, -1)
         x, cls, score = self._run(3, x, cls, None)
         score = _pool_score(score, x.shape[2:])
         x, cls, _ = self._run(4, self.patch_embed4(x), self.cls_upsample(cls), score)
-        return self._pool(x), cls.squeeze(1)
+        return x, cls.squeeze(1)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """What the classifier of the tokens reads, (B, num_features)."""
-        return self._features(x)[0]
+    def _last_stage(self, x: Tensor) -> Tensor:
+        return self._two_features(x)[0]
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        features, cls = self._features(x)
-        if self.training:
-            return self.head(features), self.head_cls(self.norm_cls(cls))
-        return self.head(features)
+        x, cls = self._two_features(x)
+        logits = self.head(self._pool(x))
+        return (logits, self.head_cls(self.norm_cls(cls))) if self.training else logits
 
 
 def _check_stages(embed_dim: Sequence[int], depth: Sequence[int], ratios: list[float], head_dim: int) -> None:

@@ -196,9 +196,10 @@ class Transformer(nn.Module):
         layers.init_linear(self.proj[2])
         self.checkpoint_num, self.checkpoint_policy = 0, "full"
 
-    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Tokens (B, T, 1 + H·W, dim) of a grid H, W to what the head normalizes, (B, dim)."""
-        video = self.temporal_cls_token.expand(len(x), -1, -1)
+    def forward(self, x: Tensor, grid: tuple[int, int], frames: bool = False) -> Tensor:
+        """Tokens (B, T, 1 + H·W, dim) of a grid H, W to what the head normalizes, (B, dim), or to the last
+        layer's class tokens of all `frames`, (B, T, dim)."""
+        video = self.temporal_cls_token.expand(x.shape[0], -1, -1)
         if self.fusion != "sequential":
             video = video[:, :0]  # the tokens found so far
         for index, resblock in enumerate(self.resblocks):
@@ -206,6 +207,8 @@ class Transformer(nn.Module):
             if index < self.checkpoint_num:
                 step = layers.recomputed(resblock, step, self.checkpoint_policy)
             x, video = step(x, video)
+        if frames:
+            return x[:, :, 0]
         if self.fusion == "parallel":
             video = self.join(video.flatten(1))
         else:  # of several, which hierarchical_q has, their mean
@@ -235,7 +238,7 @@ class Transformer(nn.Module):
         block = self.dec[number]
         if self.fusion == "sequential":
             return block(video, tokens)
-        own = self.temporal_cls_token[:, number : number + 1].expand(len(tokens), -1, -1)
+        own = self.temporal_cls_token[:, number : number + 1].expand(tokens.shape[0], -1, -1)
         if self.fusion == "parallel":
             return torch.cat((video, block(own, tokens)), dim=1)
         if self.fusion == "hierarchical_kv":
@@ -259,13 +262,13 @@ class VisionTransformer(nn.Module):
         self.ln_pre = LayerNorm(dim, eps=norm_eps) if ln_pre else nn.Identity()
         self.transformer = transformer
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, frames: bool = False) -> Tensor:
         x = self.conv1(x)
         grid = tuple(x.shape[3:])
         x = x.flatten(3).permute(0, 2, 3, 1)
         cls = self.class_embedding.expand(*x.shape[:2], 1, -1)
         x = torch.cat((cls, x), dim=2) + layers.resize_position(self.positional_embedding, grid)
-        return self.transformer(self.ln_pre(x), grid)
+        return self.transformer(self.ln_pre(x), grid, frames)
 
 
 class Uniformerv2(nn.Module):
@@ -314,6 +317,11 @@ class Uniformerv2(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """What the classifier reads, (B, num_features)."""
         return self.backbone.transformer.proj[0](self.backbone(x))
+
+    def forward_frames(self, x: Tensor) -> Tensor:
+        """The image ViT's class token of each frame after the last layer, (B, T, num_features); T is half the
+        clip's with `temporal_downsample`."""
+        return self.backbone(x, frames=True)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.backbone.transformer.proj(self.backbone(x))
