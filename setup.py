@@ -5,6 +5,9 @@ from setuptools import find_packages, setup
 with open("README.md", encoding="utf-8") as readme:
     long_description = readme.read()
 
+EXPORT = ["onnx>=1.18", "onnxscript>=0.5.4", "onnxruntime>=1.22"]
+FEATURES = ["pyarrow>=17"]
+
 setup(
     name="slowfast_uniformer",
     version="0.1.0",
@@ -34,15 +37,19 @@ setup(
         "pillow>=10",
     ],
     extras_require={
-        "wandb": ["wandb>=0.19,<1"],  # TRACKER wandb
-        "mlflow": ["mlflow>=2.14,<4"],  # TRACKER mlflow; mlflow-skinny is enough for a server
         "dev": [
             "pytest>=8,<10",
             "ruff>=0.6",
             "playwright>=1.50",  # drives an installed Chromium
             "wandb>=0.19,<1",
             "mlflow-skinny>=2.14,<4",
+            *EXPORT,
+            *FEATURES,
         ],
+        "export": EXPORT,  # tools/export.py --format onnx
+        "features": FEATURES,  # tools/features.py --output OUT.parquet
+        "wandb": ["wandb>=0.19,<1"],  # TRACKER wandb
+        "mlflow": ["mlflow>=2.14,<4"],  # TRACKER mlflow; mlflow-skinny is enough for a server
         "torchcodec": ["torchcodec>=0.8"],  # DATA.DECODER torchcodec; needs FFmpeg's shared libraries besides
     },
     classifiers=[

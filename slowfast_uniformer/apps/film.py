@@ -33,6 +33,19 @@ def replacing(path: str) -> Iterator[str]:
             os.remove(beside)
 
 
+def checked_output(path: str, endings: Sequence[str]) -> str:
+    """The name of a file to be written: UserError unless it has one of the endings, in a folder that is there
+    and can be written to."""
+    folder = os.path.dirname(path) or "."
+    if os.path.splitext(path)[1].lower() not in endings:
+        raise UserError(f"{path}: the name of the file to write ends in {' or '.join(endings)}")
+    if not os.path.isdir(folder):
+        raise UserError(f"{path}: there is no folder {folder}; make it first")
+    if os.path.isdir(path) or not os.access(folder, os.W_OK):
+        raise UserError(f"{path}: cannot be written; name a file in a folder of yours")
+    return path
+
+
 def short_side(width: int, height: int) -> int:
     """The short side in which a video of this size is shown."""
     return min(max(min(width, height), SHORT_SIDE // 2), SHORT_SIDE)

@@ -1,8 +1,9 @@
 """A trained model with its config and class names, ready to answer."""
 
 import functools
+import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from os import PathLike, fspath
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -10,7 +11,6 @@ from typing import Any, NamedTuple
 import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from slowfast_uniformer import checkpoint, distributed
 from slowfast_uniformer.apps.inputs import frames_in
@@ -19,7 +19,8 @@ from slowfast_uniformer.data import annotations
 from slowfast_uniformer.data.annotations import UNLABELLED, Sample
 from slowfast_uniformer.data.dataset import VideoDataset
 from slowfast_uniformer.data.decode import FrameFolder, Video
-from slowfast_uniformer.data.loader import EpochSampler, collate
+from slowfast_uniformer.data.faults import guarded
+from slowfast_uniformer.data.loader import EpochSampler, loader_of
 from slowfast_uniformer.engine.metrics import VideoAggregator
 from slowfast_uniformer.engine.test import autocast
 from slowfast_uniformer.errors import UserError
@@ -53,15 +54,25 @@ def load_model(
     """
     path = _checkpoint_of(fspath(path))
     given = weights.read(path)
-    if not cfg and "cfg" not in given.about:
-        raise UserError(f"{path}: carries no config; say with --cfg FILE.yaml which model it is of")
-    devices = ["NUM_GPUS", min(1, torch.cuda.device_count())]
-    config = load_config(cfg or given.about["cfg"], [*devices, *_HERE, *overrides])
+    config = _config(given, path, cfg, overrides)
     model = build_model(config, given.arithmetic)
     names = given.class_names or annotations.class_names(config)
     weights.load_weights(model, given, source=path)
     model.eval().requires_grad_(False).to(distributed.device(config))
     return Trained(config, model, list(names or map(str, range(config.MODEL.NUM_CLASSES))), path)
+
+
+def config_of(path: str | PathLike, cfg: str | Sequence[str] = (), overrides: Sequence[Any] = ()) -> CfgNode:
+    """The config that `load_model` would use."""
+    path = _checkpoint_of(fspath(path))
+    return _config(weights.read(path), path, cfg, overrides)
+
+
+def _config(given: weights.Weights, path: str, cfg: str | Sequence[str], overrides: Sequence[Any]) -> CfgNode:
+    if not cfg and "cfg" not in given.about:
+        raise UserError(f"{path}: carries no config; say with --cfg FILE.yaml which model it is of")
+    devices = ["NUM_GPUS", min(1, torch.cuda.device_count())]
+    return load_config(cfg or given.about["cfg"], [*devices, *_HERE, *overrides])
 
 
 def _checkpoint_of(path: str) -> str:
@@ -99,12 +110,37 @@ class Trained:
         """A video, to be closed; UserError if it cannot be opened."""
         return self._one_view.open(sample)
 
+    @functools.cached_property
+    def checksum(self) -> str:
+        """SHA-256 (hexadecimal) of the weights, with their names, types and shapes."""
+        digest = hashlib.sha256()
+        for name, value in self.model.state_dict().items():
+            digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+            digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
     @torch.inference_mode()
+    def _run(self, part_of_model: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+        """What it makes of inputs (N, ...), at most TEST.BATCH_SIZE at once; float32 on the CPU."""
+        with autocast(self.cfg, self.device):
+            parts = [part_of_model(part.to(self.device)) for part in inputs.split(self.cfg.TEST.BATCH_SIZE)]
+        return torch.cat(parts).float().cpu()
+
     def scores(self, clips: Tensor) -> Tensor:
         """Logits (N, K), float32 on the CPU, of normalised clips (N, 3, T, H, W)."""
-        with autocast(self.cfg, self.device):
-            parts = [self._fused(part.to(self.device)) for part in clips.split(self.cfg.TEST.BATCH_SIZE)]
-        return torch.cat(parts).float().cpu()
+        return self._run(self._fused, clips)
+
+    def features(self, clips: Tensor) -> tuple[Tensor, Tensor]:
+        """What the classifier reads of such clips, (N, C), and the logits (N, K) it makes of that."""
+        found = self._run(self.model.forward_features, clips)
+        return found, self._run(self.model.get_submodule(self.model.classifier[0]), found)
+
+    def frame_features(self, clips: Tensor) -> Tensor:
+        """The features of each frame, or pair of frames, of such clips, (N, T', C): for V1 and the light
+        models what the mean over time is taken of, for UniFormerV2 the last layer's class tokens."""
+        if not hasattr(self.model, "forward_frames"):
+            raise UserError(f"MODEL.MODEL_NAME: {self.cfg.MODEL.MODEL_NAME} has no features of single frames")
+        return self._run(self.model.forward_frames, clips)
 
     def probabilities(self, scores: Tensor) -> Tensor:
         """(K,) probabilities of a video whose views have these logits (N, K), put together as in testing."""
@@ -121,8 +157,8 @@ class Trained:
         """The views (N, 3, T, H, W) of each video that testing takes, or why it cannot be read."""
         samples = [Sample(sample.path, self._no_label, sample.frames) for sample in videos]
         dataset = VideoDataset(self._with("DATA_LOADER.NUM_WORKERS", workers), "test", samples)
-        order = EpochSampler(len(samples))
-        for batch in DataLoader(dataset, 1, sampler=order, collate_fn=collate, num_workers=workers):
+        loader = loader_of(dataset, EpochSampler(len(samples)), 1)
+        for batch in guarded(loader, dataset.cfg):
             yield batch["clips"] if batch["clips"] is not None else UserError(batch["errors"][0][1])
 
     @property

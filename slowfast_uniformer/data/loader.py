@@ -92,15 +92,21 @@ def build_loader(cfg: CfgNode, split: str) -> DataLoader:
             f"TRAIN.BATCH_SIZE: the train list has {len(dataset)} videos, "
             f"fewer than one batch of {batch * world}"
         )
-    multiprocessing.util.Finalize(None, _end_workers, exitpriority=0)
     sampler = EpochSampler(len(dataset), distributed.rank(), world, shuffle=train, seed=cfg.RNG_SEED)
+    return loader_of(dataset, sampler, batch)
+
+
+def loader_of(dataset: VideoDataset, sampler: Sampler, batch: int) -> DataLoader:
+    """Batches of a data set's items, read by processes as its config's DATA_LOADER says."""
+    cfg = dataset.cfg
+    multiprocessing.util.Finalize(None, _end_workers, exitpriority=0)
     return DataLoader(
         dataset,
         batch_size=batch,
         sampler=sampler,
         num_workers=cfg.DATA_LOADER.NUM_WORKERS,
         collate_fn=collate,
-        drop_last=train,
+        drop_last=dataset.split == "train",
         pin_memory=cfg.DATA_LOADER.PIN_MEMORY and cfg.NUM_GPUS > 0,
         persistent_workers=cfg.DATA_LOADER.NUM_WORKERS > 0,
         timeout=cfg.DATA_LOADER.TIMEOUT if cfg.DATA_LOADER.NUM_WORKERS > 0 else 0,

@@ -1,0 +1,192 @@
+"""tools/features.py: the numbers, and that neither ranks nor interruptions change them."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pyarrow.parquet
+import pytest
+import torch
+from conftest import ROOT
+from safetensors import safe_open
+
+from slowfast_uniformer import load_model
+from slowfast_uniformer.apps import features as app
+from slowfast_uniformer.apps.inputs import find_videos
+from slowfast_uniformer.distributed import _free_port
+
+# One of two ranks: writes a part for each video, and the rank DYING sends itself a signal after the second.
+RANK = """
+import os, sys
+sys.path.insert(0, os.path.join({root!r}, "tools"))
+import features
+from slowfast_uniformer.apps import features as app
+from slowfast_uniformer.apps.features import distributed
+app.EVERY, write, parts = -1.0, app._write_part, []
+def write_and_die(*part):
+    write(*part)
+    parts.append(part)
+    if len(parts) == 2 and distributed.rank() == int(os.environ["DYING"]):
+        os.kill(os.getpid(), int(os.environ["SIGNAL"]))
+app._write_part = write_and_die
+features.finish(features.main)
+"""
+
+
+@pytest.fixture
+def arguments(trained, demo):
+    return ("--checkpoint", trained, demo / "val.csv", demo / "videos" / "left", "--workers", 0)
+
+
+def read(path) -> tuple[dict[str, torch.Tensor], dict]:
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(  # noqa: SIM118
+            file.metadata()["slowfast_uniformer"]
+        )
+
+
+def test_a_row_is_what_the_classifier_reads(command, arguments, trained, tmp_path):
+    out = tmp_path / "out.safetensors"
+    status, told, error = command("features.py", *arguments, "--output", out)
+    assert status == 0 and f"{out}: features of " in told, error
+    tensors, about = read(out)
+    model = load_model(trained)
+    samples = find_videos([*map(str, arguments[2:4])], model.cfg)
+    assert about["videos"] == [sample.path for sample in samples]
+    assert about["class_names"] == model.names and about["cfg"]["DATA"]["NUM_FRAMES"] == 4
+    for number, clips in enumerate(model.clips(samples)):
+        features = model.model.forward_features(clips)
+        torch.testing.assert_close(tensors["features"][number], features.mean(dim=0))
+        answer = model.predict(samples[number].path)
+        assert tensors["label"][number] == answer["label"]
+        assert float(tensors["probability"][number]) == pytest.approx(answer["probability"], abs=1e-5)
+    assert os.listdir(tmp_path) == ["out.safetensors"]
+    status, told, _ = command("features.py", *arguments, "--output", out)
+    assert status == 0 and "was there already" in told
+
+
+def test_per_frame_rows_average_to_the_pooled(command, arguments, tmp_path):
+    pooled, frames = tmp_path / "pooled.safetensors", tmp_path / "frames.safetensors"
+    assert command("features.py", *arguments, "--output", pooled)[0] == 0
+    assert command("features.py", *arguments, "--output", frames, "--per-frame")[0] == 0
+    (pooled, _), (frames, about) = read(pooled), read(frames)
+    assert frames.keys() == {"features"} and about["per_frame"]
+    assert frames["features"].shape == (len(about["videos"]), 2 * 2, 16)  # two views of two pairs of frames
+    torch.testing.assert_close(frames["features"].mean(dim=1), pooled["features"])
+
+
+def two_ranks(arguments, dying: int, number: signal.Signals) -> tuple[list[int], str]:
+    """Run both until one gets a signal; their exit statuses, and what they said."""
+    code, port = RANK.format(root=str(ROOT)), str(_free_port())
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "DYING": str(dying), "SIGNAL": str(int(number))}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, arguments)], env={**env, "RANK": rank, "LOCAL_RANK": rank},
+            stderr=subprocess.PIPE, text=True,
+        )
+        for rank in "01"
+    ]  # fmt: skip
+    said = "".join(process.communicate(timeout=120)[1] for process in processes)
+    return [process.returncode for process in processes], said
+
+
+def test_two_ranks_interrupted_twice_give_the_same_bytes(command, arguments, tmp_path):
+    once, parts = tmp_path / "once.safetensors", tmp_path / "parts.safetensors"
+    assert command("features.py", *arguments, "--output", once)[0] == 0
+    (first, second), said = two_ranks((*arguments, "--output", parts), 1, signal.SIGKILL)
+    assert second == -signal.SIGKILL and first == 2 and "another rank has ended" in said, said
+    left = len(os.listdir(f"{parts}.parts"))
+    assert 2 <= left < len(read(once)[1]["videos"]) and not parts.exists()
+    statuses, said = two_ranks((*arguments, "--output", parts), 0, signal.SIGTERM)
+    assert 75 in statuses and "the same command continues" in said, said
+    assert len(os.listdir(f"{parts}.parts")) > left and not parts.exists()
+    status, _, error = command("features.py", *arguments, "--output", parts)
+    assert status == 0, error
+    assert parts.read_bytes() == once.read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["once.safetensors", "parts.safetensors"]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_keep_the_order_and_take_no_more_than_they_need(threads):
+    taken = []
+    found = app._in_order(lambda item: item * item, map(lambda n: taken.append(n) or n, range(20)), threads)
+    assert next(found) == 0 and len(taken) <= threads + 1
+    assert [0, *found] == [n * n for n in range(20)]
+
+
+def test_parts_of_something_else_are_noticed(command, arguments, tmp_path, monkeypatch):
+    out = tmp_path / "out.safetensors"
+    monkeypatch.setattr(app.interrupt, "asked", lambda: True)
+    status, _, said = command("features.py", *arguments, "--output", out)
+    assert status == 75 and "the same command continues" in said
+    monkeypatch.undo()
+    for changed in (
+        (*arguments, "--set", "TEST.NUM_ENSEMBLE_VIEWS", 3),
+        (*arguments[:3], "--workers", 0),
+        (*arguments, "--per-frame"),
+    ):
+        status, _, error = command("features.py", *changed, "--output", out)
+        assert status == 2 and "computed for other videos, weights or settings" in error
+    for part in (tmp_path / "out.safetensors.parts").iterdir():
+        part.write_bytes(part.read_bytes()[:100])
+    assert command("features.py", *arguments, "--output", out)[0] == 0  # what is damaged is computed again
+    status, _, error = command("features.py", *arguments, "--output", out, "--per-frame")
+    assert status == 2 and "holds something else" in error
+
+
+def test_parquet_and_videos_that_cannot_be_read(command, arguments, trained, demo, tmp_path):
+    bad = tmp_path / 'it\'s "bad" ünd empty.mp4'
+    bad.touch()
+    good = tmp_path / "-a good one.mp4"
+    shutil.copy(next((demo / "videos" / "left").iterdir()), good)
+    out, same = tmp_path / "out.parquet", tmp_path / "out.safetensors"
+    for path in (out, same):
+        status, told, error = command(
+            "features.py", "--checkpoint", trained, "--output", path, "--", bad, good
+        )  # fmt: skip
+        assert status == 2 and "1 of 2 videos could not be read" in error and "Traceback" not in error
+        assert error.count(str(bad)) == 1 and "features of 1 videos" in told
+    tensors, about = read(same)
+    assert tensors["features"][0].isnan().all() and tensors["label"].tolist()[0] == -1
+    assert list(about["errors"]) == [str(bad)]
+    first, second = pyarrow.parquet.read_table(out).to_pylist()
+    assert first["features"] is None and first["class"] is None and str(bad) in first["error"]
+    assert second["features"] == tensors["features"][1].tolist() and second["error"] is None
+    assert second["class"] == about["class_names"][second["label"]] and second["video"] == str(good)
+    frames = tmp_path / "frames.parquet"
+    command("features.py", "--checkpoint", trained, "--per-frame", "--output", frames, "--", bad, good)
+    first, second = pyarrow.parquet.read_table(frames).to_pylist()
+    assert first["features"] is None and [len(row) for row in second["features"]] == [16] * 4
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ("--output {tmp}/out.txt {video}", "ends in .safetensors or .parquet"),
+        ("--output {tmp}/none/out.parquet {video}", "there is no folder"),
+        ("--output {tmp}/out.safetensors {tmp}/none.mp4", "none of 1 videos could be read"),
+        ("--output {tmp}/out.safetensors {checkpoint}", "none of 1 videos could be read"),
+        ("--output {tmp}/out.safetensors {tmp}", "a folder without videos"),
+        ("--output {tmp}/out.safetensors {video} --set NUM_GPUS none", "NUM_GPUS"),
+    ],
+)  # fmt: skip
+def test_one_message_for_bad_input(command, trained, demo, tmp_path, given, message):
+    video = next((demo / "videos" / "left").iterdir())
+    checkpoint = next((trained / "checkpoints").iterdir())
+    words = given.format(tmp=tmp_path, video=video, checkpoint=checkpoint).split()
+    status, _, error = command("features.py", "--checkpoint", trained, *words)
+    assert status == 2 and message in error and "Traceback" not in error
+    assert not os.listdir(tmp_path)
+
+
+def test_a_model_without_frames_says_so(command, arguments, tmp_path, monkeypatch):
+    from slowfast_uniformer.models.uniformer import _FourStages
+
+    monkeypatch.delattr(_FourStages, "forward_frames")
+    out = tmp_path / "out.safetensors"
+    status, _, error = command("features.py", *arguments, "--output", out, "--per-frame")
+    assert status == 2 and "no features of single frames" in error and not os.listdir(tmp_path)
