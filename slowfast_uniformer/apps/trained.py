@@ -8,6 +8,7 @@ from os import PathLike, fspath
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
@@ -119,6 +120,18 @@ class Trained:
             digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
+    def clip(self, source: Video | FrameFolder, at: float | None = None) -> tuple[np.ndarray, Tensor]:
+        """Frame numbers (T,) and one clip (3, T, H, W) of an open video, from its middle, or all of it where
+        clips span a whole video; with `at`, of the window (see `timeline`) in whose middle is that second."""
+        fps = source.fps or UNKNOWN_FPS
+        length, start = source.frames, 0.0
+        if at is not None or self._one_view.sampling == "dense":
+            length = min(self._span(fps) * fps, source.frames)
+            middle = source.frames / 2 if at is None else at * fps
+            start = min(max(middle - length / 2, 0), source.frames - length)
+        numbers = np.array(self._numbers(source, int(start), length, fps))
+        return numbers, self._one_view.transform(source.read(numbers))
+
     @torch.inference_mode()
     def _run(self, part_of_model: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
         """What it makes of inputs (N, ...), at most TEST.BATCH_SIZE at once; float32 on the CPU."""
@@ -216,12 +229,16 @@ class Trained:
             return SPARSE_WINDOW
         return data.NUM_FRAMES * data.SAMPLING_RATE / (data.TARGET_FPS if data.SAMPLE_BY_FPS else fps)
 
+    def _numbers(self, source: Video | FrameFolder, start: int, length: float, fps: float) -> list[int]:
+        """Frame numbers of one view of `length` frames from `start` on."""
+        numbers = self._one_view.indices(SimpleNamespace(frames=max(1, int(length)), fps=fps), 0)
+        return [min(start + n, source.frames - 1) for n in numbers.tolist()]
+
     def _windows(self, source: Video | FrameFolder, starts: list[int], length: float, fps: float) -> Tensor:
         """Probabilities (N, K) of windows of `length` frames, from one view of each."""
-        part = SimpleNamespace(frames=max(1, int(length)), fps=fps)
-        numbers = self._one_view.indices(part, 0)
-        frames = source.read([min(start + n, source.frames - 1) for start in starts for n in numbers])
-        frames = frames.reshape(len(starts), len(numbers), *frames.shape[1:])
+        numbers = [self._numbers(source, start, length, fps) for start in starts]
+        frames = source.read(sum(numbers, []))
+        frames = frames.reshape(len(starts), -1, *frames.shape[1:])
         scores = self.scores(torch.stack([self._one_view.transform(each) for each in frames]))
         return torch.stack([self.probabilities(row[None]) for row in scores])
 

@@ -221,13 +221,17 @@ class EvoBlock(GlobalBlock):
             cls, tokens, score = self._forward_pruned(cls, tokens, score)
         return self._volume(tokens, x.shape), cls, score
 
+    def chosen(self, score: Tensor) -> tuple[Tensor, Tensor]:
+        """By scores (B, N): the numbers of the tokens that take part, (B, int(N * prune_ratio)), and how much
+        each of the rest counts in the one that stands for them, (B, N)."""
+        order = score.argsort(dim=1, descending=True)[:, : int(score.shape[1] * self.prune_ratio)]
+        weight = score.scatter(1, order, 0.0)
+        return order, weight / weight.sum(dim=1, keepdim=True)
+
     def _forward_pruned(self, cls: Tensor, tokens: Tensor, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        keep, (clips, count) = int(tokens.shape[1] * self.prune_ratio), score.shape
-        order = score.argsort(dim=1, descending=True)[:, :keep]
+        (order, weight), (clips, count) = self.chosen(score), score.shape
         rows = (order + count * torch.arange(clips, device=order.device).unsqueeze(1)).flatten()
-        kept = tokens.flatten(0, 1).index_select(0, rows).unflatten(0, (clips, keep))
-        weight = score.scatter(1, order, 0.0)  # of the rest
-        weight = weight / weight.sum(dim=1, keepdim=True)
+        kept = tokens.flatten(0, 1).index_select(0, rows).unflatten(0, order.shape)
         representative = (weight.unsqueeze(-1) * tokens).sum(dim=1, keepdim=True)
         sequence, fast_update, new = self._update(torch.cat((cls, kept, representative), dim=1))
         updated = (tokens + fast_update).flatten(0, 1).index_copy(0, rows, sequence[:, 1:-1].flatten(0, 1))
