@@ -2,11 +2,9 @@
 
 import csv
 import json
-import sys
 
 import pytest
 import yaml
-from conftest import load_script
 
 from slowfast_uniformer.apps.report import render, report, short_names
 from slowfast_uniformer.apps.report_figures import chart, thin
@@ -78,17 +76,6 @@ def make(tmp_path):
 def tested(make):
     pairs = [(0, 0), (0, 0), (0, 1), (1, 1), (1, 0), (1, 0), (2, 2), (2, None)]
     return make("tested", [*rows_of(3), TESTED], predictions=answers(["up", NASTY, "down"], pairs))
-
-
-def call(monkeypatch, capsys, *arguments):
-    """Exit status, standard output and standard error of tools/report.py."""
-    monkeypatch.setattr(sys, "argv", ["report.py", *map(str, arguments)])
-    status = 0
-    try:
-        load_script("tools/report.py").main()
-    except SystemExit as stop:
-        status = stop.code
-    return status, *capsys.readouterr()
 
 
 def text_at(page, width, scheme="light"):
@@ -224,21 +211,21 @@ def test_a_list_without_labels(make):
         ("predictions.csv", b"\xff\xfe", "predictions.csv: cannot be read"),
     ],
 )
-def test_damaged_files_are_named(make, tmp_path, monkeypatch, capsys, file, content, said):
+def test_damaged_files_are_named(make, tmp_path, command, file, content, said):
     folder = make(rows=rows_of(1))
     (tmp_path / "run" / file).write_bytes(content if isinstance(content, bytes) else content.encode())
-    status, out, err = call(monkeypatch, capsys, folder)
+    status, out, err = command("report.py", folder)
     assert status == 2 and out == "" and said in err and len(err.splitlines()) == 1
     assert not (tmp_path / "run" / "report.html").exists()
 
 
-def test_what_is_no_run_and_where_no_page_can_be_written(make, tmp_path, monkeypatch, capsys):
-    status, _, err = call(monkeypatch, capsys, tmp_path)
+def test_what_is_no_run_and_where_no_page_can_be_written(make, tmp_path, command):
+    status, _, err = command("report.py", tmp_path)
     assert status == 2 and "no metrics.jsonl" in err
     (tmp_path / "folder").mkdir()
     for output in (tmp_path / "folder", tmp_path / "absent" / "a.html"):
         folder = make(f"run {output.name}", rows_of(1))
-        status, _, err = call(monkeypatch, capsys, folder, "--output", output)
+        status, _, err = command("report.py", folder, "--output", output)
         assert status == 2 and err.startswith("error: --output: cannot write")
     assert not list(tmp_path.glob("*.tmp"))
 

@@ -3,11 +3,14 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from slowfast_uniformer import interrupt
 from slowfast_uniformer.apps.inputs import after_cfg
-from slowfast_uniformer.apps.trained import Trained, load_model
 from slowfast_uniformer.errors import UserError
+
+if TYPE_CHECKING:
+    from slowfast_uniformer.apps.trained import Trained
 
 
 def model_parser(description: str, videos: bool = True) -> argparse.ArgumentParser:
@@ -49,7 +52,9 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
     return args
 
 
-def the_model(args: argparse.Namespace) -> Trained:
+def the_model(args: argparse.Namespace) -> "Trained":
+    from slowfast_uniformer.apps.trained import load_model  # not every command needs one
+
     return load_model(args.checkpoint, args.cfg, args.overrides)
 
 

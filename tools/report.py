@@ -6,23 +6,23 @@ The page is one file that needs nothing besides. It can be written while the run
 """
 
 import argparse
-import sys
+
+from common import finish
 
 from slowfast_uniformer.apps.report import report
-from slowfast_uniformer.errors import UserError
 
 
-def main() -> None:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Write an HTML page on one run or several.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder (OUTPUT_DIR)")
     parser.add_argument("--output", metavar="FILE.html", help="the page (report.html in the first RUN)")
-    args = parser.parse_args()
-    try:
-        print(report(args.runs, args.output))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    args = parse_args()
+    print(report(args.runs, args.output))
 
 
 if __name__ == "__main__":
-    main()
+    finish(main)
