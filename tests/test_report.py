@@ -119,8 +119,10 @@ def test_both_schemes_the_button_and_the_curves_figures(tested, page):
     plot = page.locator(".chart", has_text="Top-1 accuracy").locator(".plot")
     box = plot.bounding_box()
     plot.hover(position={"x": box["width"] - 1, "y": 20})
-    said = page.locator(".chart", has_text="Top-1 accuracy").locator(".readout").inner_text()
-    assert said.split() == "epoch 3.0 training 30 validation 30 test 62.5".split()
+    said = page.locator(".chart", has_text="Top-1 accuracy").locator(".readout span")
+    assert said.all_inner_texts() == ["epoch 3.0", "training 30", "validation 30", "test 62.5"]
+    plot.hover(position={"x": box["width"] / 2, "y": 20})
+    assert said.all_inner_texts() == ["epoch 1.5", "training 15", "validation 10"]
 
 
 def test_names_are_text_and_nothing_else(tested, page):
