@@ -7,6 +7,7 @@ with open("README.md", encoding="utf-8") as readme:
 
 EXPORT = ["onnx>=1.18", "onnxscript>=0.5.4", "onnxruntime>=1.22"]
 FEATURES = ["pyarrow>=17"]
+APP = ["gradio>=6.31,<7"]  # theme, style and history are arguments of launch there
 
 setup(
     name="slowfast_uniformer",
@@ -43,9 +44,11 @@ setup(
             "playwright>=1.50",  # drives an installed Chromium
             "wandb>=0.19,<1",
             "mlflow-skinny>=2.14,<4",
+            *APP,
             *EXPORT,
             *FEATURES,
         ],
+        "app": APP,  # tools/demo_app.py
         "export": EXPORT,  # tools/export.py --format onnx
         "features": FEATURES,  # tools/features.py --output OUT.parquet
         "wandb": ["wandb>=0.19,<1"],  # TRACKER wandb

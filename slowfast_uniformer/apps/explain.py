@@ -99,16 +99,19 @@ def _colors(heat: np.ndarray) -> np.ndarray:
     return 255 * colormaps["turbo"](heat)[..., :3]
 
 
-def write_overlay(model: Trained, found: Explanation, path: str, stage: str | None = None) -> None:
+def write_overlay(
+    model: Trained, found: Explanation, path: str, stage: str | None = None, caption: bool = True
+) -> None:
     """Write the part of a video that the clip spans, all of its frames, with the map of a stage (see
-    `Explanation.chosen`) on what the model saw of them; what it did not see is dark."""
+    `Explanation.chosen`) on what the model saw of them; what it did not see is dark. The `caption` is the
+    class in question."""
     values = found.chosen(stage).values
     first, last = int(found.numbers.min()), int(found.numbers.max())
+    words = [found.shown] if caption else []
     with model.open(found.sample) as source:
         size = film.short_side(source.info.width, source.info.height)
         hot = heat(values, len(found.numbers), size)
         frames = _overlaid(source, size, first, last, found.numbers, hot)
-        words = [found.shown]
         fps = min(found.fps, max(4.0, (last - first + 1) / LASTS))
         film.write_video(path, (film.caption(frame, words) for frame in frames), fps)
 

@@ -32,7 +32,7 @@ class Map(NamedTuple):
     @property
     def title(self) -> str:
         word = "layer " if self.kind == "attention" else "stage "
-        return self.stage if self.stage == "mean" else word + self.stage
+        return "mean of layers" if self.stage == "mean" else word + self.stage
 
 
 def look(

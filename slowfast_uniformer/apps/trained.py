@@ -126,7 +126,7 @@ class Trained:
         fps = source.fps or UNKNOWN_FPS
         length, start = source.frames, 0.0
         if at is not None or self._one_view.sampling == "dense":
-            length = min(self._span(fps) * fps, source.frames)
+            length = min(self.span(fps) * fps, source.frames)
             middle = source.frames / 2 if at is None else at * fps
             start = min(max(middle - length / 2, 0), source.frames - length)
         numbers = np.array(self._numbers(source, int(start), length, fps))
@@ -215,14 +215,14 @@ class Trained:
         sample = as_sample(video, self.cfg)
         with self.open(sample) as source:
             fps = source.fps or UNKNOWN_FPS
-            length = min((window or self._span(fps)) * fps, source.frames)
+            length = min((window or self.span(fps)) * fps, source.frames)
             stride = min((step * fps) if step else length / 2, length)
             starts = window_starts(source.frames, length, stride)
             found = [self._windows(source, starts[i : i + AT_ONCE], length, fps)
                      for i in range(0, len(starts), AT_ONCE)]  # fmt: skip
         return _spans(torch.cat(found), starts, length, source.frames, fps)
 
-    def _span(self, fps: float) -> float:
+    def span(self, fps: float) -> float:
         """Seconds that a clip of the model spans."""
         data = self.cfg.DATA
         if self._one_view.sampling != "dense":
