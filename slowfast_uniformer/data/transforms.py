@@ -15,7 +15,6 @@ import torch
 from fvcore.common.config import CfgNode
 from torch.nn.functional import interpolate
 
-from slowfast_uniformer.data.augment import clip_augment
 from slowfast_uniformer.errors import UserError
 
 Frames = np.ndarray | torch.Tensor
@@ -139,7 +138,11 @@ class TrainTransform:
                 f"DATA.TRAIN_CROP_SIZE, {self.size}. Raise the one or lower the other"
             )
         self.flip = data.RANDOM_FLIP and not data.FLIP_LABELS  # that needs the label: data/dataset.py
-        self.augment = clip_augment(aug.AA_TYPE, aug.INTERPOLATION) if aug.ENABLE and aug.AA_TYPE else None
+        self.augment = None
+        if aug.ENABLE and aug.AA_TYPE:
+            from slowfast_uniformer.data.augment import clip_augment  # timm takes seconds to import
+
+            self.augment = clip_augment(aug.AA_TYPE, aug.INTERPOLATION)
         self.erasing = (aug.RE_PROB, aug.RE_MODE, aug.RE_COUNT) if aug.ENABLE and aug.RE_PROB > 0 else None
 
     def __call__(self, frames: Frames) -> torch.Tensor:
