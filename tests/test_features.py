@@ -64,6 +64,11 @@ def test_a_row_is_what_the_classifier_reads(command, arguments, trained, tmp_pat
         assert tensors["label"][number] == answer["label"]
         assert float(tensors["probability"][number]) == pytest.approx(answer["probability"], abs=1e-5)
     assert os.listdir(tmp_path) == ["out.safetensors"]
+    page = (ROOT / "docs" / "features_and_export.md").read_text()
+    piece, read_by_it = page.split("```python\n")[1].split("```")[0], {}
+    exec(piece.replace("runs/demo/features.safetensors", str(out)), read_by_it)
+    assert read_by_it["videos"] == about["videos"]
+    assert read_by_it["features"].tolist() == tensors["features"].tolist()
     status, told, _ = command("features.py", *arguments, "--output", out)
     assert status == 0 and "was there already" in told
 
