@@ -118,7 +118,7 @@ def get_cfg() -> CfgNode:
     c.SOLVER.WEIGHT_DECAY = 1e-4  # of everything but batch norms (and see the next key)
     c.SOLVER.ZERO_WD_1D_PARAM = False  # no weight decay on one-dimensional parameters and biases
     c.SOLVER.LAYER_DECAY = 1.0  # learning-rate factor from one layer down to the one before it
-    c.SOLVER.BACKBONE_LR_RATIO = 1.0  # learning-rate factor of UniFormerV2's image ViT
+    c.SOLVER.BACKBONE_LR_RATIO = 1.0  # learning-rate factor of UniFormerV2's image ViT; 0: it does not train
     c.SOLVER.SPECIAL_LIST = []  # parts of parameter names whose learning rate SPECIAL_RATIO multiplies
     c.SOLVER.SPECIAL_RATIO = 1.0  # see SPECIAL_LIST
     c.SOLVER.CLIP_GRADIENT = 20.0  # largest norm of the gradient; 0 is no limit

@@ -288,6 +288,19 @@ def test_an_eps_that_yaml_reads_as_text_is_a_number(tmp_path):
             load_config(None, ["NUM_GPUS", 0, f"UNIFORMERV2.{key}", wrong])
 
 
+def test_a_learning_rate_factor_of_0_keeps_the_image_vit_and_its_class_tokens():
+    model, solver = small(no_lmhra=True), get_cfg().SOLVER
+    solver.BACKBONE_LR_RATIO = 0.0
+    groups = param_groups(model, solver, 0.0)
+    assert not {name for group in groups for name in group["names"]} & set(model.image_backbone())
+    tokens = []
+    model.backbone.transformer.resblocks[-1].register_forward_hook(lambda *given: tokens.append(given[2]))
+    model(torch.randn(2, 3, 4, 32, 32)).sum().backward()
+    assert not tokens[0].requires_grad  # nothing goes back through the ViT
+    got = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert got == {name for name, _ in model.named_parameters()} - set(model.image_backbone())
+
+
 def test_learning_rates_of_the_image_vit_and_of_named_parts():
     model = small()
     solver = get_cfg().SOLVER

@@ -99,7 +99,8 @@ def _layer_factors(model: nn.Module, solver: CfgNode) -> dict[str, float]:
 def param_groups(model: nn.Module, solver: CfgNode, bn_weight_decay: float) -> list[dict[str, Any]]:
     """Sort the parameters that train into groups {params, names, weight_decay, lr_mult}.
 
-    `solver` is the SOLVER section. Order: lowest `lr_mult` first; within it batch norms, what decays, what
+    A parameter whose factor is 0 is set not to train, so that no gradient is computed for it. `solver` is the
+    SOLVER section. Order: lowest `lr_mult` first; within it batch norms, what decays, what
     does not (one-dimensional parameters and biases under ZERO_WD_1D_PARAM, and `model.no_weight_decay()`);
     inside a group that of the model. Raises UserError when SOLVER.LAYER_DECAY finds no layers.
     """
@@ -117,6 +118,7 @@ def param_groups(model: nn.Module, solver: CfgNode, bn_weight_decay: float) -> l
 
     groups: dict[tuple[float, int], dict[str, Any]] = {}
     for name, p in model.named_parameters():
+        p.requires_grad &= factors[name] != 0
         if p.requires_grad:
             factor, which = key = factors[name], kind(name, p)
             new = {"params": [], "names": [], "weight_decay": decays[which], "lr_mult": factor}
