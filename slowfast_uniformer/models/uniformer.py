@@ -48,7 +48,7 @@ class ConvStem(layers.Formed, nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return layers.lay_out(self.proj(x), self.forms)
+        return layers.lay_out(self.proj(layers.lay_out(x, self.forms)), self.forms)
 
     def fuse(self) -> None:
         for i in (0, 3):
