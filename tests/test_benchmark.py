@@ -1,6 +1,7 @@
 """The benchmark's rivals make the same clips; its figures are there and positive. No timing is judged."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from conftest import load_script
 
 from slowfast_uniformer.apps import benchmark
+from slowfast_uniformer.apps.model_speed import exponent
 from slowfast_uniformer.apps.rivals import pil_item, plain_views_item, reopened_item
 from slowfast_uniformer.config import load_config
 from slowfast_uniformer.data.dataset import VideoDataset
@@ -137,3 +139,27 @@ def test_the_training_loop_alone_and_with_videos(tiny, monkeypatch, capsys):
     command(monkeypatch, "--data", "--steps", 1, "--repeats", 1, tiny, name="train")
     out = capsys.readouterr().out
     assert "the loop adds" in out and "waiting for data" in out
+
+
+def test_exponents_are_slopes_in_logarithms():
+    assert exponent([(x, 3 * x**2) for x in (1, 2, 4)]) == pytest.approx(2)
+    assert exponent([(2, 5), (8, 5)]) == 0 and math.isnan(exponent([(1, 1)]))
+
+
+def test_cost_against_frames_and_pixels(tiny, tmp_path, monkeypatch, capsys):
+    few = ("--frames", 2, 4, "--sizes", 32, 64, "--repeats", 1)
+    command(monkeypatch, *few, "--json", tiny, name="scaling")
+    other = tmp_path / "other.json"
+    other.write_text(capsys.readouterr().out)
+    figures = json.loads(other.read_text())
+    for name, points in (("frames", [2, 4]), ("pixels", [32, 64])):
+        assert [row["x"] for row in figures[name]["rows"]] == points
+        assert all(row["seconds"] > 0 and row["gflops"] > 0 for row in figures[name]["rows"])
+    assert figures["frames"]["exponents"]["gflops"] >= 1 and figures["pixels"]["exponents"]["gflops"] >= 2
+    picture = tmp_path / "picture.png"
+    command(monkeypatch, *few, "--plot", picture, "--beside", other, tiny, name="scaling")
+    assert "exponent" in capsys.readouterr().out and picture.stat().st_size > 1000
+    other.write_text("[]")
+    with pytest.raises(SystemExit):
+        command(monkeypatch, *few, "--beside", other, tiny, name="scaling")
+    assert "--beside" in capsys.readouterr().err

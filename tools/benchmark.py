@@ -3,13 +3,16 @@ r"""Measure how fast a config's parts run.
     python tools/benchmark.py data --cfg configs/demo/uniformer.yaml [--compare pil] [KEY VALUE ...]
     python tools/benchmark.py model --cfg configs/k400/uniformer_s_16x8.yaml [--against plain] [KEY VALUE ...]
     python tools/benchmark.py train --cfg configs/k400/uniformer_s_16x8.yaml [--data] [KEY VALUE ...]
+    python tools/benchmark.py scaling --cfg configs/k400/uniformer_s_16x8.yaml [--plot FILE.png] [KEY VALUE]
     python tools/benchmark.py checkpoint --cfg configs/k400/uniformerv2_b16_8x224.yaml NUM_GPUS 0 \
         TRAIN.BATCH_SIZE 1
 
 `model`: seconds and GFLOP/s of forward passes and training steps, their share of what a large matrix product
 reaches here, memory, time by stage and operation; with `--against plain` ratios to a straightforward build of
 the same model. `train`: what the training loop adds to the passes and the optimizer, and with `--data` how
-long it waits for the train list's videos.
+long it waits for the train list's videos. `scaling`: time of one clip for several numbers of frames and
+sizes, with the exponents of time and operations; `--plot` draws them, with those of other models that
+`--json` has written.
 
 `data`: CPU time by stage in one process, what the loader delivers with --workers processes, with --model
 which share of a training step waits for it, and with --compare what plainer programs take: `pil` keeps frames
@@ -21,6 +24,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -74,12 +78,21 @@ def parse_args() -> argparse.Namespace:
     train = command("train", "the training loop", measure=measure_train, show=show_train)
     train.add_argument("--data", action="store_true", help="with the train list's videos, too")
     train.add_argument("--steps", type=positive, default=8, help="how many, with --data (%(default)s)")
+    scaling = command("scaling", "cost against frames and pixels", measure=measure_scaling, show=show_scaling)
+    scaling.add_argument("--frames", nargs="+", type=positive, default=[4, 8, 16, 32], help="%(default)s")
+    scaling.add_argument(
+        "--sizes", nargs="+", type=positive, default=[112, 160, 224, 320], help="%(default)s"
+    )
+    scaling.add_argument("--label", help="what the model is called in the picture (name of the config)")
+    scaling.add_argument("--plot", metavar="FILE.png", help="draw a picture")
+    scaling.add_argument("--beside", nargs="+", default=[], metavar="FILE.json", help="others in the picture")
     saving = command(
         "checkpoint", "what a step waits for a checkpoint", measure=measure_checkpoints, show=show_checkpoints
     )
     saving.add_argument("--times", type=positive, default=3, help="how often (%(default)s)")
     for each in (model, train):
         each.add_argument("--batch", type=positive, default=1, help="clips in a step (%(default)s)")
+    for each in (model, train, scaling):
         each.add_argument(
             "--repeats", type=positive, default=3, help="turns, of which the least counts (%(default)s)"
         )
@@ -202,6 +215,38 @@ def show_train(figures: dict[str, Any]) -> str:
     if step := figures.get("data"):
         waiting = f"{step['waiting_percent']:.1f} % of it waiting for data"
         lines.append(f"with videos: {step['seconds_per_step']:.3f} s a step, {waiting}")
+    return "\n".join(lines)
+
+
+def measure_scaling(args: argparse.Namespace) -> dict[str, Any]:
+    cfg = load_config(args.cfg, [*args.opts, *FRESH])
+    label = args.label or Path(args.cfg[-1]).stem
+    others = [read_scaling(path) for path in args.beside]
+    figures = model_speed.scaling(cfg, args.frames, args.sizes, args.repeats, args.clock, label)
+    if args.plot:
+        model_speed.plot_scaling(args.plot, [figures, *others])
+    return figures
+
+
+def read_scaling(path: str) -> dict[str, Any]:
+    try:
+        figures = json.loads(Path(path).read_text(encoding="utf-8"))
+        return {key: figures[key] for key in ("label", "frames", "pixels")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--beside {path}: not what `scaling --json` writes ({error})") from None
+
+
+def show_scaling(figures: dict[str, Any]) -> str:
+    """The figures for people."""
+    lines = [f"{figures['label']}, forward pass of one clip, {figures['threads']} threads, "
+             f"{figures['clock']} clock"]  # fmt: skip
+    for name in ("frames", "pixels"):
+        lines.append(f"  {name:<10}{'seconds':>10}{'GFLOPs':>10}{'GFLOP/s':>10}")
+        for row in figures[name]["rows"]:
+            rate = row["gflops"] / row["seconds"]
+            lines.append(f"  {row['x']:<10}{row['seconds']:>10.3f}{row['gflops']:>10.1f}{rate:>10.1f}")
+        found = figures[name]["exponents"]
+        lines.append(f"  {'exponent':<10}{found['seconds']:>10.2f}{found['gflops']:>10.2f}")
     return "\n".join(lines)
 
 

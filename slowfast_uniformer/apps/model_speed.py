@@ -3,6 +3,7 @@
 Rivals take turns, and the least of the turns counts.
 """
 
+import math
 import multiprocessing
 import time
 from collections import Counter
@@ -17,7 +18,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from slowfast_uniformer import distributed, rng
-from slowfast_uniformer.apps.model_info import describe
+from slowfast_uniformer.apps.model_info import cost, describe
 from slowfast_uniformer.engine.run import begin
 from slowfast_uniformer.engine.test import autocast
 from slowfast_uniformer.engine.train import training_step
@@ -211,3 +212,66 @@ def training_speed(cfg: CfgNode, batch: int, repeats: int, clock: str) -> dict[s
         "clips_per_second": batch / seconds["loop"],
         "overhead_percent": 100 * (seconds["loop"] / alone - 1),
     }
+
+
+def scaling(
+    cfg: CfgNode, frames: list[int], sizes: list[int], repeats: int, clock: str, label: str
+) -> dict[str, Any]:
+    """Seconds of a forward pass in evaluation and GFLOPs of one clip, for so many frames (of the config's
+    crop) and for crops of so many pixels (of the config's frames), with the exponents of both, as plain
+    values. Those of GFLOPs are what is to be expected where every operation runs equally fast.
+    """
+    crop = cfg.DATA.TRAIN_CROP_SIZE
+    lines = {
+        "frames": [(count, count, crop) for count in frames],
+        "pixels": [(size, cfg.DATA.NUM_FRAMES, size) for size in sizes],
+    }
+    figures: dict[str, Any] = {"label": label, "threads": torch.get_num_threads(), "clock": clock}
+    for name, points in lines.items():
+        rows = [_point(cfg, x, *shape, repeats, CLOCKS[clock]) for x, *shape in points]
+        exponents = {
+            kind: exponent([(row["x"], row[kind]) for row in rows]) for kind in ("seconds", "gflops")
+        }
+        figures[name] = {"rows": rows, "exponents": exponents}
+    return figures
+
+
+def _point(cfg: CfgNode, x: int, frames: int, crop: int, repeats: int, clock: Clock) -> dict[str, float]:
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATA.NUM_FRAMES, cfg.DATA.TRAIN_CROP_SIZE, cfg.DATA.TEST_CROP_SIZE = frames, crop, crop
+    subject = Subject(cfg, batch=1)
+    seconds = turns({"forward": subject.forward}, subject.device, repeats, clock)["forward"]
+    return {"x": x, "seconds": seconds, "gflops": 2 * cost(cfg)[1]}
+
+
+def exponent(points: list[tuple[float, float]]) -> float:
+    """The slope of the line through (x, y) that is nearest in logarithms; nan of fewer than two points."""
+    xs, ys = ([math.log(point[i]) for point in points] for i in (0, 1))
+    if len(points) < 2:
+        return math.nan
+    x, y = sum(xs) / len(xs), sum(ys) / len(ys)
+    return sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / sum((a - x) ** 2 for a in xs)
+
+
+def plot_scaling(path: str, all_figures: list[dict[str, Any]]) -> None:
+    """Draw several results of `scaling` as a picture: measured seconds, and dashed those that the operations
+    make of the first of them."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((10, 4), dpi=80, layout="constrained", facecolor="white")
+    for axes, name in zip(figure.subplots(1, 2), ("frames", "pixels"), strict=True):
+        for number, figures in enumerate(all_figures):
+            rows = figures[name]["rows"]
+            x, seconds, gflops = ([row[key] for row in rows] for key in ("x", "seconds", "gflops"))
+            expected = [seconds[0] * value / gflops[0] for value in gflops]
+            color = f"C{number}"
+            axes.loglog(x, seconds, "o-", color=color, label=figures["label"])
+            axes.loglog(x, expected, "--", color=color, linewidth=1)
+        axes.set_xticks(x, [str(value) for value in x])
+        axes.minorticks_off()
+        axes.set_xlabel({"frames": "frames", "pixels": "height and width in pixels"}[name])
+        axes.set_ylabel("seconds a clip (dashed: by operations)")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path)
