@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Tests at once; a file's tests stay together
+JOBS ?= 2
 
 .PHONY: demo test lint install clean
 
@@ -10,7 +12,7 @@ demo: install
 	$(BIN)/python tools/run_net.py --cfg configs/demo/uniformer.yaml
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .
