@@ -59,6 +59,7 @@ def export(model: Trained, form: str, output: str, videos: Sequence[Sample] = ()
             if form == "onnx":
                 opset = _write_onnx(program, path, about)
             else:
+                program.example_inputs = None  # which would be in the file
                 torch.export.save(program, path, extra_files={f"{KEY}.json": about})
             run = _onnx_runner(path) if form == "onnx" else torch.export.load(path).module()
             deviation, count = _deviation(model.model, run, _batches(model, videos))
