@@ -338,11 +338,18 @@ def shard(model: nn.Module, parts: Iterable[nn.Module], where: torch.device) -> 
         fully_shard(part, mesh=mesh)
 
 
-def wrap(model: nn.Module, where: torch.device) -> nn.Module:
-    """The model in DistributedDataParallel, or as it is in a run of one process or one that is sharded."""
+def wrap(model: nn.Module, where: torch.device, alike: bool) -> nn.Module:
+    """The model in DistributedDataParallel, or as it is in a run of one process or one that is sharded.
+
+    `alike`: whether each backward pass exchanges gradients (see `sync_gradients`), so that the first tells
+    what all need.
+    """
     if world_size() == 1 or is_sharded(model):
         return model
-    return nn.parallel.DistributedDataParallel(model, device_ids=[where] if where.type == "cuda" else None)
+    devices = [where] if where.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(
+        model, device_ids=devices, gradient_as_bucket_view=True, static_graph=alike
+    )
 
 
 def is_sharded(model: nn.Module) -> bool:

@@ -5,10 +5,12 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from slowfast_uniformer import checkpoint
 from slowfast_uniformer.config import load_config
 from slowfast_uniformer.data.loader import build_loader
+from slowfast_uniformer.engine.meter import Sums
 from slowfast_uniformer.engine.run import begin
 from slowfast_uniformer.engine.test import features
 from slowfast_uniformer.engine.train import due, train, training_step
@@ -109,6 +111,31 @@ def test_a_step_that_is_not_finite_leaves_no_trace(tiny):
     assert all(torch.equal(before[name], value) for name, value in run.net.state_dict().items())
     assert moments == json.dumps(run.optimizer.state_dict()["state"], default=lambda t: t.tolist())
     assert training_step(run, *batch(seed=2)).updated
+
+
+class Reads(TorchDispatchMode):
+    """How often a tensor's value is asked for, which on a GPU waits for all that was begun."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_is_waited_for_once_and_its_figures_when_they_are_written(tiny):
+    run = start(tiny)
+    sums, losses, clips = Sums(), [], {"clips": range(8), "errors": []}
+    with Reads() as reads:
+        for seed in range(3):
+            step = training_step(run, *batch(seed=seed))
+            sums.add(clips, step, 0.0)
+            losses.append(step.loss)
+    assert reads.count == 3
+    sums.add(clips, step._replace(updated=False, loss=step.loss * math.nan), 0.0)
+    found = Sums(sums.state()).figures(run.device)
+    assert found["loss"] == pytest.approx(float(sum(losses)) / 3) and math.isfinite(found["grad_norm"])
+    assert sums.state()[0] == 3 and sums.state()[3] == 32 and found["clips_per_second"] > 0
 
 
 def test_stops_after_bad_steps_in_a_row(tiny, run_net):

@@ -48,32 +48,45 @@ class Meter:
 
 
 class Sums:
-    """Sums over steps on this rank; `figures` puts all ranks together."""
+    """Sums over steps on this rank; `figures` puts all ranks together.
+
+    What the steps' device computes stays there until it is asked for: reading it would wait for the step.
+    """
 
     def __init__(self, state: list[float] | None = None) -> None:
         """Begin anew, or where another's `state` was."""
         *values, hard_labels, seconds = state or [0.0] * 9
         self.start = time.perf_counter() - seconds
         self.values = torch.tensor(values, dtype=torch.float64)
+        self.unread: torch.Tensor | float = 0.0  # loss, norm and hits that `values` lack
         self.hard_labels = bool(hard_labels)
 
+    def read(self) -> torch.Tensor:
+        """Updates, loss, norm, clips, hits, errors, seconds waited."""
+        if isinstance(self.unread, torch.Tensor):
+            self.values[[1, 2, 4]] += self.unread.cpu()
+            self.unread = 0.0
+        return self.values
+
     def state(self) -> list[float]:
-        return [*self.values.tolist(), float(self.hard_labels), self.seconds()]
+        return [*self.read().tolist(), float(self.hard_labels), self.seconds()]
 
     def seconds(self) -> float:
         return time.perf_counter() - self.start
 
     def add(self, batch: dict, step: "Step", waited: float) -> None:
-        loss, norm = (float(step.loss), float(step.norm)) if step.updated else (0.0, 0.0)
         self.hard_labels = step.correct is not None
-        hits = float(step.correct) if self.hard_labels else 0.0
-        row = [step.updated, loss, norm, len(batch["clips"]), hits, len(batch["errors"]), waited]
+        none = torch.zeros_like(step.loss)
+        loss, norm = (step.loss, step.norm) if step.updated else (none, none)
+        hits = step.correct if self.hard_labels else none
+        self.unread = self.unread + torch.stack((loss, norm, hits)).double()
+        row = [step.updated, 0.0, 0.0, len(batch["clips"]), 0.0, len(batch["errors"]), waited]
         self.values += torch.tensor(row, dtype=torch.float64)
 
     def figures(self, device: torch.device) -> dict[str, float]:
         """Mean loss and gradient norm of updates, accuracy, clips per second, waiting; collective."""
         seconds, world = self.seconds(), distributed.world_size()
-        values = distributed.average(self.values.to(device)).tolist()
+        values = distributed.average(self.read().to(device)).tolist()
         updates, loss, norm, clips, hits, errors, waited = values
         return {
             "loss": loss / updates if updates else math.nan,

@@ -188,7 +188,7 @@ def begin(cfg: CfgNode, class_names: list[str] | None) -> Run:
         logger.info("continuing %s after %s (%s)", path, where, why)
     elif not initial:
         logger.info("starting from random weights (no checkpoint in OUTPUT_DIR, MODEL.INIT_FROM not set)")
-    run.model = distributed.wrap(net, device)
+    run.model = distributed.wrap(net, device, alike=cfg.TRAIN.ACCUM_STEPS == 1)
     return run
 
 

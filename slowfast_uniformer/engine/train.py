@@ -63,7 +63,9 @@ def training_step(run: Run, clips: torch.Tensor, targets: torch.Tensor) -> Step:
         correct += (heads[0].argmax(1) == y).sum() if y.ndim == 1 else 0
     run.scaler.unscale_(run.optimizer)
     norm = distributed.whole(clip_gradients(run.net.parameters(), cfg.SOLVER.CLIP_GRADIENT))
-    finite = bool(torch.isfinite(norm))  # equal on all ranks, as the gradient is, which a bad loss spoils
+    # Equal on all ranks, as the gradient is, which a bad loss spoils. The only time that a step waits for its
+    # device (docs/performance.md says why).
+    finite = bool(torch.isfinite(norm))
     run.saver.staged()
     if finite:
         run.scaler.step(run.optimizer)
