@@ -9,7 +9,7 @@ import torch
 from conftest import ROOT, load_script
 from golden_recipe import golden_cases, golden_json
 
-from slowfast_uniformer.apps.model_info import describe
+from slowfast_uniformer.apps.model_info import describe, step_cost
 from slowfast_uniformer.config import get_cfg, load_config
 from slowfast_uniformer.engine.test import autocast
 from slowfast_uniformer.errors import UserError
@@ -145,7 +145,7 @@ def test_what_a_run_holds_all_the_time():
     assert bare["memory"]["optimizer"] == 0
     shards = small("NUM_SHARDS", 2)["memory"]
     assert shards["ddp_buckets"] == 4 * plain["params"]
-    assert shards["train_peak"] - plain["memory"]["train_peak"] == shards["ddp_buckets"]
+    assert 0 <= shards["train_peak"] - plain["memory"]["train_peak"] <= shards["ddp_buckets"]
 
 
 def test_a_recipe_for_more_gpus_than_there_are():
@@ -196,3 +196,13 @@ def test_errors_are_one_line(monkeypatch, capsys, wrong, message):
     out, err = capsys.readouterr()
     assert (stop.value.code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("error: ") and message in err
+
+
+def test_each_checkpoint_policy_keeps_less_than_the_one_before():
+    saved = []
+    for count, policy in ((0, "full"), (100, "selective"), (100, "full")):
+        options = ["MODEL.USE_CHECKPOINT", True, "MODEL.CHECKPOINT_NUM", [count] * 4]
+        cfg = load_config(None, [*SMALL, *options, "MODEL.CHECKPOINT_POLICY", policy])
+        saved.append(sum(step_cost(cfg).saved.values()))
+    nothing, selective, full = saved
+    assert full < selective < nothing

@@ -81,23 +81,17 @@ class Living(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_an_optimizer_needs_for_its_step_on_a_gpu(tiny, method):
-    """There it treats a group's parameters at once (foreach), which it also can on the CPU."""
+def test_an_optimizer_needs_nothing_for_its_step(tiny, method):
     keys = ["SOLVER.OPTIMIZING_METHOD", method.replace("plain", "sgd"), *METHODS[method]]
-    keys += ["SOLVER.WEIGHT_DECAY", 0.1, "SOLVER.ZERO_WD_1D_PARAM", True]
-    cfg = load_config(None, [*tiny, *keys, "NUM_GPUS", 1], runs_here=False)
+    cfg = load_config(None, [*tiny, *keys, "SOLVER.WEIGHT_DECAY", 0.1, "SOLVER.ZERO_WD_1D_PARAM", True])
     model = build_model(cfg)
     optimizer = build_optimizer(model, cfg)
-    for group in optimizer.param_groups:
-        group["foreach"] = True
-    for _ in range(2):
+    for _ in range(2):  # the first makes its state
         for parameter in model.parameters():
             parameter.grad = torch.ones_like(parameter)
         with Living() as living:
             optimizer.step()
-    held = plan._held(cfg, model, "ddp")
-    planned = plan._updating(cfg, model, held, 1) - sum(held.values())
-    assert living.peak == pytest.approx(planned, rel=0.02) and planned > 0
+    assert living.peak == 0
 
 
 def test_checkpoint_bytes_are_those_of_a_file(tiny, tmp_path):

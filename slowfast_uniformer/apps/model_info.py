@@ -174,7 +174,8 @@ def describe(
     stages = _by_stage(figures, _stages(model, depth))
     total = {key: sum(counts.values()) for key, counts in figures.items()}
     memory = kept(cfg, model)
-    peaks = {"train_peak": sum(memory.values()) + step.peak, "eval_peak": memory["weights"] + once.peak}
+    in_step = step.peak_without_gradients if memory["ddp_buckets"] else step.peak  # gradients lie in buckets
+    peaks = {"train_peak": sum(memory.values()) + in_step, "eval_peak": memory["weights"] + once.peak}
     return {
         "model": cfg.MODEL.MODEL_NAME,
         "frames": frames,

@@ -30,7 +30,6 @@ from slowfast_uniformer.apps.model_info import (
 )
 from slowfast_uniformer.config import load_config
 from slowfast_uniformer.data import annotations
-from slowfast_uniformer.engine.optim import param_groups
 from slowfast_uniformer.engine.run import begin
 from slowfast_uniformer.engine.train import training_step
 from slowfast_uniformer.errors import UserError
@@ -166,8 +165,7 @@ def memory(cfg: CfgNode, model: nn.Module, costs: dict[str, StepCost]) -> dict[s
         "parts": held,
         "saved": {name: sum(cost.saved.values()) for name, cost in costs.items()},
         "peak": {
-            how: {name: _peak(cfg, model, held[how], cost, how) for name, cost in costs.items()}
-            for how in LAYOUTS
+            how: {name: _peak(cfg, held[how], cost, how) for name, cost in costs.items()} for how in LAYOUTS
         },
     }
 
@@ -178,7 +176,7 @@ def _held(cfg: CfgNode, model: nn.Module, how: str) -> dict[str, int]:
     gradients = sum(p.nbytes for p in model.parameters() if p.requires_grad)
     if how == "ddp":
         return {"parameters": whole["weights"], "gradients": gradients, "optimizer": whole["optimizer"],
-                "moving_average": whole["ema"], "buckets": whole["ddp_buckets"]}  # fmt: skip
+                "moving_average": whole["ema"]}  # fmt: skip
     shards = {p: _shard(p, ranks(cfg)) for p in model.parameters()}
     trained = [size for p, size in shards.items() if p.requires_grad]
     parameters = sum(shards.values()) + sum(buffer.nbytes for buffer in model.buffers())
@@ -208,25 +206,12 @@ def _gathered(model: nn.Module) -> int:
     return root + sum(largest) + largest[-1]
 
 
-def _peak(cfg: CfgNode, model: nn.Module, held: dict[str, int], cost: StepCost, how: str) -> int:
-    """The most of a step: in its forward and backward pass, or where the optimizer, on GPUs for a whole group
-    of parameters at once, keeps intermediate results."""
-    if how == "fsdp":
-        return max(sum(held.values()) + cost.peak_without_gradients, _updating(cfg, model, held, ranks(cfg)))
-    always = sum(held.values()) - held["gradients"]
-    return max(always + cost.peak, _updating(cfg, model, held, 1))
-
-
-def _updating(cfg: CfgNode, model: nn.Module, held: dict[str, int], shards: int) -> int:
-    always = sum(size for part, size in held.items() if part != "gathered")
-    groups = param_groups(model, cfg.SOLVER, cfg.BN.WEIGHT_DECAY) if cfg.NUM_GPUS else []
-    plain = cfg.SOLVER.OPTIMIZING_METHOD == "sgd"
-    sizes = [
-        sum(_shard(p, shards) for p in group["params"])
-        for group in groups
-        if group["weight_decay"] or not plain
-    ]
-    return always + max(sizes, default=0)
+def _peak(cfg: CfgNode, held: dict[str, int], cost: StepCost, how: str) -> int:
+    """The most of a step. Several processes hold gradients all the time, as FSDP's parts or in DDP's buckets;
+    one does when the backward pass has come to them."""
+    if how == "fsdp" or ranks(cfg) > 1:
+        return sum(held.values()) + cost.peak_without_gradients
+    return sum(held.values()) - held["gradients"] + cost.peak
 
 
 def fit(
@@ -273,7 +258,7 @@ def _smaller_parts(
     while clips_at_once(cfg) > 1 and sum(held.values()) < usable:
         cfg.TRAIN.ACCUM_STEPS *= 2
         taken = step_cost(cfg, _recomputations(cfg, model)[blocks])
-        peak = _peak(cfg, model, held, taken, parallel)
+        peak = _peak(cfg, held, taken, parallel)
         if peak <= usable:
             return cfg.TRAIN.ACCUM_STEPS, peak
     return None
