@@ -432,6 +432,9 @@ def test_a_converted_file_loads_as_the_original_does(tmp_path, names):
         str(tmp_path / "x.pth"), str(tmp_path / "y.safetensors")
     )
     assert lines[0].startswith(f"{tmp_path / 'x.pth'}: ") and "tensors" in lines[1]
+    (tmp_path / "other").touch()
+    modes = {(tmp_path / name).stat().st_mode for name in ("other", "y.safetensors")}
+    assert len(modes) == 1, "who may read other files may read it"
     original, converted = read(str(tmp_path / "x.pth")), read(str(tmp_path / "y.safetensors"))
     assert converted.tensors.keys() == original.tensors.keys()
     assert all(torch.equal(value, converted.tensors[name]) for name, value in original.tensors.items())

@@ -37,6 +37,8 @@ def convert(source: str, target: str) -> list[str]:
     tensors = {name: value.contiguous().clone() for name, value in read.tensors.items()}
     try:
         save_file(tensors, target + ".tmp", {"format": "pt", "slowfast_uniformer": json.dumps(told)})
+        os.umask(mask := os.umask(0))
+        os.chmod(target + ".tmp", 0o666 & ~mask)  # it is written for its owner's eyes alone
         os.replace(target + ".tmp", target)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}") from None

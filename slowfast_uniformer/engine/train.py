@@ -267,6 +267,9 @@ def describe(run: Run, loader: DataLoader, log: Log) -> None:
         distributed.world_size(),
         machines,
     )
+    if run.closed >= cfg.SOLVER.MAX_EPOCH:
+        logger.info("all %d epochs are done: nothing is left to train", cfg.SOLVER.MAX_EPOCH)
+        return
     logger.info(
         "%d videos, %d steps an epoch, epochs %d to %d; global batch %d videos, learning rate %g",
         len(loader.dataset),
