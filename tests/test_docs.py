@@ -69,6 +69,7 @@ def filled(command: str) -> list[str]:
     """The words of a command with what it leaves open filled in: a config that is not named or is the
     reader's, what brackets say is optional, and what stands once for all of prepare.py's."""
     command = re.sub(r"\[(?=--|KEY)([^\]]*)\]", r"\1", command)
+    command = re.sub(r" > \S+$", "", command)
     if command.startswith(PREPARE):
         command = command.replace(" NAME ", " k400 ") + " --annotations DIR --out OUT"
     words = shlex.split(command.replace("KEY VALUE", ""), comments=True)
@@ -186,6 +187,7 @@ def test_the_model_of_the_page_trains(tmp_path, monkeypatch, tiny, run_net):
     (module,) = [block for block in code(PAGES["docs/architecture.md"]) if block.startswith("# my_models.py")]
     (tmp_path / "my_models.py").write_text(module)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_models", raising=False)
     monkeypatch.setattr(MODEL_REGISTRY, "_obj_map", dict(MODEL_REGISTRY))
     status, out, errors = run_net([*tiny, "MODEL.IMPORT", "my_models", "MODEL.MODEL_NAME", "my_model"])
     assert status == 0 and out.startswith("top-1 "), errors

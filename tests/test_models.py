@@ -1,6 +1,7 @@
 """The registry, and the contract every registered model keeps."""
 
 import re
+import sys
 
 import pytest
 import torch
@@ -275,6 +276,7 @@ def test_users_register_models_of_their_own(tmp_path, monkeypatch):
         "    return nn.Linear(2, cfg.MODEL.NUM_CLASSES)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_models", raising=False)
     monkeypatch.setattr(MODEL_REGISTRY, "_obj_map", dict(MODEL_REGISTRY))
     model = build_model(small_cfg(MODEL_NAME="Mine", IMPORT="my_models"))
     assert isinstance(model, nn.Linear) and model.out_features == CLASSES

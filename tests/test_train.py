@@ -175,8 +175,10 @@ def test_moving_average_follows_and_is_what_is_evaluated(tiny):
 
 
 @pytest.mark.slow
-def test_compiled_blocks_take_the_same_steps(tiny):
+def test_compiled_blocks_take_the_same_steps(tiny, monkeypatch):
     """Two blocks of each stage and kind would take minutes to compile: one global block shows the way."""
+    # setuptools, which the compiler imports, would not stand that another test has imported distutils
+    monkeypatch.setenv("SETUPTOOLS_USE_DISTUTILS", "stdlib")
     small = ["MODEL.MODEL_NAME", "Uniformer", "UNIFORMER.DEPTH", [0, 0, 1, 0], "MODEL.USE_CHECKPOINT", True,
              "MODEL.CHECKPOINT_NUM", [0, 0, 1, 0], "SOLVER.OPTIMIZING_METHOD", "sgd"]  # fmt: skip
     runs = [start(tiny, *small, "MODEL.COMPILE", compiled) for compiled in (False, True)]
