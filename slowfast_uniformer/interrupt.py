@@ -62,8 +62,20 @@ def asked() -> bool:
     return _asked is not None
 
 
+@contextmanager
+def held() -> Iterator[None]:
+    """Signals that come inside the block arrive at its end; in processes that it starts, never, or when they
+    `ignore` them. For starting those that work for one that listens, such as loaders: a signal sent to all
+    must not end them in the middle of its step, nor before they can say so. They end with it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def ignore() -> None:
-    """For processes that work for one that listens, such as loaders: a signal sent to all must not end them
-    in the middle of its step. They end with it."""
+    """Hear no signals from here on, nor those that are being `held`."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

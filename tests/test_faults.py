@@ -8,9 +8,12 @@ import time
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils import signal_handling
 
+from slowfast_uniformer import interrupt
 from slowfast_uniformer.config import load_config
 from slowfast_uniformer.data.faults import BadFiles, InHand, guarded
+from slowfast_uniformer.data.loader import Loader
 from slowfast_uniformer.errors import UserError
 
 
@@ -61,6 +64,21 @@ def test_dead_and_late_loading_processes_are_explained(act, message):
     )
     with pytest.raises(UserError, match=message):
         list(guarded(loader, cfg))
+
+
+def test_a_signal_does_not_end_a_loading_process_that_begins(monkeypatch):
+    """A cluster's signal reaches all processes, also those that have just put PyTorch's handlers in place."""
+    begin = signal_handling._set_worker_signal_handlers
+
+    def signalled() -> None:
+        begin()
+        for number in interrupt.SIGNALS:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(signal_handling, "_set_worker_signal_handlers", signalled)
+    assert len(list(Loader(Faulty(lambda: os.kill(os.getpid(), signal.SIGTERM)), num_workers=1))) == 6
+    for number in interrupt.SIGNALS:  # the process itself hears them again
+        assert number not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_other_errors_pass_through():

@@ -60,6 +60,17 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+class Loader(DataLoader):
+    """One whose processes hear no signals; before they can say so, PyTorch's own handler would end them."""
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, worker_init_fn=_begin_worker, **options)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        with interrupt.held():
+            return super().__iter__()
+
+
 def _begin_worker(_: int) -> None:
     interrupt.ignore()
 
@@ -73,7 +84,7 @@ def _end_workers() -> None:
             process.kill()
 
 
-def build_loader(cfg: CfgNode, split: str) -> DataLoader:
+def build_loader(cfg: CfgNode, split: str) -> Loader:
     """The loader of a split for this rank: shuffled whole batches to train, every video once to evaluate."""
     dataset = VideoDataset(cfg, split)
     train = split == "train"
@@ -96,11 +107,11 @@ def build_loader(cfg: CfgNode, split: str) -> DataLoader:
     return loader_of(dataset, sampler, batch)
 
 
-def loader_of(dataset: VideoDataset, sampler: Sampler, batch: int) -> DataLoader:
+def loader_of(dataset: VideoDataset, sampler: Sampler, batch: int) -> Loader:
     """Batches of a data set's items, read by processes as its config's DATA_LOADER says."""
     cfg = dataset.cfg
     multiprocessing.util.Finalize(None, _end_workers, exitpriority=0)
-    return DataLoader(
+    return Loader(
         dataset,
         batch_size=batch,
         sampler=sampler,
@@ -110,5 +121,4 @@ def loader_of(dataset: VideoDataset, sampler: Sampler, batch: int) -> DataLoader
         pin_memory=cfg.DATA_LOADER.PIN_MEMORY and cfg.NUM_GPUS > 0,
         persistent_workers=cfg.DATA_LOADER.NUM_WORKERS > 0,
         timeout=cfg.DATA_LOADER.TIMEOUT if cfg.DATA_LOADER.NUM_WORKERS > 0 else 0,
-        worker_init_fn=_begin_worker,
     )

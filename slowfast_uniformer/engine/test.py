@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from slowfast_uniformer import checkpoint, distributed, interrupt
 from slowfast_uniformer.data import annotations
 from slowfast_uniformer.data.faults import guarded
-from slowfast_uniformer.data.loader import build_loader
+from slowfast_uniformer.data.loader import Loader, build_loader
 from slowfast_uniformer.data.transforms import to_display
 from slowfast_uniformer.engine.metrics import VideoAggregator
 from slowfast_uniformer.errors import UserError
@@ -83,14 +83,13 @@ def features(
     model.eval()
     dataset, device = loader.dataset, distributed.device(cfg)
     chosen = range(0, len(dataset), math.ceil(len(dataset) / most))
-    part = DataLoader(
+    part = Loader(
         dataset,
         loader.batch_size,
         sampler=[(0, video) for video in chosen[distributed.rank() :: distributed.world_size()]],
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,
         timeout=loader.timeout,
-        worker_init_fn=loader.worker_init_fn,
     )
     found: list[tuple[int, torch.Tensor, torch.Tensor]] = []
     for batch in guarded(part, cfg):
