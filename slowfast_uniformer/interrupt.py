@@ -64,9 +64,9 @@ def asked() -> bool:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Signals that come inside the block arrive at its end; in processes that it starts, never, or when they
-    `ignore` them. For starting those that work for one that listens, such as loaders: a signal sent to all
-    must not end them in the middle of its step, nor before they can say so. They end with it."""
+    """Signals that come inside the block arrive at its end; processes started in it hear none before they
+    `ignore` them, which drops what has come. For those that work for one that listens, such as loaders: a
+    signal sent to all must not end them in the middle of its step. They end with it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
