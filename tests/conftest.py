@@ -25,6 +25,15 @@ def load_script(path: str):
     return module
 
 
+def status_of(script) -> int:
+    """The exit status of a command of tools/, as `load_script` gives it, with the arguments of sys.argv."""
+    try:
+        script.finish(script.main)
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory) -> Path:
     """A demo data set of a few small videos."""
@@ -82,9 +91,7 @@ def command(monkeypatch, capfd):
     def call(name: str, *arguments: object) -> tuple[int, str, str]:
         script = load_script(f"tools/{name}")
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            script.finish(script.main)
-        return stop.value.code, *capfd.readouterr()
+        return status_of(script), *capfd.readouterr()
 
     return call
 
@@ -99,12 +106,7 @@ def run_net(monkeypatch, capfd):
         monkeypatch.setattr(
             sys, "argv", ["run_net.py", "--cfg", str(config), *arguments, *map(str, overrides)]
         )
-        status = 0
-        try:
-            script.main()
-        except SystemExit as stop:
-            status = stop.code
-        return status, *capfd.readouterr()
+        return status_of(script), *capfd.readouterr()
 
     return call
 

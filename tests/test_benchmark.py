@@ -67,7 +67,8 @@ def command(monkeypatch, *arguments, name: str = "data") -> None:
     config = Path(__file__).parent / "empty.yaml"
     line = ["benchmark.py", name, *arguments[:-1], "--cfg", config, *arguments[-1]]
     monkeypatch.setattr(sys, "argv", list(map(str, line)))
-    load_script("tools/benchmark.py").main()
+    script = load_script("tools/benchmark.py")
+    script.finish(script.main)
 
 
 def test_everything_as_json(tiny, monkeypatch, capsys):

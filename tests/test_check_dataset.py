@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import load_script
+from conftest import load_script, status_of
 from PIL import Image
 from video_factory import X264, damage, shorten, write_audio, write_video
 
@@ -241,9 +241,7 @@ def command(monkeypatch, capsys, tiny, data, *arguments) -> tuple[int, str, str]
     places = ["DATA.PATH_TO_DATA_DIR", data, "DATA.PATH_PREFIX", data / "videos"]
     line = ["check_dataset.py", "--workers", "0", "--cfg", config, *arguments, *tiny, *places]
     monkeypatch.setattr(sys, "argv", list(map(str, line)))
-    with pytest.raises(SystemExit) as stop:
-        load_script("tools/check_dataset.py").main()
-    return stop.value.code, *capsys.readouterr()
+    return status_of(load_script("tools/check_dataset.py")), *capsys.readouterr()
 
 
 def test_exit_status_and_summary(monkeypatch, capsys, tiny, data, cfg):

@@ -7,7 +7,7 @@ import zipfile
 import pytest
 import timm
 import torch
-from conftest import load_script
+from conftest import load_script, status_of
 from golden_recipe import fill
 from safetensors.torch import save_file
 from timm.models.beit import Beit
@@ -455,11 +455,7 @@ def test_converting_reports_and_refuses(tmp_path, monkeypatch, capsys):
 
     def call(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["convert_weights.py", *map(str, arguments)])
-        try:
-            script.main()
-        except SystemExit as stop:
-            return stop.code, *capsys.readouterr()
-        return 0, *capsys.readouterr()
+        return status_of(script), *capsys.readouterr()
 
     status, told, _ = call(tmp_path / "x.pth", tmp_path / "y.safetensors")
     assert status == 0 and "CLIP (OpenAI)" in told and "7 dropped (CLIP's text tower)" in told

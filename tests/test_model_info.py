@@ -163,7 +163,8 @@ def test_a_recipe_for_more_gpus_than_there_are():
 
 def command(monkeypatch, *arguments) -> None:
     monkeypatch.setattr(sys, "argv", ["model_info.py", "--cfg", RECIPE, *map(str, arguments)])
-    load_script("tools/model_info.py").main()
+    script = load_script("tools/model_info.py")
+    script.finish(script.main)
 
 
 def test_the_table():

@@ -273,7 +273,8 @@ def test_planned_memory_is_near_the_measured_peak():
 
 def command(monkeypatch, *arguments) -> None:
     monkeypatch.setattr(sys, "argv", ["plan.py", *map(str, arguments)])
-    load_script("tools/plan.py").main()
+    script = load_script("tools/plan.py")
+    script.finish(script.main)
 
 
 def test_the_command(monkeypatch, capsys, tiny):

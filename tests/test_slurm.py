@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import load_script
+from conftest import load_script, status_of
 from test_recovery import LONG, end, finish, said, same_end, start, steps_done, until
 
 from slowfast_uniformer import checkpoint, interrupt
@@ -126,11 +126,7 @@ def write(tiny, monkeypatch, capsys):
         given = ["slurm.py", "--gpus-per-node", "0", "--time", "24:00:00", *words, *show.split()]
         config = str(ROOT / "tests/empty.yaml")
         monkeypatch.setattr(sys, "argv", [*given, "--cfg", config, *map(str, opts)])
-        status = 0
-        try:
-            script.main()
-        except SystemExit as stop:
-            status = stop.code
+        status = status_of(script)
         captured = capsys.readouterr()
         return status, captured.out, captured.err
 

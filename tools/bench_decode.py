@@ -64,8 +64,10 @@ def pyav_seek(path: str, indices: np.ndarray) -> None:  # for a constant frame r
         for shown in [round(n / (stream.average_rate * stream.time_base)) for n in indices.tolist()]:
             if group != (group := stream.index_entries.search_timestamp(shown)):
                 container.seek(shown, stream=stream)
-                frames = container.decode(stream)
-            next(frame for frame in frames if frame.pts >= shown).to_ndarray(format="rgb24")
+                frames, frame = container.decode(stream), None
+            if frame is None or frame.pts < shown:  # else wanted again, at a short video's end
+                frame = next((frame for frame in frames if frame.pts >= shown), frame)
+            frame.to_ndarray(format="rgb24")
 
 
 def by_decord(path: str, indices: np.ndarray) -> None:

@@ -22,12 +22,12 @@ this program.
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from common import finish
 
 from slowfast_uniformer.apps import benchmark, model_speed
 from slowfast_uniformer.config import files_and_overrides, load_config
@@ -253,13 +253,9 @@ def show_scaling(figures: dict[str, Any]) -> str:
 def main() -> None:
     args = parse_args()
     torch.set_num_threads(args.threads)
-    try:
-        figures = args.measure(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    figures = args.measure(args)
     print(json.dumps(figures, indent=2) if args.json else args.show(figures))
 
 
 if __name__ == "__main__":
-    main()
+    finish(main)

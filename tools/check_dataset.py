@@ -14,9 +14,10 @@ import os
 import sys
 from collections import Counter
 
+from common import finish
+
 from slowfast_uniformer.apps.check_dataset import FAULTS, NOTES, Report, check
 from slowfast_uniformer.config import files_and_overrides, load_config
-from slowfast_uniformer.errors import UserError
 
 SPLITS = ("train", "val", "test")
 SHOWN = 5  # findings of a kind that are printed; all are in the file
@@ -64,20 +65,17 @@ def summary(report: Report, output_dir: str) -> str:
     return "\n".join([*lines, *(f"  {os.path.join(output_dir, name)}" for name in names)])
 
 
-def main() -> None:
+def main() -> int:
     args = parse_args()
+    cfg = load_config(args.cfg, args.opts, runs_here=False)
     try:
-        cfg = load_config(args.cfg, args.opts, runs_here=False)
         report = check(cfg, args.splits, args.workers, args.fast)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
     print(summary(report, cfg.OUTPUT_DIR))
-    sys.exit(int(any(finding.finding in FAULTS for finding in report.findings)))
+    return int(any(finding.finding in FAULTS for finding in report.findings))
 
 
 if __name__ == "__main__":
-    main()
+    finish(main)

@@ -1,4 +1,4 @@
-"""What the commands for a trained model share: their arguments, and how an error ends them."""
+"""What commands share: the arguments of those for a trained model, and how an error ends all of them."""
 
 import argparse
 import sys
@@ -59,10 +59,11 @@ def the_model(args: argparse.Namespace) -> "Trained":
 
 
 def finish(command: Callable[[], int | None]) -> None:
-    """Run a command and end with its status: 2 and one line for bad input, 75 where a signal has stopped what
-    the same command continues."""
+    """Run a command, and end with its status unless all is well: 2 and one line for bad input, 75 where a
+    signal has stopped what the same command continues."""
     try:
-        sys.exit(command() or 0)
+        if status := command():
+            sys.exit(status)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -8,8 +8,8 @@ python tools/convert_weights.py runs/big/checkpoints/epoch_00003.dcp OUT.pyth
 import argparse
 import json
 import os
-import sys
 
+from common import finish
 from safetensors.torch import save_file
 
 from slowfast_uniformer import checkpoint
@@ -60,12 +60,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    try:
-        print("\n".join(convert(args.source, args.target)))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    print("\n".join(convert(args.source, args.target)))
 
 
 if __name__ == "__main__":
-    main()
+    finish(main)

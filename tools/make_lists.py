@@ -17,6 +17,8 @@ import random
 import sys
 from pathlib import Path
 
+from common import finish
+
 from slowfast_uniformer.data.shards import ByteRange, index
 from slowfast_uniformer.errors import UserError
 
@@ -209,12 +211,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    try:
-        names, lists = collect(args.folder, args)
-        write_lists(args.out or args.folder, names, lists, args.separator, args.force)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    names, lists = collect(args.folder, args)
+    write_lists(args.out or args.folder, names, lists, args.separator, args.force)
     width = max(map(len, [*names, "class"]))
     print(f"{'class':{width}}  " + "  ".join(f"{split:>6}" for split in lists))
     for name in names:
@@ -226,4 +224,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    finish(main)

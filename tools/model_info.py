@@ -5,12 +5,12 @@ python tools/model_info.py --cfg configs/k400/uniformer_s.yaml [KEY VALUE ...]
 
 import argparse
 import json
-import sys
 from typing import Any
+
+from common import finish
 
 from slowfast_uniformer.apps.model_info import describe
 from slowfast_uniformer.config import files_and_overrides, load_config
-from slowfast_uniformer.errors import UserError
 
 COLUMNS = {  # heading -> key of a row, and its unit
     "params M": ("params", 1e6),
@@ -73,15 +73,9 @@ def table(facts: dict[str, Any]) -> str:
 
 def main() -> None:
     args = parse_args()
-    try:
-        facts = describe(
-            load_config(args.cfg, args.opts, runs_here=False), args.frames, args.crop, args.depth
-        )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    facts = describe(load_config(args.cfg, args.opts, runs_here=False), args.frames, args.crop, args.depth)
     print(json.dumps(facts, indent=2) if args.json else table(facts))
 
 
 if __name__ == "__main__":
-    main()
+    finish(main)

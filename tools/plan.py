@@ -7,12 +7,12 @@ With --check, the planned memory is held against training steps on this machine'
 
 import argparse
 import json
-import sys
 from typing import Any
+
+from common import finish
 
 from slowfast_uniformer.apps import plan
 from slowfast_uniformer.config import files_and_overrides, load_config
-from slowfast_uniformer.errors import UserError
 
 PARTS = {"parameters": "parameters", "gradients": "gradients", "optimizer": "optimizer state",
          "moving_average": "moving average", "buckets": "DDP's buckets",
@@ -180,13 +180,9 @@ def comparison(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     args = parse_args()
     find, show = (checked, comparison) if args.check else (planned, text)
-    try:
-        facts = find(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    facts = find(args)
     print(json.dumps(facts, indent=2) if args.json else show(facts))
 
 
 if __name__ == "__main__":
-    main()
+    finish(main)

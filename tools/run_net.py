@@ -6,13 +6,13 @@ python tools/run_net.py --cfg configs/k400/uniformer_s.yaml [KEY VALUE ...]
 import argparse
 import logging
 import os
-import sys
 from functools import partial
 from typing import Any
 
+from common import finish
 from fvcore.common.config import CfgNode
 
-from slowfast_uniformer import distributed, interrupt, provenance
+from slowfast_uniformer import distributed, provenance
 from slowfast_uniformer.apps.small import small
 from slowfast_uniformer.config import difference, files_and_overrides, load_config
 from slowfast_uniformer.engine.test import test
@@ -95,22 +95,15 @@ def summarize(cfg: CfgNode, figures: dict[str, Any]) -> None:
 
 def main() -> None:
     args = parse_args()
+    notes: list[str] = []
     given = [("NUM_SHARDS", args.num_shards), ("SHARD_ID", args.shard_id)]
     shards = [item for pair in given if pair[1] is not None for item in pair]
-    try:
-        notes: list[str] = []
-        overrides = shards + args.opts
-        if args.small:
-            overrides += small(load_config(args.cfg, overrides, runs_here=False))
-        cfg = load_config(args.cfg, overrides, notes)
-        distributed.launch(partial(run, notes=notes, given=args.cfg), cfg, args.init_method)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except interrupt.Interrupted:
-        print("interrupted; the same command continues", file=sys.stderr)
-        sys.exit(interrupt.EXIT_CODE)
+    overrides = shards + args.opts
+    if args.small:
+        overrides += small(load_config(args.cfg, overrides, runs_here=False))
+    cfg = load_config(args.cfg, overrides, notes)
+    distributed.launch(partial(run, notes=notes, given=args.cfg), cfg, args.init_method)
 
 
 if __name__ == "__main__":
-    main()
+    finish(main)

@@ -7,9 +7,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from common import finish
+
 from slowfast_uniformer.apps.slurm import Job, script, submit
 from slowfast_uniformer.config import files_and_overrides
-from slowfast_uniformer.errors import UserError
 
 PROGRAM = Path(__file__).resolve().with_name("run_net.py")
 
@@ -47,14 +48,10 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     notes: list[str] = []
-    try:
-        text = script(args.cfg, args.opts, args.job, str(PROGRAM), notes)
-        print(*(f"note: {note}" for note in notes), sep="\n", end="\n" * bool(notes), file=sys.stderr)
-        print(text if args.print else submit(text), end="" if args.print else "\n")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    text = script(args.cfg, args.opts, args.job, str(PROGRAM), notes)
+    print(*(f"note: {note}" for note in notes), sep="\n", end="\n" * bool(notes), file=sys.stderr)
+    print(text if args.print else submit(text), end="" if args.print else "\n")
 
 
 if __name__ == "__main__":
-    main()
+    finish(main)
