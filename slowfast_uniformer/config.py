@@ -599,6 +599,12 @@ def load_config(
         notes.append(note)
     _infer(cfg)
     _validate(cfg, runs_here)
+    solver = cfg.SOLVER
+    if solver.WARMUP_EPOCHS >= solver.MAX_EPOCH:
+        notes.append(
+            f"SOLVER.WARMUP_EPOCHS: {solver.WARMUP_EPOCHS:g} of SOLVER.MAX_EPOCH {solver.MAX_EPOCH}, so that "
+            "the learning rate is still rising when the run ends and does not reach SOLVER.BASE_LR"
+        )
     if recipe and cfg.RECIPE:
         notes.extend(_departures(recipe, cfg))
     cfg.freeze()

@@ -142,6 +142,13 @@ NUM_GPUS: 0
     assert ("SOLVER.BACKBONE_LR_RATIO 0.1" in notes[-1]) == ("SOLVER.BACKBONE_LR_RATIO" not in overrides)
 
 
+@pytest.mark.parametrize(("epochs", "noted"), [(5, True), (4, True), (6, False)])
+def test_a_warm_up_that_lasts_until_the_end_is_noted(epochs, noted):
+    keys = ["NUM_GPUS", 0, "SOLVER.WARMUP_EPOCHS", 5.0, "SOLVER.MAX_EPOCH", epochs]
+    load_config(None, keys, notes := [])
+    assert any("the learning rate is still rising" in note for note in notes) == noted
+
+
 @pytest.mark.parametrize("name", ["2022_01_13", "1e5", "007", "runs/a b"])
 def test_a_name_on_the_command_line_stays_as_it_is(name):
     assert load_config(None, ["OUTPUT_DIR", name, *CPU]).OUTPUT_DIR == name
