@@ -121,7 +121,7 @@ def test_sparse_sampling_is_told(tiny):
 
 
 def test_command_checks_on_videos(command, trained, demo, tmp_path):
-    out, videos = tmp_path / "model.pt2", demo / "videos" / "left"
+    out, videos = tmp_path / "new" / "model.pt2", demo / "videos" / "left"
     arguments = ("--checkpoint", trained, "--format", "torch_export", "--output", out, "--check", videos)
     status, told, error = command("export.py", *arguments)
     count = len(list(videos.iterdir()))
@@ -171,7 +171,7 @@ def test_large_models_keep_their_weights_beside(tiny, tmp_path, monkeypatch):
     [
         ("--checkpoint {run} --format onnx --output {tmp}/model.pt2", "ends in .onnx"),
         ("--checkpoint {run} --format tflite --output {tmp}/model.tflite", "invalid choice: 'tflite'"),
-        ("--checkpoint {run} --format onnx --output {tmp}/none/model.onnx", "there is no folder"),
+        ("--checkpoint {run} --format onnx --output {video}/model.onnx", "cannot be written; name a file"),
         ("--checkpoint {video} --format onnx --output {tmp}/model.onnx", "not a checkpoint"),
         ("--checkpoint {tmp} --format onnx --output {tmp}/model.onnx", "a folder without checkpoints"),
         (

@@ -162,7 +162,7 @@ def test_parquet_and_videos_that_cannot_be_read(command, arguments, trained, dem
     assert first["features"] is None and first["class"] is None and str(bad) in first["error"]
     assert second["features"] == tensors["features"][1].tolist() and second["error"] is None
     assert second["class"] == about["class_names"][second["label"]] and second["video"] == str(good)
-    frames = tmp_path / "frames.parquet"
+    frames = tmp_path / "new" / "folder" / "frames.parquet"
     command("features.py", "--checkpoint", trained, "--per-frame", "--output", frames, "--", bad, good)
     first, second = pyarrow.parquet.read_table(frames).to_pylist()
     assert first["features"] is None and [len(row) for row in second["features"]] == [16] * 4
@@ -172,7 +172,7 @@ def test_parquet_and_videos_that_cannot_be_read(command, arguments, trained, dem
     "given, message",
     [
         ("--output {tmp}/out.txt {video}", "ends in .safetensors or .parquet"),
-        ("--output {tmp}/none/out.parquet {video}", "there is no folder"),
+        ("--output {video}/out.parquet {video}", "cannot be written; name a file"),
         ("--output {tmp}/out.safetensors {tmp}/none.mp4", "none of 1 videos could be read"),
         ("--output {tmp}/out.safetensors {checkpoint}", "none of 1 videos could be read"),
         ("--output {tmp}/out.safetensors {tmp}", "a folder without videos"),

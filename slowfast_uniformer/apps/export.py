@@ -53,6 +53,7 @@ def export(model: Trained, form: str, output: str, videos: Sequence[Sample] = ()
     program = _traced(network, _noise(model, 2), model.cfg.MODEL.MODEL_NAME)
     folder, name = os.path.split(output)
     try:
+        os.makedirs(folder or ".", exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder or ".", prefix=".export") as beside:
             path = os.path.join(beside, name)
             opset = None

@@ -34,14 +34,14 @@ def replacing(path: str) -> Iterator[str]:
 
 
 def checked_output(path: str, endings: Sequence[str]) -> str:
-    """The name of a file to be written: UserError unless it has one of the endings, in a folder that is there
-    and can be written to."""
+    """The name of a file to be written: UserError unless it has one of the endings, in a folder that can be
+    written to, or made."""
     folder = os.path.dirname(path) or "."
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder) or "."
     if os.path.splitext(path)[1].lower() not in endings:
         raise UserError(f"{path}: the name of the file to write ends in {' or '.join(endings)}")
-    if not os.path.isdir(folder):
-        raise UserError(f"{path}: there is no folder {folder}; make it first")
-    if os.path.isdir(path) or not os.access(folder, os.W_OK):
+    if os.path.isdir(path) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
         raise UserError(f"{path}: cannot be written; name a file in a folder of yours")
     return path
 
