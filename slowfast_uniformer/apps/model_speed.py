@@ -93,9 +93,10 @@ def model_speed(cfg: CfgNode, batch: int, against_plain: bool, repeats: int, clo
     are plain over ours. `clock` is "wall", or "cpu": seconds of this process, for one thread of a machine
     that others use, too.
     """
-    ways = {"ours": Subject(cfg, batch)} | (
-        {"plain": Subject(cfg, batch, plain=True)} if against_plain else {}
-    )
+    names = ("ours", "plain") if against_plain else ("ours",)
+    # First, while this process has little itself.
+    memory = {name: step_memory(cfg, batch, name == "plain") for name in names}
+    ways = {name: Subject(cfg, batch, name == "plain") for name in names}
     device = ways["ours"].device
     peak = peak_rate(device, next(ways["ours"].model.parameters()).dtype, CLOCKS[clock])
     kinds = ("forward", "step")
@@ -106,7 +107,6 @@ def model_speed(cfg: CfgNode, batch: int, against_plain: bool, repeats: int, clo
     facts = describe(cfg)
     gflop = 2 * batch * facts["gflops"]
     work = {"forward": gflop, "step": 3 * gflop}
-    memory = {name: step_memory(cfg, batch, name == "plain") for name in ways}
     figures: dict[str, Any] = {
         "batch": batch,
         "threads": torch.get_num_threads(),

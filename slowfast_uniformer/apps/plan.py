@@ -33,6 +33,7 @@ from slowfast_uniformer.data import annotations
 from slowfast_uniformer.engine.run import begin
 from slowfast_uniformer.engine.train import training_step
 from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.memory import give_back
 from slowfast_uniformer.models import build_model
 
 RESERVE = 0.1  # part of a GPU's memory that is not counted on
@@ -398,14 +399,11 @@ def measure(cfg: CfgNode) -> int:
 
 
 def _measure_here(cfg: CfgNode) -> int:
-    libc = ctypes.CDLL(None)
-    trim_threshold, mmap_threshold = -1, -3  # as malloc.h numbers them
-    for option in (trim_threshold, mmap_threshold):
-        libc.mallopt(option, 2**16)
+    give_back(above=2**16)
     torch.set_num_threads(1)
     _steps(cfg, clips=1, count=1)  # code and tables that are loaded with first use
     gc.collect()
-    libc.malloc_trim(0)
+    ctypes.CDLL(None).malloc_trim(0)
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the peak is what there is now
     before = _resident("VmRSS")

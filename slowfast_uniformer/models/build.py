@@ -10,6 +10,7 @@ from fvcore.common.config import CfgNode
 from fvcore.common.registry import Registry
 from torch import nn
 
+from slowfast_uniformer import memory
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.models import layers
 
@@ -38,6 +39,8 @@ def build_model(cfg: CfgNode, arithmetic: Mapping[str, Any] | None = None) -> nn
     model = MODEL_REGISTRY.get(name)(_resolved(cfg, arithmetic or {}))
     if cfg.MODEL.USE_CHECKPOINT:
         model.set_grad_checkpointing(cfg.MODEL.CHECKPOINT_NUM, cfg.MODEL.CHECKPOINT_POLICY)
+        if cfg.get("NUM_GPUS") == 0:
+            memory.give_back()
     return layers.set_forms(model, dw_conv=cfg.MODEL.DW_CONV, layout=cfg.MODEL.LAYOUT)
 
 
