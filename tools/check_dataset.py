@@ -72,7 +72,7 @@ def main() -> int:
         report = check(cfg, args.splits, args.workers, args.fast)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+        return 130
     print(summary(report, cfg.OUTPUT_DIR))
     return int(any(finding.finding in FAULTS for finding in report.findings))
 

@@ -386,8 +386,8 @@ def measure(cfg: CfgNode) -> int:
     the model was built.
 
     Freed memory returns to the system at once there, so that what is measured is what is in use; by its own
-    settings the C library keeps some back. Raises UserError where Linux's /proc or glibc is missing, or if
-    the process is killed.
+    settings, or with MALLOC_MMAP_THRESHOLD_ in the environment, the C library keeps some back. Raises
+    UserError where Linux's /proc or glibc is missing, or if the process is killed.
     """
     try:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:

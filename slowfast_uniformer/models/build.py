@@ -40,7 +40,7 @@ def build_model(cfg: CfgNode, arithmetic: Mapping[str, Any] | None = None) -> nn
     if cfg.MODEL.USE_CHECKPOINT:
         model.set_grad_checkpointing(cfg.MODEL.CHECKPOINT_NUM, cfg.MODEL.CHECKPOINT_POLICY)
         if cfg.get("NUM_GPUS") == 0:
-            memory.give_back()
+            memory.give_back()  # or else much of what is saved stays with the process
     return layers.set_forms(model, dw_conv=cfg.MODEL.DW_CONV, layout=cfg.MODEL.LAYOUT)
 
 
