@@ -50,6 +50,25 @@ def test_patch_embedding_is_conv3d(kernel, stride, frames):
     check(layer, x, lambda x: F.conv3d(x, layer.weight, layer.bias, layer.stride, layer.padding))
 
 
+@pytest.mark.parametrize("size", [(8, 8), (9, 8)])
+def test_patch_embeddings_hand_down_gradients_in_the_layout_of_their_input(size):
+    x = torch.randn(2, 3, 4, *size).contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+    layers.PatchConv3d(3, 7, (1, 2, 2))(x).sum().backward()
+    assert x.grad.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+@pytest.mark.parametrize("conv", [False, True])
+def test_an_mlp_by_parts_is_the_whole(conv):
+    torch.manual_seed(0)
+    mlp = layers.Mlp(6, 24, conv=conv)
+    x = torch.randn((2, 6, 3, 30, 29) if conv else (2, 2610, 6))
+    expected = mlp(x)
+    with torch.no_grad():
+        found = mlp(x)
+    same(found, expected)
+    assert found.stride() == expected.stride()
+
+
 def test_pointwise_convolution_is_conv3d():
     torch.manual_seed(0)
     layer, x = layers.PointwiseConv3d(4, 6), torch.randn(2, 4, 3, 5, 2, requires_grad=True)

@@ -61,7 +61,7 @@ def test_reduced_models_in_evaluation_and_training(case):
     for name, value in model.named_parameters():
         np.testing.assert_allclose(
             summary(name, value.grad), golden["grads"][name], rtol=0,
-            atol=2e-4 * golden["grads"][name][0] + 2e-6, err_msg=name,
+            atol=2e-4 * golden["grads"][name][0] + 1e-5, err_msg=name,
         )  # fmt: skip
     buffers = dict(model.named_buffers())
     assert buffers.keys() == golden["buffers_after_train_step"].keys()
