@@ -57,16 +57,21 @@ def test_patch_embeddings_hand_down_gradients_in_the_layout_of_their_input(size)
     assert x.grad.is_contiguous(memory_format=torch.channels_last_3d)
 
 
-@pytest.mark.parametrize("conv", [False, True])
-def test_an_mlp_by_parts_is_the_whole(conv):
+def test_what_treats_tokens_alike_may_get_them_by_parts():
     torch.manual_seed(0)
-    mlp = layers.Mlp(6, 24, conv=conv)
-    x = torch.randn((2, 6, 3, 30, 29) if conv else (2, 2610, 6))
-    expected = mlp(x)
+    mlp, counts = layers.Mlp(6, 24, conv=True), []
+    x = torch.randn(2, 6, 3, 30, 29).contiguous(memory_format=torch.channels_last_3d)
+
+    def function(x, y):
+        counts.append(x[0, 0].numel())
+        return x + mlp(y)
+
+    expected = layers.by_tokens(function, x, 2 * x)
     with torch.no_grad():
-        found = mlp(x)
+        found = layers.by_tokens(function, x, 2 * x)
     same(found, expected)
     assert found.stride() == expected.stride()
+    assert counts == [2610, 2048, 2048, 2 * 2610 - 4096]
 
 
 def test_pointwise_convolution_is_conv3d():

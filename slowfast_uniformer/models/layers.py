@@ -262,35 +262,34 @@ def drop_path(rate: float) -> nn.Module:
     return StochasticDepth(rate, mode="row")
 
 
-class Mlp(Formed, nn.Module):
-    """Two layers, GELU between: linear on (..., dim), or as 1x1x1 convolutions on (B, dim, T, H, W).
+def by_tokens(function: Callable, *volumes: torch.Tensor) -> torch.Tensor:
+    """`function` of volumes (B, C, T, H, W), which must treat each position by itself.
 
-    Where no gradient will be asked for, 2048 tokens at a time go through both layers: the CPU's cache then
-    holds what lies between, which is four times as much as what comes in.
+    Where no gradient will be asked for, it gets 2048 of them at a time, as (1, C, 2048, 1, 1): the CPU's
+    cache then holds what lies between its layers.
     """
+    first = volumes[0]
+    last = first.device.type == "cpu" and first.is_contiguous(memory_format=torch.channels_last_3d)
+    if torch.is_grad_enabled() or not last or tracing():
+        return function(*volumes)
+    parts = zip(*(volume.movedim(1, -1).flatten(0, -2).split(2048) for volume in volumes), strict=True)
+    found = [function(*(part.t()[None, :, :, None, None] for part in each)) for each in parts]
+    y = torch.cat([part[0, :, :, 0, 0].t() for part in found])
+    return y.view(first.movedim(1, -1).shape).movedim(-1, 1)
+
+
+class Mlp(nn.Module):
+    """Two layers, GELU between: linear on (..., dim), or as 1x1x1 convolutions on (B, dim, T, H, W)."""
 
     def __init__(self, dim: int, hidden: int, drop: float = 0.0, conv: bool = False):
         super().__init__()
         layer = PointwiseConv3d if conv else nn.Linear
-        self.conv = conv
         self.fc1 = layer(dim, hidden)
         self.act = nn.GELU()
         self.fc2 = layer(hidden, dim)
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if torch.is_grad_enabled() or not self.forms.channels_last(x) or tracing():
-            return self._layers(x)
-        tokens = x.movedim(1, -1) if self.conv else x
-        parts = tokens.flatten(0, -2).split(2048)
-        if self.conv:
-            parts = [self._layers(part.t()[None, :, :, None, None])[0, :, :, 0, 0].t() for part in parts]
-        else:
-            parts = [self._layers(part) for part in parts]
-        y = torch.cat(parts).view(tokens.shape)
-        return y.movedim(-1, 1) if self.conv else y
-
-    def _layers(self, x: torch.Tensor) -> torch.Tensor:
         return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
 
 

@@ -139,7 +139,12 @@ class LocalBlock(_Block):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.pos_embed(x)
-        x = x + self.drop_path(self._scaled(self.gamma_1, self.conv2(self.attn(self.conv1(self.norm1(x))))))
+        mixed = self.attn(self.conv1(self.norm1(x)))
+        return self._rest(x, mixed) if self.training else layers.by_tokens(self._rest, x, mixed)
+
+    def _rest(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """What is done to each position by itself."""
+        x = x + self.drop_path(self._scaled(self.gamma_1, self.conv2(mixed)))
         return x + self.drop_path(self._scaled(self.gamma_2, self.mlp(self.norm2(x))))
 
     def fuse(self) -> None:
