@@ -127,7 +127,8 @@ def get_cfg() -> CfgNode:
     c.MODEL.MODEL_NAME = "Uniformer"  # a name in the model registry
     c.MODEL.NUM_CLASSES = 400  # classes of the data set
     c.MODEL.INIT_FROM = ""  # weights to start from: a file, or its name in $SLOWFAST_UNIFORMER_WEIGHTS
-    c.MODEL.INIT_HEAD = "keep"  # the classifier of INIT_FROM: keep, new, or map:FILE (the rows to take of it)
+    c.MODEL.INIT_HEAD = "keep"  # INIT_FROM's classifier: keep, map:FILE (rows to take of it), new, or probe
+    c.MODEL.PROBE_EPOCHS = 2  # how often a probe, a new classifier fitted before training, sees each video
     c.MODEL.INIT_ALLOW = []  # names, as in "*.lmhra*", that INIT_FROM may lack or have besides
     c.MODEL.PARALLEL = "ddp"  # several GPUs: ddp (all have the whole model) or fsdp (each a part of it)
     c.MODEL.COMPILE = False  # compile the model's blocks by torch.compile
@@ -502,7 +503,7 @@ def _validate(c: CfgNode, runs_here: bool) -> None:
         "TRAIN.ACCUM_STEPS TRAIN.EVAL_PERIOD TRAIN.CHECKPOINT_PERIOD TRAIN.MAX_BAD_STEPS "
         "TRAIN.MAX_BAD_VIDEOS TEST.NUM_ENSEMBLE_VIEWS "
         "DATA.NUM_FRAMES DATA.SAMPLING_RATE DATA.TRAIN_CROP_SIZE DATA.TEST_CROP_SIZE "
-        "AUG.NUM_SAMPLE SOLVER.MAX_EPOCH MODEL.NUM_CLASSES NUM_SHARDS LOG_PERIOD"
+        "AUG.NUM_SAMPLE SOLVER.MAX_EPOCH MODEL.NUM_CLASSES MODEL.PROBE_EPOCHS NUM_SHARDS LOG_PERIOD"
     )
     for key in positive.split():
         _check(values[key] >= 1, f"{key}: {values[key]} must be 1 or more")
@@ -514,8 +515,12 @@ def _validate(c: CfgNode, runs_here: bool) -> None:
         _check(values[key] >= 0, f"{key}: {values[key]} must be 0 or more")
     _check(c.DIST_TIMEOUT > 0, f"DIST_TIMEOUT: {c.DIST_TIMEOUT} must be above 0")
     _check(
-        c.MODEL.INIT_HEAD in ("keep", "new") or c.MODEL.INIT_HEAD.startswith("map:"),
-        f"MODEL.INIT_HEAD: {c.MODEL.INIT_HEAD!r} is not keep, new or map:FILE",
+        c.MODEL.INIT_HEAD in ("keep", "new", "probe") or c.MODEL.INIT_HEAD.startswith("map:"),
+        f"MODEL.INIT_HEAD: {c.MODEL.INIT_HEAD!r} is not keep, new, probe or map:FILE",
+    )
+    _check(
+        c.MODEL.INIT_HEAD != "probe" or c.MODEL.INIT_FROM,
+        "MODEL.INIT_HEAD: probe fits a classifier to what weights say of the videos; set MODEL.INIT_FROM",
     )
     same = len(c.SOLVER.STEPS) == len(c.SOLVER.LRS) > 0 and c.SOLVER.STEPS[0] == 0
     _check(

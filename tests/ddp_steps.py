@@ -10,12 +10,14 @@ import torch
 
 from slowfast_uniformer import distributed
 from slowfast_uniformer.config import load_config
+from slowfast_uniformer.data.loader import build_loader
+from slowfast_uniformer.engine.probe import fit_classifiers
 from slowfast_uniformer.engine.run import begin
 from slowfast_uniformer.engine.train import training_step
 
 
 def steps(cfg):
-    run = begin(cfg, None)
+    run = begin(cfg, None, lambda net: fit_classifiers(net, build_loader(cfg, "train"), cfg))
     run.model.eval()  # batch norms would see half the batch each
     rank, world, losses = distributed.rank(), distributed.world_size(), []
     for seed in range(run.step, run.step + int(sys.argv[2])):

@@ -61,6 +61,18 @@ def test_two_processes_take_the_steps_of_one(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_begin_with_the_probe_of_one(tiny, trained, tmp_path, parallel):
+    (weights,) = (trained / "checkpoints").glob("*.pyth")
+    options = [*tiny, "MODEL.INIT_FROM", weights, "MODEL.INIT_HEAD", "probe", "SOLVER.BASE_LR", 0,
+               "SOLVER.WARMUP_START_LR", 0, "MODEL.PARALLEL", parallel]  # fmt: skip
+    one, two = (
+        steps(tmp_path / str(processes), options, processes, count=1)[0]["state"] for processes in (0, 2)
+    )
+    torch.testing.assert_close(two["head.weight"], one["head.weight"], rtol=1e-3, atol=1e-4)
+    assert one["head.weight"].abs().max() > 0.1  # not the small numbers of a new one
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_testing_on_two_processes_gives_the_same_figures(tiny, demo, tmp_path, parallel):
     """Trains on two processes, then tests on one and on two: nine videos, which two does not divide."""
     options = ["--cfg", ROOT / "tests" / "empty.yaml", *tiny, "MODEL.PARALLEL", parallel]

@@ -3,6 +3,7 @@
 import copy
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -161,8 +162,9 @@ def moving_average(net: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(net, multi_avg_fn=of_parts, use_buffers=True)
 
 
-def begin(cfg: CfgNode, class_names: list[str] | None) -> Run:
-    """Model, optimizer and the state they start from (see checkpoint.py for the order)."""
+def begin(cfg: CfgNode, class_names: list[str] | None, fit: Callable | None = None) -> Run:
+    """Model, optimizer and the state they start from (see checkpoint.py for the order). `fit(net)` fits
+    the classifiers where MODEL.INIT_HEAD asks for a probe and the run does not continue another."""
     if distributed.is_main():
         checkpoint.clean(cfg.OUTPUT_DIR)
     own = distributed.from_main(
@@ -175,11 +177,14 @@ def begin(cfg: CfgNode, class_names: list[str] | None) -> Run:
     device = distributed.device(cfg)
     net = build_model(cfg, initial.arithmetic if initial else arithmetic).to(device)
     if initial:
+        probe = cfg.MODEL.INIT_HEAD == "probe"
         report = weights.load_weights(
-            net, initial, init_head=cfg.MODEL.INIT_HEAD, class_names=class_names, allow=cfg.MODEL.INIT_ALLOW,
-            source=cfg.MODEL.INIT_FROM,
+            net, initial, init_head="new" if probe else cfg.MODEL.INIT_HEAD, class_names=class_names,
+            allow=cfg.MODEL.INIT_ALLOW, source=cfg.MODEL.INIT_FROM,
         )  # fmt: skip
         logger.info("starting from MODEL.INIT_FROM %s: %s", cfg.MODEL.INIT_FROM, report)
+        if probe and fit:
+            fit(net)
     run = _run_of(cfg, net, device, class_names)
     if path:
         run.restore(checkpoint.load(path, dict(run.net.named_parameters())), path)

@@ -147,7 +147,8 @@ def test(cfg: CfgNode) -> dict[str, Any]:
     path = weights_to_test(cfg)
     given = weights.read(path)
     model = build_model(cfg, given.arithmetic)
-    head = cfg.MODEL.INIT_HEAD if path == cfg.MODEL.INIT_FROM and cfg.MODEL.INIT_HEAD != "new" else "keep"
+    fresh = cfg.MODEL.INIT_HEAD in ("new", "probe")
+    head = cfg.MODEL.INIT_HEAD if path == cfg.MODEL.INIT_FROM and not fresh else "keep"
     report = weights.load_weights(model, given, init_head=head, class_names=names, source=path)
     logger.info("%s", report)
     if not cfg.TRAIN.ENABLE:

@@ -20,6 +20,7 @@ from slowfast_uniformer.data.transforms import to_display
 from slowfast_uniformer.engine.meter import Meter
 from slowfast_uniformer.engine.metrics import VideoAggregator
 from slowfast_uniformer.engine.optim import clip_gradients, lr_at, set_lr
+from slowfast_uniformer.engine.probe import fit_classifiers
 from slowfast_uniformer.engine.run import Run, begin
 from slowfast_uniformer.engine.test import autocast, evaluate, features
 from slowfast_uniformer.errors import UserError
@@ -214,8 +215,8 @@ def train(cfg: CfgNode) -> None:
     """Train to SOLVER.MAX_EPOCH, validating and writing checkpoints on the way. Raises Interrupted, with a
     checkpoint written, where a signal asks for an end."""
     log = Log(cfg.OUTPUT_DIR, cfg.TENSORBOARD.ENABLE, distributed.rank(), cfg.TRACKER)
-    run = begin(cfg, annotations.class_names(cfg))
     loader, val_loader = build_loader(cfg, "train"), build_loader(cfg, "val")
+    run = begin(cfg, annotations.class_names(cfg), lambda net: fit_classifiers(net, loader, cfg))
     mixup = Mixup.from_config(cfg) if cfg.MIXUP.ENABLE else None
     describe(run, loader, log)
     try:
