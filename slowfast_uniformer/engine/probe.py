@@ -25,6 +25,8 @@ def fit_classifiers(net: nn.Module, loader: DataLoader, cfg: CfgNode) -> None:
 
     Raises Interrupted after a signal, and UserError if no video can be read.
     """
+    passes = cfg.MODEL.PROBE_EPOCHS
+    logger.info("MODEL.INIT_HEAD probe: reading %d videos %d times", len(loader.dataset), passes)
     read, targets = _read(net, loader, cfg)
     if any(distributed.gather(interrupt.asked())):
         raise interrupt.Interrupted("a signal has come")
@@ -34,7 +36,7 @@ def fit_classifiers(net: nn.Module, loader: DataLoader, cfg: CfgNode) -> None:
     targets = torch.cat([each for _, own in parts for each in own])
     for name in parts[0][0]:
         rows = torch.cat([each for own, _ in parts for each in own[name]])
-        fitted = logistic_regression(rows, targets, cfg.MODEL.NUM_CLASSES, 1 / cfg.MODEL.PROBE_EPOCHS)
+        fitted = logistic_regression(rows, targets, cfg.MODEL.NUM_CLASSES, 1 / passes)
         weight, bias = distributed.from_main(fitted)
         head = net.get_submodule(name)
         with torch.no_grad():
