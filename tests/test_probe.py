@@ -14,6 +14,7 @@ from slowfast_uniformer.engine.probe import fit_classifiers, logistic_regression
 from slowfast_uniformer.engine.run import begin
 from slowfast_uniformer.engine.train import train
 from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.models import build_model
 
 
 @pytest.fixture
@@ -61,6 +62,30 @@ def test_a_run_starts_from_the_probe(probing, caplog):
         with torch.inference_mode():
             hits += [(net(batch["clips"]).argmax(1) == batch["labels"]).float().mean() for batch in loader]
     assert float(right) == pytest.approx(100 * float(sum(hits)) / 4, abs=0.06) and float(right) > 50
+
+
+def test_several_labels_a_video_and_two_classifiers(tiny, demo, tmp_path):
+    """A light model's second classifier has no part in evaluation, and stays new."""
+    for name in ("train.csv", "classes.txt"):
+        lines = (demo / name).read_text().splitlines()
+        if name == "train.csv":
+            lines = [f"{line},{(int(line[-1]) + 1) % 8}" for line in lines]
+        (tmp_path / name).write_text("\n".join(lines))
+    light = ["MODEL.MODEL_NAME", "Uniformer_light", "UNIFORMER.PRUNE_RATIO", "[[],[],[1],[0.5]]",
+             "UNIFORMER.TRADE_OFF", "[[],[],[1],[0.5]]", "UNIFORMER.EMBED_DIM", "[8,8,16,64]"]  # fmt: skip
+    cfg = load_config(None, [*tiny, *light, "DATA.PATH_TO_DATA_DIR", str(tmp_path), "DATA.MULTI_LABEL", True])
+    torch.manual_seed(0)
+    net, loader = build_model(cfg), build_loader(cfg, "train")
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    fit_classifiers(net, loader, cfg)
+    changed = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"head.weight", "head.bias"}
+    loader.sampler.start = 0
+    batch = next(iter(loader))
+    with torch.inference_mode():
+        chosen = net(batch["clips"]).argmax(1)
+    assert batch["labels"].sum(1).tolist() == [2] * 8
+    assert batch["labels"].gather(1, chosen[:, None]).sum() >= 6, "by chance 2 of 8"
 
 
 def test_the_moving_average_and_what_is_continued_know_it(probing, tmp_path, caplog):
