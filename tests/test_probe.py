@@ -103,6 +103,9 @@ def test_the_moving_average_and_what_is_continued_know_it(probing, tmp_path, cap
     probe = checkpoint.load(str(path))
     torch.testing.assert_close(probe["ema_state"]["head.weight"], probe["model_state"]["head.weight"])
     assert not torch.equal(probe["model_state"]["head.weight"], first["head.weight"])
+    loader = build_loader(again, "train")
+    fitted = begin(again, None, lambda net: fit_classifiers(net, loader, again)).net.head.weight
+    torch.testing.assert_close(probe["model_state"]["head.weight"], fitted.detach())
 
 
 def test_a_signal_ends_the_probe_without_a_checkpoint(probing, tmp_path, monkeypatch):
