@@ -3,13 +3,17 @@
 import json
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import load_script
+from torch import nn
 
 from slowfast_uniformer.apps import benchmark
+from slowfast_uniformer.apps.kernels import alone
 from slowfast_uniformer.apps.model_speed import exponent
 from slowfast_uniformer.apps.rivals import pil_item, plain_views_item, reopened_item
 from slowfast_uniformer.config import load_config
@@ -107,14 +111,34 @@ def test_batches_without_clips_end_the_benchmark(tiny):
 
 
 def test_a_model_against_its_plain_build(tiny, monkeypatch, capsys):
-    arguments = ("--against", "plain", "--batch", 2, "--repeats", 1, "--clock", "cpu", "--json", tiny)
+    options = ("--against", "plain", "--kernels", "--batch", 2, "--repeats", 1, "--clock", "cpu")
+    arguments = (*options, "--json", tiny)
     command(monkeypatch, *arguments, name="model")
     figures = json.loads(capsys.readouterr().out)
     clock = figures.pop("clock")
     assert clock == "cpu" and positive(figures) and figures["batch"] == 2
     assert {"forward_ratio", "step_ratio", "memory_ratio", "peak_share"} <= figures.keys()
     assert figures["step_ratio"] == figures["plain"]["step_seconds"] / figures["ours"]["step_seconds"]
+    step, share = figures["ours"]["step_gflops"] * figures["ours"]["step_seconds"], figures["kernels"]
+    assert math.isclose(share["peak_share"] * share["step_seconds"] * figures["peak_gflops"], step)
     assert "blocks3" in figures["stages"] and sum(figures["operations"].values()) <= 1
+
+
+def test_kernels_of_a_pass_are_timed_and_nothing_else():
+    model = nn.Sequential(nn.Conv3d(2, 3, 1), nn.GELU(), nn.Flatten(), nn.Linear(24, 5), nn.LayerNorm(5))
+    clips, timed = torch.randn(1, 2, 2, 2, 2), []
+
+    def second(function: Callable[[], torch.Tensor]) -> float:
+        timed.append(function())
+        return 1.0
+
+    with torch.inference_mode():
+        assert alone(lambda: model(clips), second, 2) == 2.0
+    assert [tuple(output.shape) for output in timed] == 2 * [(1, 3, 2, 2, 2)] + 2 * [(1, 5)]
+    assert alone(lambda: model(clips).sum().backward(), second, 1) == 2.0 + 3.0
+    query = torch.randn(1, 2, 4, 8, requires_grad=True)
+    attend = F.scaled_dot_product_attention
+    assert alone(lambda: attend(query, query, query).sum().backward(), second, 1) == 1.0 + 1.0
 
 
 def test_what_the_model_command_prints():
@@ -130,6 +154,8 @@ def test_what_the_model_command_prints():
                "stages": {"blocks1": {"seconds": 0.5, "gflops_per_second": 8.0}}}  # fmt: skip
     show = load_script("tools/benchmark.py").show_model
     assert "plain" not in show(figures) and "50% of the 10.0" in show(figures)
+    bound = {"forward_seconds": 0.5, "step_seconds": 2.0, "peak_share": 0.75}
+    assert "forward 0.500 s, step 2.000 s, which would be at 75%" in show(figures | {"kernels": bound})
     ratios = {"forward_ratio": 1.5, "step_ratio": 2.0, "memory_ratio": 1.25}
     assert show(figures | ratios | {"plain": row}).startswith(
         "plain over ours: forward 1.50, step 2.00, memory 1.25"

@@ -50,6 +50,14 @@ def test_patch_embedding_is_conv3d(kernel, stride, frames):
     check(layer, x, lambda x: F.conv3d(x, layer.weight, layer.bias, layer.stride, layer.padding))
 
 
+@pytest.mark.parametrize("clips", [1, 2])
+@pytest.mark.parametrize("frames", [1, 2, 5, 8])
+def test_stem_convolution_is_conv3d(clips, frames):
+    torch.manual_seed(0)
+    layer, x = layers.StemConv3d(7), torch.randn(clips, 3, frames, 9, 8, requires_grad=True)
+    check(layer, x, lambda x: F.conv3d(x, layer.weight, layer.bias, (1, 2, 2), 1))
+
+
 @pytest.mark.parametrize("size", [(8, 8), (9, 8)])
 def test_patch_embeddings_hand_down_gradients_in_the_layout_of_their_input(size):
     x = torch.randn(2, 3, 4, *size).contiguous(memory_format=torch.channels_last_3d).requires_grad_()

@@ -9,7 +9,8 @@ r"""Measure how fast a config's parts run.
 
 `model`: seconds and GFLOP/s of forward passes and training steps, their share of what a large matrix product
 reaches here, memory, time by stage and operation; with `--against plain` ratios to a straightforward build of
-the same model. `train`: what the training loop adds to the passes and the optimizer, and with `--data` how
+the same model, with `--kernels` what would be left if nothing but matrix products, convolutions and attention
+took time. `train`: what the training loop adds to the passes and the optimizer, and with `--data` how
 long it waits for the train list's videos. `scaling`: time of one clip for several numbers of frames and
 sizes, with the exponents of time and operations; `--plot` draws them, with those of other models that
 `--json` has written.
@@ -75,6 +76,9 @@ def parse_args() -> argparse.Namespace:
     )
     model = command("model", "the model alone", measure=measure_model, show=show_model)
     model.add_argument("--against", choices=("plain",), help="a straightforward build of it, too")
+    model.add_argument(
+        "--kernels", action="store_true", help="what products, convolutions, attention take by themselves"
+    )
     train = command("train", "the training loop", measure=measure_train, show=show_train)
     train.add_argument("--data", action="store_true", help="with the train list's videos, too")
     train.add_argument("--steps", type=positive, default=8, help="how many, with --data (%(default)s)")
@@ -171,7 +175,9 @@ def show_data(figures: dict[str, Any]) -> str:
 
 def measure_model(args: argparse.Namespace) -> dict[str, Any]:
     cfg = load_config(args.cfg, [*args.opts, *FRESH])
-    return model_speed.model_speed(cfg, args.batch, bool(args.against), args.repeats, args.clock)
+    return model_speed.model_speed(
+        cfg, args.batch, bool(args.against), args.repeats, args.clock, args.kernels
+    )
 
 
 def show_model(figures: dict[str, Any]) -> str:
@@ -191,6 +197,12 @@ def show_model(figures: dict[str, Any]) -> str:
             memory = f"{row['memory_mb']:>12.0f}" if kind == "step" else ""
             rates = f"{row[f'{kind}_seconds']:>12.3f}{row[f'{kind}_gflops']:>12.1f}"
             lines.append(f"  {name + ', ' + kind:<20}{rates}{memory}")
+    if kernels := figures.get("kernels"):
+        lines.append(
+            f"matrix products, convolutions and attention by themselves: forward "
+            f"{kernels['forward_seconds']:.3f} s, step {kernels['step_seconds']:.3f} s, which would be at "
+            f"{kernels['peak_share']:.0%}"
+        )
     lines.append("forward pass in training, by stage:")
     for name, row in figures["stages"].items():
         lines.append(f"  {name:<40}{row['seconds']:>10.3f} s{row['gflops_per_second']:>10.1f} GFLOP/s")

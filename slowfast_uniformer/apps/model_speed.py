@@ -8,7 +8,7 @@ import multiprocessing
 import time
 from collections import Counter
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from slowfast_uniformer import distributed, rng
+from slowfast_uniformer.apps import kernels
 from slowfast_uniformer.apps.model_info import cost, describe
 from slowfast_uniformer.engine.run import begin
 from slowfast_uniformer.engine.test import autocast
@@ -85,13 +86,15 @@ class Subject:
         torch.stack([F.cross_entropy(head.float(), self.labels) for head in heads]).mean().backward()
 
 
-def model_speed(cfg: CfgNode, batch: int, against_plain: bool, repeats: int, clock: str) -> dict[str, Any]:
+def model_speed(
+    cfg: CfgNode, batch: int, against_plain: bool, repeats: int, clock: str, with_kernels: bool = False
+) -> dict[str, Any]:
     """Seconds, rates and memory of the config's model for `batch` clips, as plain values.
 
     GFLOP/s count the published model's operations, a multiply-add as two, and three times as many in a
     training step; `peak_share` is the training step's rate over the measured rate of a matrix product. Ratios
     are plain over ours. `clock` is "wall", or "cpu": seconds of this process, for one thread of a machine
-    that others use, too.
+    that others use, too. `with_kernels` adds what products, convolutions and attention take by themselves.
     """
     names = ("ours", "plain") if against_plain else ("ours",)
     # First, while this process has little itself.
@@ -103,6 +106,11 @@ def model_speed(cfg: CfgNode, batch: int, against_plain: bool, repeats: int, clo
     seconds = {
         kind: turns({name: getattr(way, kind) for name, way in ways.items()}, device, repeats, CLOCKS[clock])
         for kind in kinds
+    }
+    timed = partial(_timed, device=device, clock=CLOCKS[clock])
+    bound = {
+        f"{kind}_seconds": kernels.alone(getattr(ways["ours"], kind), timed, repeats + 1)
+        for kind in (kinds if with_kernels else ())
     }
     peak = max(peak, peak_rate(device, dtype, CLOCKS[clock]))  # others may have had the machine at first
     facts = describe(cfg)
@@ -119,6 +127,8 @@ def model_speed(cfg: CfgNode, batch: int, against_plain: bool, repeats: int, clo
         figures[name] |= {f"{kind}_gflops": work[kind] / seconds[kind][name] for kind in kinds}
         figures[name]["memory_mb"] = memory[name]
     figures["peak_share"] = figures["ours"]["step_gflops"] / peak
+    if with_kernels:
+        figures["kernels"] = bound | {"peak_share": work["step"] / bound["step_seconds"] / peak}
     if against_plain:
         for kind in kinds:
             figures[f"{kind}_ratio"] = seconds[kind]["plain"] / seconds[kind]["ours"]

@@ -154,6 +154,27 @@ class PatchConv3d(Formed, nn.Conv3d):
         return F.linear(x, weight, self.bias).movedim(-1, 1)
 
 
+class StemConv3d(Formed, nn.Conv3d):
+    """A 3x3x3 convolution of a clip's pixels, of stride 2 in space: (B, 3, T, H, W) -> (B, dim, T, H/2, W/2),
+    rounded up.
+
+    A single clip goes through it as two halves in time: for one alone PyTorch chooses a form on the CPU that
+    takes three to four times as long.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__(3, dim, 3, stride=(1, 2, 2), padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        half, odd = divmod(x.shape[2], 2)
+        if len(x) > 1 or odd or tracing() or not self.forms.channels_last(x):
+            return super().forward(x)
+        padded = F.pad(x.movedim(1, -1), (0, 0, 0, 0, 0, 0, 1, 1))
+        halves = torch.cat((padded[:, : half + 2], padded[:, half:])).movedim(-1, 1)
+        y = F.conv3d(halves, self.weight, self.bias, self.stride, (0, 1, 1))
+        return y.movedim(1, -1).flatten(0, 1).unsqueeze(0).movedim(-1, 1)
+
+
 def _taps(frames: int, kernel: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Which slice of a kernel leads from a frame (column) to a frame (row), and whether it reaches so far."""
     times = torch.arange(frames)
@@ -399,7 +420,7 @@ def _both(outer: AbstractContextManager, inner: AbstractContextManager) -> Itera
 
 
 _aten = torch.ops.aten
-_PRODUCTS = [
+PRODUCTS = [
     op.default
     for op in (
         _aten.mm, _aten.addmm, _aten.bmm, _aten.baddbmm, _aten.convolution,
@@ -420,7 +441,7 @@ def recomputed(block: nn.Module, function: Callable | None = None, policy: str =
     function = function or block
     if not torch.is_grad_enabled():
         return function
-    selective = partial(create_selective_checkpoint_contexts, _PRODUCTS)
+    selective = partial(create_selective_checkpoint_contexts, PRODUCTS)
     if torch.compiler.is_compiling():  # buffers need no care there: it updates them once by itself
         options = {"context_fn": selective} if policy == "selective" else {}
         return lambda *args: checkpoint(function, *args, use_reentrant=False, **options)

@@ -40,7 +40,7 @@ class ConvStem(layers.Formed, nn.Module):
     def __init__(self, dim: int):
         super().__init__()
         self.proj = nn.Sequential(
-            nn.Conv3d(3, dim // 2, 3, stride=(1, 2, 2), padding=1),
+            layers.StemConv3d(dim // 2),
             nn.BatchNorm3d(dim // 2),
             nn.GELU(),
             nn.Conv3d(dim // 2, dim, 3, stride=2, padding=1),
