@@ -2,6 +2,7 @@
 
 import json
 import math
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from slowfast_uniformer.engine.run import begin
 from slowfast_uniformer.engine.test import features
 from slowfast_uniformer.engine.train import due, train, training_step
 from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.models import layers
 
 
 def rows(folder, split):
@@ -182,13 +184,23 @@ def test_compiled_blocks_take_the_same_steps(tiny, monkeypatch):
     small = ["MODEL.MODEL_NAME", "Uniformer", "UNIFORMER.DEPTH", [0, 0, 1, 0], "MODEL.USE_CHECKPOINT", True,
              "MODEL.CHECKPOINT_NUM", [0, 0, 1, 0], "SOLVER.OPTIMIZING_METHOD", "sgd"]  # fmt: skip
     runs = [start(tiny, *small, "MODEL.COMPILE", compiled) for compiled in (False, True)]
+    gradient = Mock(wraps=layers._by_taps)
+    monkeypatch.setattr(layers, "_by_taps", gradient)
     for seed in range(2):
         steps = [training_step(run, *batch(seed=seed)) for run in runs]
         torch.testing.assert_close(steps[0].loss, steps[1].loss, rtol=1e-5, atol=1e-6)
+    assert gradient.call_count == 4, "depth-wise kernels get their gradients alike"
     eager, compiled = map(state_of, runs)
     assert eager.keys() == compiled.keys(), "names stay"
     for name in eager:
         torch.testing.assert_close(compiled[name], eager[name], rtol=1e-4, atol=1e-6)
+
+
+def test_as_many_variants_of_a_block_are_compiled_as_a_model_has(tiny, monkeypatch):
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
+    deep = ["MODEL.MODEL_NAME", "Uniformer", "UNIFORMER.DEPTH", [1, 1, 7, 1], "MODEL.COMPILE", True]
+    start(tiny, *deep)
+    assert torch._dynamo.config.recompile_limit == 20  # ten blocks, in training and in evaluation
 
 
 def test_light_models_train_on_both_heads(tiny):

@@ -202,8 +202,13 @@ def _run_of(cfg: CfgNode, net: nn.Module, device: torch.device, class_names: lis
     sharded = cfg.MODEL.PARALLEL == "fsdp" and distributed.world_size() > 1
     ema = moving_average(net, cfg.MODEL.EMA_DECAY) if cfg.MODEL.EMA_EPOCH >= 0 else None
     shell = copy.deepcopy(net).to("meta") if sharded else None
-    for part in layers.repeated_parts(net) if cfg.MODEL.COMPILE else ():
-        part.compile()
+    if cfg.MODEL.COMPILE:
+        parts = layers.repeated_parts(net)
+        # A rate of stochastic depth of its own makes each block a variant; those above the limit would not
+        # be compiled.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2 * len(parts))
+        for part in parts:
+            part.compile()
     for whole in [net, *([ema.module] if ema else [])] if sharded else ():
         distributed.shard(whole, layers.repeated_parts(whole), device)
     group = distributed.second_group() if sharded else None

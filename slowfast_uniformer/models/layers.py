@@ -167,7 +167,7 @@ class StemConv3d(Formed, nn.Conv3d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         half, odd = divmod(x.shape[2], 2)
-        if len(x) > 1 or odd or tracing() or not self.forms.channels_last(x):
+        if tracing() or len(x) > 1 or odd or not self.forms.channels_last(x):
             return super().forward(x)
         padded = F.pad(x.movedim(1, -1), (0, 0, 0, 0, 0, 0, 1, 1))
         halves = torch.cat((padded[:, : half + 2], padded[:, half:])).movedim(-1, 1)
@@ -225,6 +225,19 @@ def _by_taps(upstream: torch.Tensor, x: torch.Tensor, kernel: torch.Size) -> tor
     return found
 
 
+@torch.library.custom_op("slowfast_uniformer::depthwise_weight_gradient", mutates_args=())
+def _depthwise_weight_gradient(upstream: torch.Tensor, x: torch.Tensor, kernel: list[int]) -> torch.Tensor:
+    """(C, 1, *kernel), of volumes whose channels are last in memory. torch.compile takes it as it is: its own
+    way would be conv3d's, which takes several times as long."""
+    gradient = _by_taps if max(kernel[1:]) <= 3 else _banded  # larger ones are slow in 2-D, too
+    return gradient(upstream, x, torch.Size(kernel)).unsqueeze(1)
+
+
+@_depthwise_weight_gradient.register_fake
+def _(upstream: torch.Tensor, x: torch.Tensor, kernel: list[int]) -> torch.Tensor:
+    return x.new_empty(x.shape[1], 1, *kernel)
+
+
 class _Depthwise(torch.autograd.Function):
     """conv3d forwards; backwards the same with the kernel turned round, and 2-D convolutions."""
 
@@ -237,7 +250,7 @@ class _Depthwise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, upstream):
         x, weight = ctx.saved_tensors
-        kernel, last = weight.shape[2:], torch.channels_last_3d
+        kernel, last = list(weight.shape[2:]), torch.channels_last_3d
         upstream, grad_x, grad_weight = upstream.contiguous(memory_format=last), None, None
         if ctx.needs_input_grad[0]:
             turned = weight.flip(2, 3, 4).to(upstream.dtype)
@@ -245,8 +258,7 @@ class _Depthwise(torch.autograd.Function):
             grad_x = F.conv3d(upstream, turned, padding=padding, groups=len(weight)).to(x.dtype)
         if ctx.needs_input_grad[1]:
             x = x.to(upstream.dtype).contiguous(memory_format=last)
-            gradient = _by_taps if max(kernel[1:]) <= 3 else _banded  # larger ones are slow in 2-D, too
-            grad_weight = gradient(upstream, x, kernel).unsqueeze(1).to(weight.dtype)
+            grad_weight = _depthwise_weight_gradient(upstream, x, kernel).to(weight.dtype)
         return grad_x, grad_weight, upstream.sum((0, 2, 3, 4)).to(weight.dtype)
 
 
@@ -267,15 +279,21 @@ class DepthwiseConv3d(Formed, nn.Conv3d):
             plane = x.movedim(1, -1).flatten(2, 3)  # x.flatten(3) has strides that hide the layout
             y = F.conv2d(plane.movedim(-1, 1), weight, self.bias, 1, (self.padding[0], 0), 1, self.groups)
             return y.movedim(1, -1).unflatten(2, x.shape[3:]).movedim(-1, 1)
-        if self.forms.unrolled(x) and not tracing():
+        if self.forms.unrolled(x) and not exporting():
             return _Depthwise.apply(x, self.weight, self.bias)
         # By way of a view the gradient gets the weight's strides, whatever the layout; else DDP would warn.
         return F.conv3d(x, self.weight.squeeze(1).unsqueeze(1), self.bias, 1, self.padding, 1, self.groups)
 
 
+def exporting() -> bool:
+    """Whether a graph is being made for other programs, in which derivatives of ours have no place."""
+    exports = (torch.compiler.is_exporting, torch.onnx.is_in_onnx_export, torch.jit.is_tracing)
+    return any(export() for export in exports)
+
+
 def tracing() -> bool:
-    """Whether a graph is being made, in which this program's own derivatives have no place."""
-    return torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()
+    """Whether any graph is being made, whose operations are chosen by what makes it."""
+    return torch.compiler.is_compiling() or exporting()
 
 
 def drop_path(rate: float) -> nn.Module:
