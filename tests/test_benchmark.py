@@ -5,6 +5,7 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import nn
 
 from slowfast_uniformer.apps import benchmark
 from slowfast_uniformer.apps.kernels import alone
-from slowfast_uniformer.apps.model_speed import exponent
+from slowfast_uniformer.apps.model_speed import Subject, exponent
 from slowfast_uniformer.apps.rivals import pil_item, plain_views_item, reopened_item
 from slowfast_uniformer.config import load_config
 from slowfast_uniformer.data.dataset import VideoDataset
@@ -139,6 +140,17 @@ def test_kernels_of_a_pass_are_timed_and_nothing_else():
     query = torch.randn(1, 2, 4, 8, requires_grad=True)
     attend = F.scaled_dot_product_attention
     assert alone(lambda: attend(query, query, query).sum().backward(), second, 1) == 1.0 + 1.0
+
+
+def test_a_compiled_model_is_measured_compiled(tiny, monkeypatch):
+    compiled = Mock()
+    monkeypatch.setattr("slowfast_uniformer.models.layers.compile_parts", compiled)
+    cfg = load_config(None, [*tiny, "MODEL.MODEL_NAME", "Uniformer", "MODEL.COMPILE", True])
+    subject = Subject(cfg, 1)
+    assert [call.args[0] for call in compiled.mock_calls] == [subject.model]
+    assert subject.fused is compiled.mock_calls[-1].args[0]
+    Subject(cfg, 1, plain=True)
+    assert compiled.call_count == 2, "plain stays plain"
 
 
 def test_what_the_model_command_prints():

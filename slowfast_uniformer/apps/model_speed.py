@@ -61,6 +61,8 @@ class Subject:
         self.model = build_model(cfg).to(self.device)
         if plain:
             layers.plain(self.model)
+        elif cfg.MODEL.COMPILE:
+            layers.compile_parts(self.model)
         self.plain = plain
         size = cfg.DATA.TRAIN_CROP_SIZE
         self.clips = torch.randn(batch, 3, cfg.DATA.NUM_FRAMES, size, size, device=self.device)
@@ -68,7 +70,10 @@ class Subject:
 
     @cached_property
     def fused(self) -> nn.Module:
-        return self.model.fuse()
+        model = self.model.fuse()
+        if self.cfg.MODEL.COMPILE:
+            layers.compile_parts(model)
+        return model
 
     @torch.inference_mode()
     def forward(self) -> None:

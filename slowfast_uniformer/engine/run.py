@@ -203,12 +203,7 @@ def _run_of(cfg: CfgNode, net: nn.Module, device: torch.device, class_names: lis
     ema = moving_average(net, cfg.MODEL.EMA_DECAY) if cfg.MODEL.EMA_EPOCH >= 0 else None
     shell = copy.deepcopy(net).to("meta") if sharded else None
     if cfg.MODEL.COMPILE:
-        parts = layers.repeated_parts(net)
-        # A rate of stochastic depth of its own makes each block a variant; those above the limit would not
-        # be compiled.
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2 * len(parts))
-        for part in parts:
-            part.compile()
+        layers.compile_parts(net)
     for whole in [net, *([ema.module] if ema else [])] if sharded else ():
         distributed.shard(whole, layers.repeated_parts(whole), device)
     group = distributed.second_group() if sharded else None

@@ -369,6 +369,16 @@ def repeated_parts(model: nn.Module) -> list[nn.Module]:
     return [p for p in parts if any(True for _ in p.parameters()) and heads.isdisjoint(p.modules())]
 
 
+def compile_parts(model: nn.Module) -> None:
+    """Have torch.compile take the blocks that a model repeats, when they are first called."""
+    parts, config = repeated_parts(model), torch._dynamo.config
+    # With its own rate of stochastic depth each is a variant, in training and in evaluation; what is above
+    # the limit would stay as it is.
+    config.recompile_limit = max(config.recompile_limit, 2 * len(parts))
+    for part in parts:
+        part.compile()
+
+
 def frozen_copy(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode whose parameters take no gradients."""
     return copy.deepcopy(model).eval().requires_grad_(False)
