@@ -159,7 +159,7 @@ class StemConv3d(Formed, nn.Conv3d):
     rounded up.
 
     A single clip goes through it as two halves in time: for one alone PyTorch chooses a form on the CPU that
-    takes three to four times as long.
+    takes about three times as long.
     """
 
     def __init__(self, dim: int):
