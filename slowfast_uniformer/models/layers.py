@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import library, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
@@ -225,7 +225,7 @@ def _by_taps(upstream: torch.Tensor, x: torch.Tensor, kernel: torch.Size) -> tor
     return found
 
 
-@torch.library.custom_op("slowfast_uniformer::depthwise_weight_gradient", mutates_args=())
+@library.custom_op("slowfast_uniformer::depthwise_weight_gradient", mutates_args=())
 def _depthwise_weight_gradient(upstream: torch.Tensor, x: torch.Tensor, kernel: list[int]) -> torch.Tensor:
     """(C, 1, *kernel), of volumes whose channels are last in memory. torch.compile takes it as it is: its own
     way would be conv3d's, which takes several times as long."""
