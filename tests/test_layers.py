@@ -1,10 +1,14 @@
 """The forms that layers take for speed are the layers they stand for."""
 
+import contextlib
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 from test_models import SMALL, small_clip, small_model, training_step
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from slowfast_uniformer.models import layers
 
@@ -109,8 +113,13 @@ def test_fused_models_compute_the_same_without_batch_norms(label):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.fixture(name="small_parts")
+def fixture_small_parts(monkeypatch):
+    monkeypatch.setattr(layers, "PART", 4)
+
+
 @pytest.mark.parametrize("label", OURS)
-def test_plain_models_compute_the_same(label):
+def test_plain_models_compute_the_same(label, small_parts):
     """Golden figures tell that these are right; here that each form is."""
     fast, simple = small_model(label), layers.plain(small_model(label))
     for value in fast.parameters():
@@ -132,3 +141,63 @@ def test_plain_models_compute_the_same(label):
     for name, theirs in gradients.items():  # some are zero but for rounding: biases before batch norms
         error = (fast.get_parameter(name).grad - theirs).norm()
         assert error <= 1e-4 * theirs.norm() + 1e-6 * all_norm, name
+
+
+def run_mlp(mlp: layers.Mlp, x: torch.Tensor) -> tuple[list[torch.Tensor], list[tuple[int, ...]]]:
+    """Outputs and gradients, and the shapes of what is kept for them, parameters aside."""
+    kept, parameters = [], {p.data_ptr() for p in mlp.parameters()}
+
+    def note(value: torch.Tensor) -> torch.Tensor:
+        if value.data_ptr() not in parameters:
+            kept.append(tuple(value.shape))
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda value: value):
+        y = mlp(x)
+    inputs = [value for value in (x, *mlp.parameters()) if value.requires_grad]
+    return [y, *torch.autograd.grad((y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum(), inputs)], kept
+
+
+@pytest.mark.parametrize("conv", [False, True])
+@pytest.mark.parametrize("frames", [3, 2])
+def test_an_mlp_by_parts_is_the_mlp(conv, frames, small_parts):
+    mlp = layers.Mlp(6, 10, conv=conv)
+    x = torch.randn(2, 6, frames, 2, 3).contiguous(memory_format=torch.channels_last_3d)
+    x = (x if conv else x.flatten(2).transpose(1, 2)).requires_grad_()
+    found, kept = run_mlp(mlp, x)
+    expected, all_kept = run_mlp(layers.set_forms(mlp, layout="contiguous"), x)
+    for ours, plain in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-6)
+        assert ours.stride() == plain.stride() or conv
+    assert kept.count((12 * frames, 10)) == 1, "the outputs of the first layer, not those of GELU"
+    assert sum(math.prod(shape) for shape in kept) < sum(math.prod(shape) for shape in all_kept)
+
+
+def frozen(mlp: layers.Mlp) -> None:
+    mlp.fc1.weight.requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    ("change", "context"),
+    [
+        (lambda mlp: mlp.bfloat16(), contextlib.nullcontext),
+        (frozen, contextlib.nullcontext),
+        (lambda mlp: setattr(mlp.drop, "p", 0.5), contextlib.nullcontext),
+        (lambda mlp: None, lambda: torch.autocast("cpu", torch.bfloat16)),
+        (lambda mlp: None, lambda: FlopCounterMode(display=False)),
+        (lambda mlp: None, torch.no_grad),
+    ],
+    ids=["bf16", "frozen", "dropout", "autocast", "watched", "no gradients"],
+)
+def test_an_mlp_goes_through_its_layers_where_parts_would_change_something(change, context, small_parts):
+    mlp, called = layers.Mlp(6, 10), []
+    change(mlp)
+    mlp.act.register_forward_hook(lambda *_: called.append(True))
+    x = torch.randn(2, 9, 6, dtype=mlp.fc1.bias.dtype)
+    with context():
+        mlp(x)
+    assert called
+    if context is not contextlib.nullcontext:
+        called.clear()
+        mlp(x)
+        assert not called, "only there"

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from golden_recipe import GOLDEN, fill, golden_cases, golden_clip, golden_json, summary
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.models.layers import set_forms
@@ -192,6 +193,32 @@ def test_depthwise_convolutions_need_no_copies(build_model, layout):
             )
     model(torch.randn(CLIP))
     assert len(kept) >= 5 and all(kept)
+
+
+class Convolutions(TorchDispatchMode):
+    """Notes the strides of what depth-wise convolutions take, and those that channels last in memory have."""
+
+    def __init__(self):
+        super().__init__()
+        self.strides = []
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        if op is torch.ops.aten.convolution.default and args[8] > 1:
+            expected = torch.empty_like(args[0], memory_format=torch.channels_last_3d)
+            self.strides.append((args[0].stride(), expected.stride()))
+        return op(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("clips", [1, 2])
+@pytest.mark.parametrize("split", [False, True])
+def test_convolutions_find_channels_last_whatever_the_batch(split, clips):
+    """Of one clip any stride of the batch is right, but they would take the volume for a contiguous one."""
+    model = set_forms(Uniformer(**REDUCED, split=split), layout="channels_last", dw_conv="unrolled")
+    with Convolutions() as seen:
+        model(torch.randn(clips, *CLIP[1:])).sum().backward()
+    forward_and_back = 2 * (2 * 2 + 3)  # two local blocks with two of them, three global ones with one
+    assert len(seen.strides) == forward_and_back
+    assert all(found == expected for found, expected in seen.strides)
 
 
 def test_light_models_keep_nothing_between_clips():

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import library, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 from torchvision.ops import StochasticDepth
 
@@ -39,6 +40,7 @@ class Forms:
         return self.dw_conv == "unrolled" or self.dw_conv == "auto" and x.device.type == "cpu"
 
 
+PART = 2048  # rows of a matrix of which one thread's cache holds what lies between layers
 PLAIN = Forms(layout="contiguous", dw_conv="conv3d", attention="explicit")  # the straightforward ones
 
 
@@ -67,8 +69,14 @@ def plain(model: nn.Module) -> nn.Module:
 
 def lay_out(x: torch.Tensor, forms: Forms) -> torch.Tensor:
     """(B, C, T, H, W) in the memory layout that convolutions want; values and shape stay."""
-    last = torch.channels_last_3d if forms.channels_last(x) else torch.contiguous_format
-    return x.contiguous(memory_format=last)
+    return channels_last(x) if forms.channels_last(x) else x.contiguous()
+
+
+def channels_last(x: torch.Tensor) -> torch.Tensor:
+    """(B, C, T, H, W) with its channels last in memory. Views of one clip can have any stride of B, but
+    convolutions read the layout from it: it gets that of several clips."""
+    rows = x.movedim(1, -1).contiguous()
+    return rows.flatten(0, 3).view(rows.shape).movedim(-1, 1)
 
 
 def attention_weights(q: torch.Tensor, k: torch.Tensor, scale: float) -> torch.Tensor:
@@ -109,6 +117,16 @@ class QuickGELU(Formed, nn.Module):
         if self.forms.channels_last(x) and not tracing():
             return _QuickGELU.apply(x)
         return x * torch.sigmoid(1.702 * x)
+
+
+class GELU(Formed, nn.GELU):
+    """x Φ(x). Channels that are last in memory are last in shape, too, for it: oneDNN takes half of PyTorch's
+    own time for it on the CPU, but takes no other order."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.dim() < 5 or not self.forms.channels_last(x):
+            return super().forward(x)
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class PointwiseConv3d(Formed, nn.Conv3d):
@@ -250,14 +268,14 @@ class _Depthwise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, upstream):
         x, weight = ctx.saved_tensors
-        kernel, last = list(weight.shape[2:]), torch.channels_last_3d
-        upstream, grad_x, grad_weight = upstream.contiguous(memory_format=last), None, None
+        kernel, upstream = list(weight.shape[2:]), channels_last(upstream)
+        grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
             turned = weight.flip(2, 3, 4).to(upstream.dtype)
             padding = [size // 2 for size in kernel]
             grad_x = F.conv3d(upstream, turned, padding=padding, groups=len(weight)).to(x.dtype)
         if ctx.needs_input_grad[1]:
-            x = x.to(upstream.dtype).contiguous(memory_format=last)
+            x = channels_last(x.to(upstream.dtype))
             grad_weight = _depthwise_weight_gradient(upstream, x, kernel).to(weight.dtype)
         return grad_x, grad_weight, upstream.sum((0, 2, 3, 4)).to(weight.dtype)
 
@@ -304,32 +322,79 @@ def drop_path(rate: float) -> nn.Module:
 def by_tokens(function: Callable, *volumes: torch.Tensor) -> torch.Tensor:
     """`function` of volumes (B, C, T, H, W), which must treat each position by itself.
 
-    Where no gradient will be asked for, it gets 2048 of them at a time, as (1, C, 2048, 1, 1): the CPU's
-    cache then holds what lies between its layers.
+    Where no gradient will be asked for, it gets `PART` of them at a time, as (1, C, PART, 1, 1).
     """
     first = volumes[0]
     last = first.device.type == "cpu" and first.is_contiguous(memory_format=torch.channels_last_3d)
     if torch.is_grad_enabled() or not last or tracing():
         return function(*volumes)
-    parts = zip(*(volume.movedim(1, -1).flatten(0, -2).split(2048) for volume in volumes), strict=True)
+    parts = zip(*(volume.movedim(1, -1).flatten(0, -2).split(PART) for volume in volumes), strict=True)
     found = [function(*(part.t()[None, :, :, None, None] for part in each)) for each in parts]
     y = torch.cat([part[0, :, :, 0, 0].t() for part in found])
     return y.view(first.movedim(1, -1).shape).movedim(-1, 1)
 
 
-class Mlp(nn.Module):
+class _MlpByParts(torch.autograd.Function):
+    """Linear, GELU, linear for the rows of a matrix, `PART` for each thread at a time: the CPU's cache then
+    holds what lies between. GELU is computed again backwards, and its outputs need not be kept."""
+
+    @staticmethod
+    def _parts(*matrices: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+        return zip(*(m.split(PART * torch.get_num_threads()) for m in matrices), strict=True)
+
+    @staticmethod
+    def forward(ctx, x, weight_1, bias_1, weight_2, bias_2):
+        hidden, y = x.new_empty(len(x), len(weight_1)), x.new_empty(len(x), len(weight_2))
+        for rows, inner, out in _MlpByParts._parts(x, hidden, y):
+            torch.addmm(bias_1, rows, weight_1.t(), out=inner)
+            torch.addmm(bias_2, F.gelu(inner), weight_2.t(), out=out)
+        ctx.save_for_backward(x, hidden, weight_1, weight_2)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream):
+        x, hidden, weight_1, weight_2 = ctx.saved_tensors
+        grad_x, grad_1, grad_2 = torch.empty_like(x), torch.zeros_like(weight_1), torch.zeros_like(weight_2)
+        grad_bias_1 = x.new_zeros(len(weight_1))
+        for rows, inner, up, out in _MlpByParts._parts(x, hidden, upstream, grad_x):
+            grad_2.addmm_(up.t(), F.gelu(inner))
+            grad_inner = torch.ops.aten.gelu_backward(up @ weight_2, inner)
+            grad_1.addmm_(grad_inner.t(), rows)
+            grad_bias_1 += grad_inner.sum(0)
+            torch.mm(grad_inner, weight_1, out=out)
+        return grad_x, grad_1, grad_bias_1, grad_2, upstream.sum(0)
+
+
+class Mlp(Formed, nn.Module):
     """Two layers, GELU between: linear on (..., dim), or as 1x1x1 convolutions on (B, dim, T, H, W)."""
 
     def __init__(self, dim: int, hidden: int, drop: float = 0.0, conv: bool = False):
         super().__init__()
         layer = PointwiseConv3d if conv else nn.Linear
+        self.conv = conv
         self.fc1 = layer(dim, hidden)
-        self.act = nn.GELU()
+        self.act = GELU()
         self.fc2 = layer(hidden, dim)
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+        if not self._goes_by_parts(x):
+            return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+        last = x.movedim(1, -1) if self.conv else x
+        weights = (self.fc1.weight.flatten(1), self.fc1.bias, self.fc2.weight.flatten(1), self.fc2.bias)
+        y = _MlpByParts.apply(last.flatten(0, -2), *weights).view(last.shape)
+        return y.movedim(-1, 1) if self.conv else y
+
+    def _goes_by_parts(self, x: torch.Tensor) -> bool:
+        """Whether all gradients will be asked for, of enough rows, and nobody watches single operations."""
+        if not (torch.is_grad_enabled() and all(p.requires_grad for p in self.parameters())):
+            return False
+        if tracing() or is_in_torch_dispatch_mode() or self.training and self.drop.p:
+            return False
+        single = x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
+        much = x.numel() > PART * torch.get_num_threads() * self.fc1.weight.shape[1]
+        return single and much and x.device.type == "cpu" and self.forms.channels_last(x)
 
 
 def resize_position(embedding: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:

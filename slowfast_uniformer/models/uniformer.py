@@ -42,7 +42,7 @@ class ConvStem(layers.Formed, nn.Module):
         self.proj = nn.Sequential(
             layers.StemConv3d(dim // 2),
             nn.BatchNorm3d(dim // 2),
-            nn.GELU(),
+            layers.GELU(),
             nn.Conv3d(dim // 2, dim, 3, stride=2, padding=1),
             nn.BatchNorm3d(dim),
         )
