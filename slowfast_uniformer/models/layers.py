@@ -120,8 +120,8 @@ class QuickGELU(Formed, nn.Module):
 
 
 class GELU(Formed, nn.GELU):
-    """x Φ(x). Channels that are last in memory are last in shape, too, for it: oneDNN takes half of PyTorch's
-    own time for it on the CPU, but takes no other order."""
+    """x Φ(x). Channels that are last in memory are last in shape, too, for it: on the CPU a contiguous volume
+    takes about half the time of a permuted one."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.dim() < 5 or not self.forms.channels_last(x):
