@@ -22,6 +22,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -237,8 +238,8 @@ def make_demo(
     if workers == 1:
         list(map(work, jobs))
     else:
-        with multiprocessing.get_context("spawn").Pool(workers) as pool:
-            pool.map(work, jobs, chunksize=8)
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+            list(pool.map(work, jobs, chunksize=8))
     write_lists(folder, jobs[:train], jobs[train:], frames)
     (folder / "complete.json").write_text(stamp)
     shutil.rmtree(out, ignore_errors=True)

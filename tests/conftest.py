@@ -4,6 +4,7 @@ a browser."""
 import importlib.util
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -32,6 +33,16 @@ def status_of(script) -> int:
     except SystemExit as stop:
         return stop.code
     return 0
+
+
+@pytest.fixture(autouse=True)
+def signals():
+    """A test leaves the handlers of signals as they were: what is ignored is so in processes that are started
+    later, too, and a pool of them would wait for ever for its workers to end."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

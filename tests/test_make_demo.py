@@ -1,4 +1,5 @@
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -137,6 +138,13 @@ def test_same_bytes_whatever_the_workers(tmp_path):
     for workers in ("1", "2"):
         subprocess.run([*command, "--out", tmp_path / workers, "--workers", workers], check=True)
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
+
+
+def test_workers_end_where_sigterm_is_ignored(tmp_path):
+    """Processes inherit that, and then are not ended by it."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    command = [sys.executable, SCRIPT, "--train", "9", "--val", "3", "--out", tmp_path / "demo"]
+    subprocess.run([*command, "--workers", "2"], check=True, timeout=100)
 
 
 def test_held_out_clips_do_not_depend_on_the_number_of_training_clips():

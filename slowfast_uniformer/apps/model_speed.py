@@ -8,6 +8,7 @@ import multiprocessing
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import cached_property, partial
 from typing import Any
 
@@ -145,8 +146,8 @@ def model_speed(
 def step_memory(cfg: CfgNode, batch: int, plain: bool) -> float:
     """Peak memory in MB of a training step (gradients among it, no optimizer) above what was held before it,
     taken in a process of its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_step_memory, (cfg, batch, plain, torch.get_num_threads()))
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_step_memory, cfg, batch, plain, torch.get_num_threads()).result()
 
 
 def _step_memory(cfg: CfgNode, batch: int, plain: bool, threads: int) -> float:
