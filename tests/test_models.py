@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.models import MODEL_REGISTRY, build_model
-from slowfast_uniformer.models.layers import checkpoint_counts
+from slowfast_uniformer.models.recompute import checkpoint_counts
 
 REGISTERED = sorted(name for name, _ in MODEL_REGISTRY)
 CLASSES = 5

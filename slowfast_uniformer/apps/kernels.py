@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from slowfast_uniformer.models.layers import PRODUCTS
+from slowfast_uniformer.models.recompute import PRODUCTS
 
 _NAMES = {str(product).partition(".default")[0] for product in PRODUCTS}
 _KERNELS = _NAMES | {f"{name}_backward" for name in _NAMES}

@@ -1,22 +1,15 @@
 """Pieces that more than one architecture is made of."""
 
-import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import library, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
-from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 from torchvision.ops import StochasticDepth
-
-from slowfast_uniformer.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -442,105 +435,3 @@ def compile_parts(model: nn.Module) -> None:
     config.recompile_limit = max(config.recompile_limit, 2 * len(parts))
     for part in parts:
         part.compile()
-
-
-def frozen_copy(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode whose parameters take no gradients."""
-    return copy.deepcopy(model).eval().requires_grad_(False)
-
-
-def _affine(norm: _BatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
-    """Factor and summand for each channel that a batch norm is in evaluation, in double precision."""
-    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-    return scale, norm.bias.double() - norm.running_mean.double() * scale
-
-
-def fold_into_next(norm: _BatchNorm, layer: nn.Linear | PointwiseConv3d) -> nn.Identity:
-    """Make `layer`, which has a bias, do what `norm` did before it. Returns what takes the norm's place."""
-    scale, shift = _affine(norm)
-    weight = layer.weight.flatten(1).double()
-    layer.bias.copy_(layer.bias.double() + weight @ shift)
-    layer.weight.copy_((weight * scale).view_as(layer.weight))
-    return nn.Identity()
-
-
-def fold_into_last(layer: nn.Conv3d, norm: _BatchNorm) -> nn.Identity:
-    """Make `layer`, which has a bias, do what `norm` did after it. Returns what takes the norm's place."""
-    scale, shift = _affine(norm)
-    scale_rows(layer, scale)
-    layer.bias.copy_(layer.bias.double() + shift)
-    return nn.Identity()
-
-
-def scale_rows(layer: nn.Module, factor: torch.Tensor | None) -> None:
-    """Make `layer`, which has a bias, multiply its outputs by a factor for each channel, or one for all."""
-    if factor is not None:
-        rows = factor.double().flatten()
-        layer.bias.copy_(layer.bias.double() * rows)
-        layer.weight.copy_((layer.weight.flatten(1).double() * rows[:, None]).view_as(layer.weight))
-
-
-def checkpoint_counts(num: int | Sequence[int], stages: int) -> list[int]:
-    """How many blocks of each stage to recompute; one number stands for every stage."""
-    counts = [num] * stages if isinstance(num, int) else list(num)
-    if len(counts) != stages:
-        raise UserError(f"MODEL.CHECKPOINT_NUM: {counts} must have an entry for each of {stages} stages")
-    return counts
-
-
-@contextmanager
-def _scratch_statistics(block: nn.Module) -> Iterator[None]:
-    """Let batch norms update copies of their running statistics, which are thrown away on leaving."""
-    kept = [
-        (norm, name, buffer)
-        for norm in block.modules()
-        if isinstance(norm, _BatchNorm)
-        for name, buffer in norm.named_buffers(recurse=False)
-    ]
-    for norm, name, buffer in kept:
-        setattr(norm, name, buffer.clone())
-    try:
-        yield
-    finally:
-        for norm, name, buffer in kept:
-            setattr(norm, name, buffer)
-
-
-@contextmanager
-def _both(outer: AbstractContextManager, inner: AbstractContextManager) -> Iterator[None]:
-    with outer, inner:
-        yield
-
-
-_aten = torch.ops.aten
-PRODUCTS = [
-    op.default
-    for op in (
-        _aten.mm, _aten.addmm, _aten.bmm, _aten.baddbmm, _aten.convolution,
-        _aten._scaled_dot_product_flash_attention_for_cpu, _aten._scaled_dot_product_flash_attention,
-        _aten._scaled_dot_product_efficient_attention, _aten._scaled_dot_product_cudnn_attention,
-    )
-]  # fmt: skip
-
-
-def recomputed(block: nn.Module, function: Callable | None = None, policy: str = "full") -> Callable:
-    """`block`, or the `function` around it, keeping its inputs alone (policy "full"), or also the outputs of
-    matrix products, convolutions and attention ("selective"), and computing the rest again in the backward
-    pass.
-
-    Results, gradients and buffers are those of calling `block`: random draws are repeated, and running
-    statistics count the first pass only.
-    """
-    function = function or block
-    if not torch.is_grad_enabled():
-        return function
-    selective = partial(create_selective_checkpoint_contexts, PRODUCTS)
-    if torch.compiler.is_compiling():  # buffers need no care there: it updates them once by itself
-        options = {"context_fn": selective} if policy == "selective" else {}
-        return lambda *args: checkpoint(function, *args, use_reentrant=False, **options)
-
-    def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
-        first, again = selective() if policy == "selective" else (nullcontext(), nullcontext())
-        return first, _both(_scratch_statistics(block), again)
-
-    return lambda *args: checkpoint(function, *args, use_reentrant=False, context_fn=contexts)

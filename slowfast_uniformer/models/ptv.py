@@ -16,7 +16,7 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.models import layers
+from slowfast_uniformer.models import layers, recompute
 from slowfast_uniformer.models.build import register_model
 
 _MVIT_B = {
@@ -93,12 +93,12 @@ class _Baseline(nn.Module):
 
     def set_grad_checkpointing(self, num: int | Sequence[int], policy: str = "full") -> None:
         """Recompute the first num[i] blocks of stage i + 1 in the backward pass; an int is for all stages.
-        For `policy` see layers.recomputed."""
-        self.checkpoint_num = layers.checkpoint_counts(num, len(self.stages()))
+        For `policy` see recompute.recomputed."""
+        self.checkpoint_num = recompute.checkpoint_counts(num, len(self.stages()))
         self.checkpoint_policy = policy
 
     def _recomputed(self, block: nn.Module) -> Callable:
-        return layers.recomputed(block, policy=self.checkpoint_policy)
+        return recompute.recomputed(block, policy=self.checkpoint_policy)
 
 
 class _ConvNet(_Baseline):

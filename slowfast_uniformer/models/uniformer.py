@@ -15,7 +15,7 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.models import layers
+from slowfast_uniformer.models import folding, layers, recompute
 from slowfast_uniformer.models.build import register_model
 
 
@@ -52,7 +52,7 @@ class ConvStem(layers.Formed, nn.Module):
 
     def fuse(self) -> None:
         for i in (0, 3):
-            self.proj[i + 1] = layers.fold_into_last(self.proj[i], self.proj[i + 1])
+            self.proj[i + 1] = folding.fold_into_last(self.proj[i], self.proj[i + 1])
 
 
 class Attention(layers.Formed, nn.Module):
@@ -121,7 +121,7 @@ class _Block(layers.Formed, nn.Module):
     def _fuse_scale(self, *branches: nn.Module) -> None:
         """Put layer scale into the last layers of the two branches."""
         for name, last in zip(("gamma_1", "gamma_2"), branches, strict=True):
-            layers.scale_rows(last, getattr(self, name))
+            folding.scale_rows(last, getattr(self, name))
             setattr(self, name, None)
 
 
@@ -148,8 +148,8 @@ class LocalBlock(_Block):
         return x + self.drop_path(self._scaled(self.gamma_2, self.mlp(self.norm2(x))))
 
     def fuse(self) -> None:
-        self.norm1 = layers.fold_into_next(self.norm1, self.conv1)
-        self.norm2 = layers.fold_into_next(self.norm2, self.mlp.fc1)
+        self.norm1 = folding.fold_into_next(self.norm1, self.conv1)
+        self.norm2 = folding.fold_into_next(self.norm2, self.mlp.fc1)
         self._fuse_scale(self.conv2, self.mlp.fc2)
 
 
@@ -327,7 +327,7 @@ class _FourStages(nn.Module):
         for index, block in enumerate(getattr(self, f"blocks{stage}")):
             step = block
             if index < self.checkpoint_num[stage - 1]:
-                step = layers.recomputed(block, policy=self.checkpoint_policy)
+                step = recompute.recomputed(block, policy=self.checkpoint_policy)
             state = step(*state) if len(state) > 1 else (step(*state),)
         return state if len(state) > 1 else state[0]
 
@@ -372,20 +372,20 @@ class _FourStages(nn.Module):
 
     def set_grad_checkpointing(self, num: int | Sequence[int], policy: str = "full") -> None:
         """Recompute the first num[i] blocks of stage i + 1 in the backward pass; an int is for all stages.
-        For `policy` see layers.recomputed."""
-        self.checkpoint_num, self.checkpoint_policy = layers.checkpoint_counts(num, stages=4), policy
+        For `policy` see recompute.recomputed."""
+        self.checkpoint_num, self.checkpoint_policy = recompute.checkpoint_counts(num, stages=4), policy
 
     @torch.no_grad()
     def fuse(self) -> "_FourStages":
         """A copy for evaluation: batch norms and layer scale are in the weights of the layers beside them."""
-        model = layers.frozen_copy(self)
+        model = folding.frozen_copy(self)
         for stage in (1, 2, 3, 4):
             for block in getattr(model, f"blocks{stage}"):
                 block.fuse()
         if isinstance(model.patch_embed1, ConvStem):
             model.patch_embed1.fuse()
         reader = model.pre_logits.fc if len(model.pre_logits) else model.head
-        model.norm = layers.fold_into_next(model.norm, reader)
+        model.norm = folding.fold_into_next(model.norm, reader)
         return model
 
 

@@ -16,7 +16,7 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.models import layers
+from slowfast_uniformer.models import folding, layers, recompute
 from slowfast_uniformer.models.build import register_model
 
 # name of UNIFORMERV2.BACKBONE -> width, layers, heads, patch size and resolution of CLIP's image towers
@@ -205,7 +205,7 @@ class Transformer(nn.Module):
         for index, resblock in enumerate(self.resblocks):
             step = partial(self._step, index, grid)
             if index < self.checkpoint_num:
-                step = layers.recomputed(resblock, step, self.checkpoint_policy)
+                step = recompute.recomputed(resblock, step, self.checkpoint_policy)
             x, video = step(x, video)
         if frames:
             return x[:, :, 0]
@@ -358,7 +358,7 @@ class Uniformerv2(nn.Module):
 
     def set_grad_checkpointing(self, num: int | Sequence[int], policy: str = "full") -> None:
         """Recompute the first `num` layers (of a list, its first entry), each with the global block after it,
-        in the backward pass. For `policy` see layers.recomputed."""
+        in the backward pass. For `policy` see recompute.recomputed."""
         transformer = self.backbone.transformer
         transformer.checkpoint_num = num if isinstance(num, int) else num[0]
         transformer.checkpoint_policy = policy
@@ -367,16 +367,16 @@ class Uniformerv2(nn.Module):
     def fuse(self) -> "Uniformerv2":
         """A copy for evaluation, with batch norms, layer scale and the factor of QuickGELU in the weights of
         the layers beside them."""
-        model = layers.frozen_copy(self)
+        model = folding.frozen_copy(self)
         for module in list(model.modules()):
             if isinstance(module, LocalBlock):
-                module.pos_embed[0] = layers.fold_into_next(module.pos_embed[0], module.pos_embed[1])
+                module.pos_embed[0] = folding.fold_into_next(module.pos_embed[0], module.pos_embed[1])
             elif isinstance(module, Layer):
                 for name, last in (("ls_1", module.attn.out_proj), ("ls_2", module.mlp.c_proj)):
-                    layers.scale_rows(last, getattr(module, name))
+                    folding.scale_rows(last, getattr(module, name))
                     setattr(module, name, None)
             if isinstance(module, (Layer, GlobalBlock)) and isinstance(module.mlp.gelu, layers.QuickGELU):
-                layers.scale_rows(module.mlp.c_fc, torch.tensor(1.702))
+                folding.scale_rows(module.mlp.c_fc, torch.tensor(1.702))
                 module.mlp.c_proj.weight /= 1.702
                 module.mlp.gelu = nn.SiLU()
         return model
