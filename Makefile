@@ -12,7 +12,7 @@ demo: install
 	$(BIN)/python tools/run_net.py --cfg configs/demo/uniformer.yaml
 
 test: install
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: install
 	$(BIN)/ruff check .

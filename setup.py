@@ -40,7 +40,7 @@ setup(
     extras_require={
         "dev": [
             "pytest>=8,<10",
-            "pytest-xdist>=3.5",  # the tests on as many cores as there are
+            "pytest-xdist>=3.7",  # the tests on as many cores as there are
             "ruff>=0.6",
             "playwright>=1.50",  # drives an installed Chromium
             "wandb>=0.19,<1",

@@ -14,6 +14,13 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
 VIDEOS = {"train": 16, "val": 9}  # 9: not divisible among two processes
+LONG = ["distributed", "recovery", "model_info", "slurm", "launch", "model_zoo"]
+
+
+def pytest_collection_modifyitems(items: list) -> None:
+    """The files that take longest come first, so that processes which share the tests end together."""
+    place = {f"test_{name}": number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
 
 
 def load_script(path: str):

@@ -2,8 +2,10 @@
 and of the losses.
 
 Run alone or under torchrun by test_distributed.py: python tests/ddp_steps.py OUT STEPS KEY VALUE ...
+STEPS like 10+10 saves after each part, and leaves what is saved then in OUTPUT_DIR_after_10 and so on, too.
 """
 
+import shutil
 import sys
 
 import torch
@@ -20,14 +22,18 @@ def steps(cfg):
     run = begin(cfg, None, lambda net: fit_classifiers(net, build_loader(cfg, "train"), cfg))
     run.model.eval()  # batch norms would see half the batch each
     rank, world, losses = distributed.rank(), distributed.world_size(), []
-    for seed in range(run.step, run.step + int(sys.argv[2])):
-        generator = torch.Generator().manual_seed(seed)
-        clips = torch.randn(8, 3, 4, 32, 32, generator=generator)
-        labels = torch.randint(8, (8,), generator=generator)
-        step = training_step(run, clips[rank::world], labels[rank::world])
-        losses.append(distributed.average(step.loss).item())
-    run.save()
-    run.saver.finish(must=True)
+    for count in map(int, sys.argv[2].split("+")):
+        for seed in range(run.step, run.step + count):
+            generator = torch.Generator().manual_seed(seed)
+            clips = torch.randn(8, 3, 4, 32, 32, generator=generator)
+            labels = torch.randint(8, (8,), generator=generator)
+            step = training_step(run, clips[rank::world], labels[rank::world])
+            losses.append(distributed.average(step.loss).item())
+        run.save()
+        run.saver.finish(must=True)
+        distributed.barrier()
+        if distributed.is_main() and "+" in sys.argv[2]:
+            shutil.copytree(cfg.OUTPUT_DIR, f"{cfg.OUTPUT_DIR}_after_{run.step}")
     state = {name: distributed.whole(value) for name, value in run.net.state_dict().items()}
     if distributed.is_main():
         torch.save({"losses": losses, "state": state}, sys.argv[1])

@@ -34,7 +34,7 @@ def start(script: str, *arguments, processes: int = 0) -> subprocess.CompletedPr
     return done
 
 
-def steps(out: Path, options: list, processes: int = 0, count: int = 3) -> tuple[dict, str]:
+def steps(out: Path, options: list, processes: int = 0, count: int | str = 3) -> tuple[dict, str]:
     """Losses and state after `count` steps by ddp_steps.py, and its standard error."""
     done = start("tests/ddp_steps.py", f"{out}.pt", count, *options, "OUTPUT_DIR", out, processes=processes)
     return torch.load(f"{out}.pt"), done.stderr
@@ -132,16 +132,15 @@ def test_sharded_steps_are_those_of_ddp_and_either_continues_the_other(tiny, tmp
     saving = ["MODEL.USE_CHECKPOINT", True, "MODEL.CHECKPOINT_NUM", "[1]" if name == "V2" else "[1,1,1,1]"]
     options = [*tiny, *ALL[name], *saving, "UNIFORMER.DROP_DEPTH_RATE", 0, "TRAIN.ACCUM_STEPS", 2,
                "SOLVER.OPTIMIZING_METHOD", "adamw", "SOLVER.BASE_LR", 1e-3, "MODEL.EMA_EPOCH", 0]  # fmt: skip
-    whole, _ = steps(tmp_path / "ddp", options, 2, count=20)
-    sharded, said = steps(tmp_path / "fsdp", [*options, "MODEL.PARALLEL", "fsdp"], 2, count=20)
+    whole, _ = steps(tmp_path / "ddp", options, 2, count="10+10")
+    sharded, said = steps(tmp_path / "fsdp", [*options, "MODEL.PARALLEL", "fsdp"], 2, count="10+10")
     assert "warn" not in said.lower(), said
     torch.testing.assert_close(sharded["losses"], whole["losses"], rtol=0, atol=1e-5)
     for kind, other in (("fsdp", "ddp"), ("ddp", "fsdp")):
-        out = tmp_path / f"from_{kind}"
-        steps(out, [*options, "MODEL.PARALLEL", kind], 2, count=10)
+        out = tmp_path / f"{kind}_after_10"
         after, _ = steps(out, [*options, "MODEL.PARALLEL", other], 2, count=10)
         torch.testing.assert_close(after["losses"], whole["losses"][10:], rtol=0, atol=1e-5)
-    folder = checkpoint.path_of(str(tmp_path / "from_ddp"), 0, sharded=True)
+    folder = checkpoint.path_of(str(tmp_path / "ddp_after_10"), 0, sharded=True)
     file = checkpoint.path_of(str(tmp_path / "exported"), 0)
     load_script("tools/convert_weights.py").convert(folder, file)
     exported, shards = checkpoint.load(file), checkpoint.load(folder)
