@@ -95,7 +95,7 @@ def parse_args() -> argparse.Namespace:
     )
     saving.add_argument("--times", type=positive, default=3, help="how often (%(default)s)")
     for each in (model, train):
-        each.add_argument("--batch", type=positive, default=1, help="clips in a step (%(default)s)")
+        each.add_argument("--batch", type=positive, default=1, help="clips or videos in a step (%(default)s)")
     for each in (model, train, scaling):
         each.add_argument(
             "--repeats", type=positive, default=3, help="turns, of which the least counts (%(default)s)"
@@ -212,7 +212,7 @@ def show_model(figures: dict[str, Any]) -> str:
 
 
 def measure_train(args: argparse.Namespace) -> dict[str, Any]:
-    cfg = load_config(args.cfg, [*args.opts, *FRESH])
+    cfg = load_config(args.cfg, [*args.opts, *FRESH, "TRAIN.BATCH_SIZE", args.batch])
     figures = {"cached": model_speed.training_speed(cfg, args.batch, args.repeats, args.clock)}
     if args.data:
         figures["data"] = benchmark.waiting(cfg, args.steps)
