@@ -46,7 +46,9 @@ def status_of(script) -> int:
 def signals():
     """A test leaves the handlers of signals as they were: what is ignored is so in processes that are started
     later, too, and a pool of them would wait for ever for its workers to end."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    from slowfast_uniformer.interrupt import SIGNALS
+
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
