@@ -212,7 +212,7 @@ def _in_group(fn: Callable, cfg: CfgNode, init_method: str) -> None:
         with interrupt.listening():
             fn(cfg)
     except RuntimeError as error:
-        if not re.search(r"gloo|nccl|ProcessGroup|Connection (closed|reset)", str(error), re.IGNORECASE):
+        if not between_ranks(error):
             raise
         lost = _lost(error)
         if "TORCHELASTIC_RUN_ID" in os.environ and machines() > 1:
@@ -284,6 +284,13 @@ def _watch(store: dist.Store, world: int, timeout: float) -> None:
             if now - start > timeout / 2 and named.get(other) != note:
                 named[other] = note
                 logger.warning("no progress for %.0f s: %s", now - start, note)
+
+
+def between_ranks(error: RuntimeError) -> bool:
+    """Whether it is an exchange with other ranks that has failed. Not all of gloo's messages name it: where
+    one exchange has timed out, another that waits beside it fails with "pair closure" alone."""
+    known = r"gloo|nccl|ProcessGroup|pair closure|Connection (closed|reset)"
+    return isinstance(error, dist.DistError) or bool(re.search(known, str(error), re.IGNORECASE))
 
 
 def _lost(error: RuntimeError) -> str:

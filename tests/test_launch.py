@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from test_recovery import LONG, ROOT, end, finish, record, said, start, steps_done, until
+from torch.distributed import DistNetworkError
 
-from slowfast_uniformer.distributed import _free_port
+from slowfast_uniformer.distributed import _free_port, between_ranks
 
 
 @pytest.fixture
@@ -66,6 +67,21 @@ def test_when_one_rank_dies_or_hangs_the_others_say_so_and_end(machines, number)
     assert time.monotonic() - begun < (60 if number == signal.SIGSTOP else 15)
     if number == signal.SIGSTOP:
         assert re.search("warning: no progress for .* rank 1 on ", said(out))
+
+
+@pytest.mark.parametrize(
+    "error, expected",
+    [
+        (RuntimeError("[/gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.0.0.1]:3466"), True),
+        (RuntimeError("[/gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 15000ms for recv"), True),
+        (RuntimeError("Application timeout caused pair closure"), True),
+        (DistNetworkError("failed to recv, got 0 bytes. Did the remote server shutdown or crash?"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied (1x2 and 3x4)"), False),
+        (RuntimeError("DataLoader timed out after 3 seconds"), False),
+    ],
+)
+def test_failed_exchanges_are_told_from_other_errors(error, expected):
+    assert between_ranks(error) == expected
 
 
 def test_machines_that_come_and_go(tiny, tmp_path):
