@@ -56,8 +56,5 @@ setup(
         "mlflow": ["mlflow>=2.14,<4"],  # TRACKER mlflow; mlflow-skinny is enough for a server
         "torchcodec": ["torchcodec>=0.8"],  # DATA.DECODER torchcodec; needs FFmpeg's shared libraries besides
     },
-    classifiers=[
-        "Programming Language :: Python :: 3",
-        "Topic :: Scientific/Engineering :: Image Recognition",
-    ],
+    classifiers=["Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Image Recognition"],
 )

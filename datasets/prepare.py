@@ -106,9 +106,7 @@ def kinetics(source: Source) -> Lists:
                 video, name = row["youtube_id"], row["label"]
                 start, end = (int(float(row[key])) for key in ("time_start", "time_end"))
             except (KeyError, TypeError, ValueError) as error:
-                raise UserError(
-                    f"{where}: label, youtube_id, time_start, time_end expected ({error})"
-                ) from None
+                raise UserError(f"{where}: label, youtube_id, time_start, time_end expected ({error})") from None
             label = source.label(name, where)
             if path := source.path(f"{name}/{video}_{start:06d}_{end:06d}.mp4", video):
                 lines.append(f"{path} {label}")
@@ -242,9 +240,7 @@ def charades(source: Source) -> Lists:
         lines = lists[f"{split}.csv"] = []
         for where, row in source.rows(f"Charades_v1_{name}.csv"):
             try:
-                actions = {
-                    int(action.split()[0].removeprefix("c")) for action in row["actions"].split(";") if action
-                }
+                actions = {int(action.split()[0].removeprefix("c")) for action in row["actions"].split(";") if action}
             except (KeyError, ValueError, IndexError) as error:
                 raise UserError(
                     f"{where}: id and actions such as 'c092 1.0 5.2;c147 0.0 3.1' expected ({error})"

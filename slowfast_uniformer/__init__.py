@@ -8,7 +8,7 @@ __all__ = ["load_model"]
 
 def __getattr__(name: str) -> Any:
     if name == "load_model":  # at its first use, for it imports everything
-        from slowfast_uniformer.apps.trained import load_model
+        from slowfast_uniformer.inference.predictor import load_model
 
         return load_model
     raise AttributeError(f"module {__name__} has no attribute {name}")

@@ -46,7 +46,7 @@ def status_of(script) -> int:
 def signals():
     """A test leaves the handlers of signals as they were: what is ignored is so in processes that are started
     later, too, and a pool of them would wait for ever for its workers to end."""
-    from slowfast_uniformer.interrupt import SIGNALS
+    from slowfast_uniformer.distributed.signals import SIGNALS
 
     before = {number: signal.getsignal(number) for number in SIGNALS}
     yield
@@ -70,16 +70,33 @@ def tiny(demo, tmp_path) -> list:
 
 def tiny_overrides(demo: Path, out: Path) -> list:
     overrides = {
-        "NUM_GPUS": 0, "OUTPUT_DIR": str(out), "DATA.PATH_TO_DATA_DIR": str(demo),
-        "DATA.PATH_PREFIX": str(demo / "videos"), "DATA.NUM_FRAMES": 4, "DATA.SAMPLING_RATE": 3,
-        "DATA.TRAIN_CROP_SIZE": 32, "DATA.TEST_CROP_SIZE": 32, "DATA.TRAIN_JITTER_SCALES": [32, 36],
-        "DATA.RANDOM_FLIP": False, "MODEL.NUM_CLASSES": 8, "UNIFORMER.EMBED_DIM": [8, 8, 16, 16],
-        "UNIFORMER.DEPTH": [1, 1, 1, 1], "UNIFORMER.HEAD_DIM": 8, "UNIFORMER.MLP_RATIO": 2,
-        "TRAIN.BATCH_SIZE": 8, "TRAIN.EVAL_PERIOD": 1, "TRAIN.CHECKPOINT_PERIOD": 1, "LOG_PERIOD": 1,
-        "TEST.BATCH_SIZE": 8, "TEST.NUM_ENSEMBLE_VIEWS": 2,
-        "SOLVER.MAX_EPOCH": 2, "SOLVER.BASE_LR": 1e-3, "SOLVER.OPTIMIZING_METHOD": "adamw",
-        "DATA_LOADER.NUM_WORKERS": 0, "TENSORBOARD.ENABLE": False,
-    }  # fmt: skip
+        "NUM_GPUS": 0,
+        "OUTPUT_DIR": str(out),
+        "DATA.PATH_TO_DATA_DIR": str(demo),
+        "DATA.PATH_PREFIX": str(demo / "videos"),
+        "DATA.NUM_FRAMES": 4,
+        "DATA.SAMPLING_RATE": 3,
+        "DATA.TRAIN_CROP_SIZE": 32,
+        "DATA.TEST_CROP_SIZE": 32,
+        "DATA.TRAIN_JITTER_SCALES": [32, 36],
+        "DATA.RANDOM_FLIP": False,
+        "MODEL.NUM_CLASSES": 8,
+        "UNIFORMER.EMBED_DIM": [8, 8, 16, 16],
+        "UNIFORMER.DEPTH": [1, 1, 1, 1],
+        "UNIFORMER.HEAD_DIM": 8,
+        "UNIFORMER.MLP_RATIO": 2,
+        "TRAIN.BATCH_SIZE": 8,
+        "TRAIN.EVAL_PERIOD": 1,
+        "TRAIN.CHECKPOINT_PERIOD": 1,
+        "LOG_PERIOD": 1,
+        "TEST.BATCH_SIZE": 8,
+        "TEST.NUM_ENSEMBLE_VIEWS": 2,
+        "SOLVER.MAX_EPOCH": 2,
+        "SOLVER.BASE_LR": 1e-3,
+        "SOLVER.OPTIMIZING_METHOD": "adamw",
+        "DATA_LOADER.NUM_WORKERS": 0,
+        "TENSORBOARD.ENABLE": False,
+    }
     return [item for pair in overrides.items() for item in pair]
 
 
@@ -88,18 +105,22 @@ def trained(demo, tmp_path_factory) -> Path:
     """The folder of a run on the tiny demo data, whose checkpoint holds a model with random weights."""
     import torch
 
-    from slowfast_uniformer import checkpoint
-    from slowfast_uniformer.config import load_config, to_plain
-    from slowfast_uniformer.models import build_model
+    from slowfast_uniformer.config.load import load_config, to_dict
+    from slowfast_uniformer.models.registry import build_model
+    from slowfast_uniformer.runs import checkpoints
 
     out = tmp_path_factory.mktemp("trained")
     cfg = load_config(str(ROOT / "tests" / "empty.yaml"), tiny_overrides(demo, out))
     torch.manual_seed(5)
     state = {
-        "model_state": build_model(cfg).state_dict(), "optimizer_state": {}, "epoch": 2, "step": 4,
-        "class_names": (demo / "classes.txt").read_text().split(), "cfg": to_plain(cfg),
-    }  # fmt: skip
-    checkpoint.write(checkpoint.path_of(str(out), 2), state)
+        "model_state": build_model(cfg).state_dict(),
+        "optimizer_state": {},
+        "epoch": 2,
+        "step": 4,
+        "class_names": (demo / "classes.txt").read_text().split(),
+        "cfg": to_dict(cfg),
+    }
+    checkpoints.write_checkpoint(checkpoints.checkpoint_path(str(out), 2), state)
     return out
 
 
@@ -123,9 +144,7 @@ def run_net(monkeypatch, capfd):
 
     def call(overrides: list, *arguments: str) -> tuple[int, str, str]:
         config = ROOT / "tests" / "empty.yaml"
-        monkeypatch.setattr(
-            sys, "argv", ["run_net.py", "--cfg", str(config), *arguments, *map(str, overrides)]
-        )
+        monkeypatch.setattr(sys, "argv", ["run_net.py", "--cfg", str(config), *arguments, *map(str, overrides)])
         return status_of(script), *capfd.readouterr()
 
     return call

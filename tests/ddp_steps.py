@@ -10,35 +10,35 @@ import sys
 
 import torch
 
-from slowfast_uniformer import distributed
-from slowfast_uniformer.config import load_config
+from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.data.loader import build_loader
+from slowfast_uniformer.distributed import collectives, launch, parallel, topology
 from slowfast_uniformer.engine.probe import fit_classifiers
-from slowfast_uniformer.engine.run import begin
-from slowfast_uniformer.engine.train import training_step
+from slowfast_uniformer.engine.state import start_run
+from slowfast_uniformer.engine.step import training_step
 
 
 def steps(cfg):
-    run = begin(cfg, None, lambda net: fit_classifiers(net, build_loader(cfg, "train"), cfg))
+    run = start_run(cfg, None, lambda net: fit_classifiers(net, build_loader(cfg, "train"), cfg))
     run.model.eval()  # batch norms would see half the batch each
-    rank, world, losses = distributed.rank(), distributed.world_size(), []
+    rank, world, losses = topology.rank(), topology.world_size(), []
     for count in map(int, sys.argv[2].split("+")):
         for seed in range(run.step, run.step + count):
             generator = torch.Generator().manual_seed(seed)
             clips = torch.randn(8, 3, 4, 32, 32, generator=generator)
             labels = torch.randint(8, (8,), generator=generator)
             step = training_step(run, clips[rank::world], labels[rank::world])
-            losses.append(distributed.average(step.loss).item())
+            losses.append(collectives.all_reduce_mean(step.loss).item())
         run.save()
         run.saver.finish(must=True)
-        distributed.barrier()
-        if distributed.is_main() and "+" in sys.argv[2]:
+        collectives.barrier()
+        if topology.is_main() and "+" in sys.argv[2]:
             shutil.copytree(cfg.OUTPUT_DIR, f"{cfg.OUTPUT_DIR}_after_{run.step}")
-    state = {name: distributed.whole(value) for name, value in run.net.state_dict().items()}
-    if distributed.is_main():
+    state = {name: parallel.full_tensor(value) for name, value in run.net.state_dict().items()}
+    if topology.is_main():
         torch.save({"losses": losses, "state": state}, sys.argv[1])
-    distributed.barrier()
+    collectives.barrier()
 
 
 if __name__ == "__main__":
-    distributed.launch(steps, load_config(None, sys.argv[3:]))
+    launch.launch(steps, load_config(None, sys.argv[3:]))

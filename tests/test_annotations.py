@@ -2,7 +2,7 @@
 
 import pytest
 
-from slowfast_uniformer.config import load_config
+from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.data import annotations
 from slowfast_uniformer.errors import UserError
 
@@ -48,9 +48,16 @@ def test_something_something_list(tmp_path):
     (tmp_path / "rgb_train.txt").write_text("1001,57,2\n")
     (tmp_path / "rgb_val.txt").write_text("7,30,0\n")
     cfg = cfg_for(
-        tmp_path, "TRAIN.DATASET", "sth", "TEST.DATASET", "sth", "DATA.LABEL_PATH_TEMPLATE", "rgb_{}.txt",
-        "DATA.PATH_LABEL_SEPARATOR", ",",
-    )  # fmt: skip
+        tmp_path,
+        "TRAIN.DATASET",
+        "sth",
+        "TEST.DATASET",
+        "sth",
+        "DATA.LABEL_PATH_TEMPLATE",
+        "rgb_{}.txt",
+        "DATA.PATH_LABEL_SEPARATOR",
+        ",",
+    )
     assert annotations.load(cfg, "train") == [annotations.Sample("1001", 2, 57)]
     assert annotations.load(cfg, "test") == annotations.load(cfg, "val") == [annotations.Sample("7", 0, 30)]
 
@@ -85,9 +92,7 @@ def test_class_names(tmp_path):
     (tmp_path / "classes.txt").write_text("a\nb\nc\n")
     assert annotations.class_names(cfg_for(tmp_path)) == ["a", "b", "c"]
     (tmp_path / "names.json").write_text('{"x": "2", "y": "0", "z": "1"}')
-    assert annotations.class_names(
-        cfg_for(tmp_path, "DATA.CLASS_NAMES", str(tmp_path / "names.json"))
-    ) == list("yzx")
+    assert annotations.class_names(cfg_for(tmp_path, "DATA.CLASS_NAMES", str(tmp_path / "names.json"))) == list("yzx")
     with pytest.raises(UserError, match="3 class names, but MODEL.NUM_CLASSES is 4"):
         annotations.class_names(cfg_for(tmp_path, "MODEL.NUM_CLASSES", 4))
     with pytest.raises(UserError, match="absent.txt.*DATA.CLASS_NAMES"):

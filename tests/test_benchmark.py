@@ -7,29 +7,40 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
 
+import data_speed
 import pytest
 import torch
 import torch.nn.functional as F
+from baselines import pil_item, plain_views_item, reopened_item
 from conftest import load_script
+from kernels import alone
+from model_speed import Subject, exponent
 from torch import nn
 
-from slowfast_uniformer.apps import benchmark
-from slowfast_uniformer.apps.kernels import alone
-from slowfast_uniformer.apps.model_speed import Subject, exponent
-from slowfast_uniformer.apps.rivals import pil_item, plain_views_item, reopened_item
-from slowfast_uniformer.config import load_config
+from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.data.dataset import VideoDataset
 from slowfast_uniformer.errors import UserError
 
-AUGMENTED = ["AUG.ENABLE", True, "AUG.NUM_SAMPLE", 2, "AUG.RE_PROB", 0.9, "DATA.RANDOM_FLIP", True,
-             "AUG.AA_TYPE", "rand-m7-n4-mstd0.5-inc1"]  # fmt: skip
+AUGMENTED = [
+    "AUG.ENABLE",
+    True,
+    "AUG.NUM_SAMPLE",
+    2,
+    "AUG.RE_PROB",
+    0.9,
+    "DATA.RANDOM_FLIP",
+    True,
+    "AUG.AA_TYPE",
+    "rand-m7-n4-mstd0.5-inc1",
+]
 BOXES = ["DATA.TRAIN_JITTER_SCALES_RELATIVE", [0.08, 1.0], "DATA.TRAIN_JITTER_ASPECT_RELATIVE", [0.75, 1.33]]
 
 
 @pytest.mark.parametrize(
-    "overrides", [[], AUGMENTED, AUGMENTED + BOXES, ["TRAIN.DATASET", "kinetics_sparse"]],
+    "overrides",
+    [[], AUGMENTED, AUGMENTED + BOXES, ["TRAIN.DATASET", "kinetics_sparse"]],
     ids=["plain", "augmented", "boxes", "sparse"],
-)  # fmt: skip
+)
 def test_pil_images_give_the_same_clips(tiny, overrides):
     dataset = VideoDataset(load_config(None, [*tiny, *overrides]), "train")
     for index in range(4):
@@ -45,8 +56,8 @@ def test_reopening_gives_the_same_views(tiny):
 
 
 def test_chosen_videos_are_spread_over_the_list():
-    assert benchmark.sample_of(range(9), 3) == [0, 4, 8]
-    assert benchmark.sample_of(range(3), 100) == [0, 1, 2]
+    assert data_speed.sample_of(range(9), 3) == [0, 4, 8]
+    assert data_speed.sample_of(range(3), 100) == [0, 1, 2]
 
 
 def positive(figures: dict) -> bool:
@@ -54,16 +65,16 @@ def positive(figures: dict) -> bool:
 
 
 def test_stages(tiny):
-    figures = benchmark.stages(load_config(None, [*tiny, *AUGMENTED]), 3)
+    figures = data_speed.stages(load_config(None, [*tiny, *AUGMENTED]), 3)
     assert figures["clips"] == 6 and positive(figures)
-    plain = benchmark.stages(load_config(None, tiny), 3)["cpu_ms_per_clip"]
+    plain = data_speed.stages(load_config(None, tiny), 3)["cpu_ms_per_clip"]
     assert list(plain) == list(figures["cpu_ms_per_clip"]) and plain["augment"] == plain["erase"] == 0
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_loading_goes_on_for_as_many_videos_as_asked(tiny, workers):
     cfg = load_config(None, [*tiny, "DATA_LOADER.NUM_WORKERS", workers])
-    figures = benchmark.loading(cfg, 20)  # of a list of 16, in batches of 8
+    figures = data_speed.loading(cfg, 20)  # of a list of 16, in batches of 8
     assert figures["clips"] == {0: 24, 2: 32}[workers] and positive({**figures, "workers": 1})
     assert figures["clips_per_second_per_worker"] * max(1, workers) == figures["clips_per_second"]
 
@@ -72,7 +83,7 @@ def command(monkeypatch, *arguments, name: str = "data") -> None:
     config = Path(__file__).parent / "empty.yaml"
     line = ["benchmark.py", name, *arguments[:-1], "--cfg", config, *arguments[-1]]
     monkeypatch.setattr(sys, "argv", list(map(str, line)))
-    script = load_script("tools/benchmark.py")
+    script = load_script("tools/benchmarks/benchmark.py")
     script.finish(script.main)
 
 
@@ -88,12 +99,7 @@ def test_everything_as_json(tiny, monkeypatch, capsys):
 def test_the_table(tiny, monkeypatch, capsys):
     command(monkeypatch, "--videos", 2, "--compare", "pil", tiny)
     out = capsys.readouterr().out
-    for words in (
-        "one process, 2 training clips",
-        "crop and normalise",
-        "loader with 0 processes",
-        "PIL images",
-    ):
+    for words in ("one process, 2 training clips", "crop and normalise", "loader with 0 processes", "PIL images"):
         assert words in out
     assert "training step" not in out and "each view" not in out
 
@@ -108,7 +114,7 @@ def test_a_video_that_cannot_be_read_is_one_line(tiny, monkeypatch, capsys):
 def test_batches_without_clips_end_the_benchmark(tiny):
     cfg = load_config(None, [*tiny, "DATA.PATH_PREFIX", "/nowhere"])
     with pytest.raises(UserError, match="/nowhere"):
-        benchmark.loading(cfg, 8)
+        data_speed.loading(cfg, 8)
 
 
 def test_a_model_against_its_plain_build(tiny, monkeypatch, capsys):
@@ -144,7 +150,7 @@ def test_kernels_of_a_pass_are_timed_and_nothing_else():
 
 def test_a_compiled_model_is_measured_compiled(tiny, monkeypatch):
     compiled = Mock()
-    monkeypatch.setattr("slowfast_uniformer.models.layers.compile_parts", compiled)
+    monkeypatch.setattr("slowfast_uniformer.models.layers.compile_blocks", compiled)
     cfg = load_config(None, [*tiny, "MODEL.MODEL_NAME", "Uniformer", "MODEL.COMPILE", True])
     subject = Subject(cfg, 1)
     assert [call.args[0] for call in compiled.mock_calls] == [subject.model]
@@ -154,24 +160,23 @@ def test_a_compiled_model_is_measured_compiled(tiny, monkeypatch):
 
 
 def test_what_the_model_command_prints():
-    row = {
-        "forward_seconds": 1.0,
-        "step_seconds": 3.0,
-        "forward_gflops": 4.0,
-        "step_gflops": 5.0,
-        "memory_mb": 6.0,
+    row = {"forward_seconds": 1.0, "step_seconds": 3.0, "forward_gflops": 4.0, "step_gflops": 5.0, "memory_mb": 6.0}
+    figures = {
+        "batch": 1,
+        "threads": 2,
+        "clock": "wall",
+        "peak_gflops": 10.0,
+        "peak_share": 0.5,
+        "ours": row,
+        "operations": {"mm": 0.25},
+        "stages": {"blocks1": {"seconds": 0.5, "gflops_per_second": 8.0}},
     }
-    figures = {"batch": 1, "threads": 2, "clock": "wall", "peak_gflops": 10.0, "peak_share": 0.5,
-               "ours": row, "operations": {"mm": 0.25},
-               "stages": {"blocks1": {"seconds": 0.5, "gflops_per_second": 8.0}}}  # fmt: skip
-    show = load_script("tools/benchmark.py").show_model
+    show = load_script("tools/benchmarks/benchmark.py").show_model
     assert "plain" not in show(figures) and "50% of the 10.0" in show(figures)
     bound = {"forward_seconds": 0.5, "step_seconds": 2.0, "peak_share": 0.75}
     assert "forward 0.500 s, step 2.000 s, which would be at 75%" in show(figures | {"kernels": bound})
     ratios = {"forward_ratio": 1.5, "step_ratio": 2.0, "memory_ratio": 1.25}
-    assert show(figures | ratios | {"plain": row}).startswith(
-        "plain over ours: forward 1.50, step 2.00, memory 1.25"
-    )
+    assert show(figures | ratios | {"plain": row}).startswith("plain over ours: forward 1.50, step 2.00, memory 1.25")
 
 
 def test_the_training_loop_alone_and_with_videos(tiny, monkeypatch, capsys):

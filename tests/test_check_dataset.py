@@ -12,10 +12,11 @@ from conftest import load_script, status_of
 from PIL import Image
 from video_factory import X264, damage, shorten, write_audio, write_video
 
-from slowfast_uniformer.apps import survey
-from slowfast_uniformer.apps.check_dataset import FAULTS, NOTES, check
-from slowfast_uniformer.config import load_config
-from slowfast_uniformer.data.faults import BadFiles
+from slowfast_uniformer.analysis import video_scan
+from slowfast_uniformer.analysis.dataset_check import FAULTS, NOTES, check
+from slowfast_uniformer.analysis.video_scan import examine
+from slowfast_uniformer.config.load import load_config
+from slowfast_uniformer.data.bad_videos import BadFiles
 from slowfast_uniformer.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -33,9 +34,7 @@ def data(demo, tmp_path) -> Path:
 
 @pytest.fixture
 def cfg(data, tiny):
-    return load_config(
-        None, [*tiny, "DATA.PATH_TO_DATA_DIR", str(data), "DATA.PATH_PREFIX", str(data / "videos")]
-    )
+    return load_config(None, [*tiny, "DATA.PATH_TO_DATA_DIR", str(data), "DATA.PATH_PREFIX", str(data / "videos")])
 
 
 def append(data: Path, split: str, line: str) -> int:
@@ -156,7 +155,7 @@ def test_fast_reads_what_a_full_check_need_not_read_again(data, cfg):
 @pytest.fixture
 def reads(monkeypatch) -> list:
     """Paths that are read from now on; "stop" in a name stops the run there."""
-    paths, examine = [], survey.examine
+    paths, examine = [], video_scan.examine
 
     def counted(job):
         if "stop" in job.path:
@@ -164,7 +163,7 @@ def reads(monkeypatch) -> list:
         paths.append(job.path)
         return examine(job)
 
-    monkeypatch.setattr(survey, "examine", counted)
+    monkeypatch.setattr(video_scan, "examine", counted)
     return paths
 
 
@@ -193,12 +192,12 @@ def crash(job):
     return survey_examine(job)
 
 
-survey_examine = survey.examine
+survey_examine = examine
 
 
 def test_processes_read_and_one_that_dies_is_told(data, cfg, monkeypatch):
     line = append(data, "val", "crash.mp4 1")
-    monkeypatch.setattr(survey, "examine", crash)
+    monkeypatch.setattr(video_scan, "examine", crash)
     [finding] = check(cfg, ["val"], workers=2).findings
     assert finding[:2] == ("val", line) and "the process that reads it crashes" in finding.detail
 
@@ -231,8 +230,11 @@ def test_folders_of_frames(demo, tiny, tmp_path):
         os.utime(folder, (1, 1))
     report = check(cfg, ["val"], workers=0)
     assert [(finding.line, finding.finding) for finding in report.findings] == [
-        (1, "unreadable"), (2, "unreadable"), (3, "variable size"), (4, "unreadable"),
-    ]  # fmt: skip
+        (1, "unreadable"),
+        (2, "unreadable"),
+        (3, "variable size"),
+        (4, "unreadable"),
+    ]
     assert "00007.jpg" in report.findings[0].detail and "00016.jpg" in report.findings[1].detail
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from slowfast_uniformer.config import difference, flatten, get_cfg, load_config, to_plain
+from slowfast_uniformer.config.keys import flatten, get_cfg
+from slowfast_uniformer.config.load import difference, load_config, to_dict
 from slowfast_uniformer.errors import UserError
 
 CPU = ["NUM_GPUS", 0]
@@ -24,11 +25,9 @@ def test_base_files_and_overrides_win_in_order(tmp_path):
 
 
 def test_resolved_config_loads_to_itself(tmp_path):
-    cfg = load_config(
-        None, [*CPU, "SOLVER.BASE_LR", "3e-4", "MODEL.ARGS.WIDTH", "12", "TRAIN.MIXED_PRECISION", "True"]
-    )
+    cfg = load_config(None, [*CPU, "SOLVER.BASE_LR", "3e-4", "MODEL.ARGS.WIDTH", "12", "TRAIN.MIXED_PRECISION", "True"])
     again = load_config(write(tmp_path / "c.yaml", cfg.dump()))
-    assert to_plain(again) == to_plain(cfg)
+    assert to_dict(again) == to_dict(cfg)
     assert cfg.MODEL.ARGS.WIDTH == 12 and cfg.TRAIN.MIXED_PRECISION == "fp16"
 
 
@@ -44,11 +43,7 @@ def test_difference_names_what_changed():
 
 @pytest.mark.parametrize(
     "text, expected",
-    [
-        ("SOLVER: {BASE_LR: 1}", 1.0),
-        ("SOLVER: {BASE_LR: '1e-3'}", 1e-3),
-        ("SOLVER: {BASE_LR: 1e-3}", 1e-3),
-    ],
+    [("SOLVER: {BASE_LR: 1}", 1.0), ("SOLVER: {BASE_LR: '1e-3'}", 1e-3), ("SOLVER: {BASE_LR: 1e-3}", 1e-3)],
 )
 def test_numbers_are_read_as_numbers(tmp_path, text, expected):
     assert load_config(write(tmp_path / "c.yaml", text), CPU).SOLVER.BASE_LR == expected
@@ -70,10 +65,7 @@ def test_numbers_are_read_as_numbers(tmp_path, text, expected):
         (["MULTIGRID.SHORT_CYCLE", "True"], ["MULTIGRID", "not part of this program"]),
         (["DETECTION.ENABLE", "True"], ["DETECTION", "not part of this program"]),
         (["TRAIN.CHECKPOINT_TYPE", "caffe2"], ["CHECKPOINT_TYPE", "Caffe2"]),
-        (
-            ["DATA.TRAIN_JITTER_SCALES_RELATIVE", "[0.1, 1.0]"],
-            ["TRAIN_JITTER_ASPECT_RELATIVE", "both or neither"],
-        ),
+        (["DATA.TRAIN_JITTER_SCALES_RELATIVE", "[0.1, 1.0]"], ["TRAIN_JITTER_ASPECT_RELATIVE", "both or neither"]),
         (["SOLVER.LR_POLICY", "steps_with_relative_lrs"], ["SOLVER.STEPS", "SOLVER.LRS"]),
         (["TRAIN", "1"], ["unknown key TRAIN"]),
     ],
@@ -84,9 +76,7 @@ def test_bad_values_name_the_key_and_the_remedy(overrides, parts):
     assert all(part in str(error.value) for part in parts), str(error.value)
 
 
-@pytest.mark.parametrize(
-    "text, part", [("A: [1", "line"), ("- 1", "sections"), ("_BASE_: none.yaml", "none.yaml")]
-)
+@pytest.mark.parametrize("text, part", [("A: [1", "line"), ("- 1", "sections"), ("_BASE_: none.yaml", "none.yaml")])
 def test_bad_files_are_named(tmp_path, text, part):
     path = write(tmp_path / "bad.yaml", text)
     with pytest.raises(UserError, match="bad.yaml") as error:
@@ -111,10 +101,18 @@ NUM_GPUS: 0
     assert cfg.MODEL.INIT_FROM == "uniformer_small_in1k"
     named = {note.split(" ignored")[0] for note in notes if " ignored" in note}
     assert named == {
-        "MULTIGRID.SHORT_CYCLE", "MULTIGRID.LONG_CYCLE", "DETECTION.ENABLE", "DETECTION.ALIGNED",
-        "DATA.DECODING_BACKEND", "DATA.TRAIN_JITTER_MOTION_SHIFT", "DATA.INPUT_CHANNEL_NUM", "MODEL.ARCH",
-        "MODEL.LOSS_FUNC", "BN.USE_PRECISE_STATS", "UNIFORMER.STAGE_TYPE",
-    }  # fmt: skip
+        "MULTIGRID.SHORT_CYCLE",
+        "MULTIGRID.LONG_CYCLE",
+        "DETECTION.ENABLE",
+        "DETECTION.ALIGNED",
+        "DATA.DECODING_BACKEND",
+        "DATA.TRAIN_JITTER_MOTION_SHIFT",
+        "DATA.INPUT_CHANNEL_NUM",
+        "MODEL.ARCH",
+        "MODEL.LOSS_FUNC",
+        "BN.USE_PRECISE_STATS",
+        "UNIFORMER.STAGE_TYPE",
+    }
 
 
 @pytest.mark.parametrize(
@@ -166,15 +164,13 @@ def test_every_key_is_read_somewhere_and_has_a_meaning():
     import slowfast_uniformer
 
     root = pathlib.Path(slowfast_uniformer.__file__).parent
-    definitions = (root / "config.py").read_text()
-    validated = definitions.split("def _infer")[1]
-    code = "\n".join(p.read_text() for p in root.rglob("*.py") if p.name != "config.py") + validated
+    definitions = (root / "config/keys.py").read_text()
+    validated = "".join((root / f"config/{name}.py").read_text() for name in ("load", "check"))
+    code = "\n".join(p.read_text() for p in root.rglob("*.py") if p.parent.name != "config") + validated
     code += (root.parent / "tools" / "run_net.py").read_text()
     for key, _ in flatten(get_cfg()):
         line = next(line for line in definitions.splitlines() if line.strip().startswith(f"c.{key} ="))
         assert "  # " in line, key
         users_own = key == "MODEL.ARGS"  # for the builders of users' models
-        name = key.split(".")[
-            -1
-        ]  # UNIFORMER's keys are read by the lower-case names of the model's arguments
+        name = key.split(".")[-1]  # UNIFORMER's keys are read by the lower-case names of the model's arguments
         assert users_own or name in code or name.lower() in code, f"{key} is read nowhere"

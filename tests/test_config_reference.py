@@ -2,7 +2,8 @@
 
 from conftest import ROOT, load_script
 
-from slowfast_uniformer import config
+from slowfast_uniformer.config.compat import RENAMED, RETIRED
+from slowfast_uniformer.config.keys import flatten, get_cfg
 
 reference = load_script("tools/config_reference.py")
 REMEDY = "run python tools/config_reference.py"
@@ -19,12 +20,12 @@ def test_the_table_for_migration_is_up_to_date():
 
 
 def test_every_key_and_section_has_one_line_of_meaning():
-    keys = [key for key, _ in config.flatten(config.get_cfg())]
+    keys = [key for key, _ in flatten(get_cfg())]
     sections = {key.partition(".")[0] for key in keys if "." in key}
     assert sorted(reference.meanings()) == sorted([*keys, *sections])
 
 
 def test_every_key_of_other_programs_has_its_row():
     rows = reference.table()
-    for key in [*config.RENAMED, *config.RETIRED]:
+    for key in [*RENAMED, *RETIRED]:
         assert rows.count(f"`{key}`") + rows.count(f"`{key}.*`") == 1, key

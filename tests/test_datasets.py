@@ -16,12 +16,13 @@ import torch
 from conftest import ROOT, load_script
 from iopath.common.file_io import PathHandler, g_pathmgr
 
-from slowfast_uniformer.config import load_config
+from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.data import annotations, sampling
 from slowfast_uniformer.data.dataset import VideoDataset
-from slowfast_uniformer.data.decode import Video, VideoError
-from slowfast_uniformer.data.mirror import mirrored
+from slowfast_uniformer.data.decode import Video
+from slowfast_uniformer.data.flip_labels import flipped_labels
 from slowfast_uniformer.data.shards import opener
+from slowfast_uniformer.data.video import VideoError
 from slowfast_uniformer.engine.metrics import VideoAggregator, mean_average_precision
 from slowfast_uniformer.errors import UserError
 
@@ -89,9 +90,7 @@ def kinetics_710(mini):
         for c in {*train, val[1]}:
             mini.video(f"{name}/{c * 11}" + (".mp4" if c == val[1] else "_000001_000011.mp4"), ord(c))
     overrides = mini.prepare("k710")
-    label_of = {
-        n: json.loads((ROOT / f"slowfast_uniformer/labels/k710_to_{n}.json").read_text()) for n in ("k600",)
-    }
+    label_of = {n: json.loads((ROOT / f"slowfast_uniformer/labels/k710_to_{n}.json").read_text()) for n in ("k600",)}
     train = (mini.lists / "train.csv").read_text().splitlines()
     assert train == [  # a once, z nowhere as it is a validation video
         "k400/aaaaaaaaaaa_000001_000011.mp4 1",
@@ -117,10 +116,7 @@ def sthv2_json(mini, prefix=""):
     entry = {"label": "pulling a cup", "placeholders": ["a cup"]}
     templates = [name.replace("something", "[something]") for name in names]
     for split, ids in (("train", range(4)), ("validation", range(4, 6))):
-        mini.write(
-            f"{prefix}{split}.json",
-            tuple({"id": str(k), "template": templates[80 + k], **entry} for k in ids),
-        )
+        mini.write(f"{prefix}{split}.json", tuple({"id": str(k), "template": templates[80 + k], **entry} for k in ids))
     mini.write(f"{prefix}test.json", tuple({"id": str(k)} for k in (6, 7)))
     mini.write(f"{prefix}labels.json", {name: str(k) for k, name in enumerate(names)})
     for k in range(8):
@@ -139,12 +135,7 @@ def something_v2_frames(mini):
     for k in range(8):
         mini.frames(str(k), k, "img_{:05d}.jpg")
     overrides = [*mini.prepare("sthv2"), "TRAIN.DATASET", "sth", "TEST.DATASET", "sth"]
-    overrides += [
-        "DATA.LABEL_PATH_TEMPLATE",
-        "somesomev2_rgb_{}_split.txt",
-        "DATA.IMAGE_TEMPLATE",
-        "img_{:05d}.jpg",
-    ]
+    overrides += ["DATA.LABEL_PATH_TEMPLATE", "somesomev2_rgb_{}_split.txt", "DATA.IMAGE_TEMPLATE", "img_{:05d}.jpg"]
     return [*overrides, "MODEL.NUM_CLASSES", 174], [84, 85], 4
 
 
@@ -162,11 +153,12 @@ def activity_net(mini, name="anet", file="activity_net.v1-3.min.json"):
     about = [("training", parts), ("training", parts[:1] * 2), ("validation", parts[1:] * 2), ("testing", [])]
     database = {
         f"vid{k}": {
-            "duration": 30.0, "subset": subset,
+            "duration": 30.0,
+            "subset": subset,
             "annotations": [{"label": c, "segment": [s + i, e + i]} for i, (c, s, e) in enumerate(labels)],
         }
         for k, (subset, labels) in enumerate(about)
-    }  # fmt: skip
+    }
     database["vid3"]["annotations"] = []
     mini.write(file, {"version": "1.3", "database": database})
     for k in range(4):
@@ -213,22 +205,21 @@ def hmdb51_frames(mini):
 
 
 BUILDERS = {
-    "k400": kinetics, "k600": partial(kinetics, release="k600", classes=600),
-    "k700": partial(kinetics, release="k700", classes=700), "k710": kinetics_710, "sthv1": something_v1,
+    "k400": kinetics,
+    "k600": partial(kinetics, release="k600", classes=600),
+    "k700": partial(kinetics, release="k700", classes=700),
+    "k710": kinetics_710,
+    "sthv1": something_v1,
     "sthv2_json": something_v2,
-    "sthv2": something_v2_frames, "mit": moments, "anet": activity_net, "hacs": hacs, "ucf101": ucf101,
-    "hmdb51": hmdb51, "hmdb": hmdb51_frames,
-}  # fmt: skip
-QUICK = [
-    "SOLVER.MAX_EPOCH",
-    1,
-    "TEST.NUM_ENSEMBLE_VIEWS",
-    1,
-    "TEST.NUM_SPATIAL_CROPS",
-    1,
-    "TRAIN.BATCH_SIZE",
-    2,
-]
+    "sthv2": something_v2_frames,
+    "mit": moments,
+    "anet": activity_net,
+    "hacs": hacs,
+    "ucf101": ucf101,
+    "hmdb51": hmdb51,
+    "hmdb": hmdb51_frames,
+}
+QUICK = ["SOLVER.MAX_EPOCH", 1, "TEST.NUM_ENSEMBLE_VIEWS", 1, "TEST.NUM_SPATIAL_CROPS", 1, "TRAIN.BATCH_SIZE", 2]
 
 
 def results(tmp_path):
@@ -261,9 +252,7 @@ def test_the_unlabelled_test_set_gives_a_submission(tiny, demo, run_net, tmp_pat
     rows, predictions = results(tmp_path)
     assert "top1_acc" not in rows["test_final"] and rows["test_final"]["num_videos"] == 2
     lines = [line.split(";") for line in (tmp_path / "run" / "submission.csv").read_text().splitlines()]
-    assert [line[0] for line in lines] == ["6", "7"] and all(
-        set(line[1:]) <= set(names_of("sthv2")) for line in lines
-    )
+    assert [line[0] for line in lines] == ["6", "7"] and all(set(line[1:]) <= set(names_of("sthv2")) for line in lines)
     assert [len(set(line)) for line in lines] == [6, 6]
     assert [row["prediction_name"] for row in predictions] == [line[1] for line in lines]
     assert predictions[0]["label"] == predictions[0]["correct"] == ""
@@ -275,9 +264,7 @@ def test_a_template_that_no_class_has(tiny, demo, tmp_path):
     mini = Mini(demo, tmp_path / "mini")
     overrides = [*tiny, *something_v2(mini)[0]]
     mini.write("train.json", ({"id": "9", "template": "Juggling [something]"},))
-    with pytest.raises(
-        UserError, match=r"train.json, video 1 \(id 9\): no class is named 'Juggling something'"
-    ):
+    with pytest.raises(UserError, match=r"train.json, video 1 \(id 9\): no class is named 'Juggling something'"):
         annotations.load(load_config(None, overrides), "train")
     (mini.own / "labels.json").unlink()
     with pytest.raises(UserError, match="labels.json"):
@@ -286,9 +273,19 @@ def test_a_template_that_no_class_has(tiny, demo, tmp_path):
 
 def test_label_orders():
     counts = {
-        "k400": 400, "k400_uniformer": 400, "k600": 600, "k700": 700, "k710": 710, "sthv1": 174, "sthv2": 174,
-        "mit": 339, "anet": 200, "hacs": 200, "ucf101": 101, "hmdb51": 51,
-    }  # fmt: skip
+        "k400": 400,
+        "k400_uniformer": 400,
+        "k600": 600,
+        "k700": 700,
+        "k710": 710,
+        "sthv1": 174,
+        "sthv2": 174,
+        "mit": 339,
+        "anet": 200,
+        "hacs": 200,
+        "ucf101": 101,
+        "hmdb51": 51,
+    }
     names = {name: names_of(name) for name in counts}
     assert {path.stem for path in LABELS.glob("*.txt")} == set(counts)
     for name, count in counts.items():
@@ -316,9 +313,7 @@ def test_k710_maps_lead_to_the_same_class():
         assert len(differ) == renamed, differ
 
 
-def test_training_stays_inside_the_annotated_part_and_testing_goes_over_all(
-    tiny, demo, tmp_path, monkeypatch
-):
+def test_training_stays_inside_the_annotated_part_and_testing_goes_over_all(tiny, demo, tmp_path, monkeypatch):
     overrides = [*tiny, *activity_net(Mini(demo, tmp_path / "mini"))[0]]
     train, test = (VideoDataset(load_config(None, overrides), split) for split in ("train", "test"))
     assert [sample.part for sample in train.samples[:2]] == [(1.0, 4.0, 30.0), (6.0, 31.2, 30.0)]
@@ -353,15 +348,18 @@ def test_a_part_is_sampled_as_the_releases_do(tiny, demo, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize(
     "line, part",
-    [("v.mp4 30 9 4 0", "from 9 to 4 of 30"), ("v.mp4 30 x 4 0", "start 'x' is not a number"),
-     ("v.mp4 30 4 0", "5 fields"), ("v.mp4 30 40 50 0", "from 40 to 50 of 30")],
-)  # fmt: skip
+    [
+        ("v.mp4 30 9 4 0", "from 9 to 4 of 30"),
+        ("v.mp4 30 x 4 0", "start 'x' is not a number"),
+        ("v.mp4 30 4 0", "5 fields"),
+        ("v.mp4 30 40 50 0", "from 40 to 50 of 30"),
+    ],
+)
 def test_bad_parts_name_file_and_line(line, part, tiny, tmp_path):
     (tmp_path / "train.csv").write_text(f"v.mp4 30 1 2 0\n{line}\n")
     with pytest.raises(UserError, match="train.csv, line 2") as error:
         annotations.load(
-            load_config(None, [*tiny, "DATA.PATH_TO_DATA_DIR", str(tmp_path), "TRAIN.DATASET", "ant"]),
-            "train",
+            load_config(None, [*tiny, "DATA.PATH_TO_DATA_DIR", str(tmp_path), "TRAIN.DATASET", "ant"]), "train"
         )
     assert part in str(error.value)
 
@@ -382,12 +380,7 @@ def test_several_labels_a_video(tiny, demo, run_net, tmp_path):
         for k, name in enumerate(ids):
             mini.video(f"{name}.mp4", k)
     overrides = [*tiny, *QUICK, *mini.prepare("charades"), *MULTI, "MODEL.NUM_CLASSES", 157]
-    assert (mini.lists / "train.csv").read_text().splitlines() == [
-        "A.mp4 0,2",
-        "B.mp4 1",
-        "1.mp4 -",
-        "2.mp4 1,156",
-    ]
+    assert (mini.lists / "train.csv").read_text().splitlines() == ["A.mp4 0,2", "B.mp4 1", "1.mp4 -", "2.mp4 1,156"]
     status, out, errors = run_net([*overrides, "TENSORBOARD.ENABLE", True])
     assert status == 0 and "mAP" in out, errors
     rows, predictions = results(tmp_path)
@@ -398,9 +391,7 @@ def test_several_labels_a_video(tiny, demo, run_net, tmp_path):
     labels = torch.zeros(4, 157, dtype=torch.int64)
     labels[[0, 0, 1, 3, 3], [0, 2, 1, 1, 156]] = 1
     assert [row["label"] for row in predictions] == ["0,2", "1", "", "1,156"]
-    assert rows["test_final"]["map"] == pytest.approx(
-        mean_average_precision(probabilities.double(), labels), abs=1
-    )
+    assert rows["test_final"]["map"] == pytest.approx(mean_average_precision(probabilities.double(), labels), abs=1)
     assert rows["val_epoch"]["map"] == pytest.approx(rows["test_final"]["map"], abs=1)
 
 
@@ -437,10 +428,12 @@ def test_several_labels_are_joined_over_views_and_ranks(softmax):
 
 @pytest.mark.parametrize(
     "overrides, part",
-    [([*MULTI, "MIXUP.ENABLE", True], "MIXUP.ENABLE"),
-     ([*MULTI, "DATA.PATH_LABEL_SEPARATOR", ","], "DATA.PATH_LABEL_SEPARATOR"),
-     (["DATA.FLIP_LABELS", "auto", "DATA.RANDOM_FLIP", False], "DATA.RANDOM_FLIP")],
-)  # fmt: skip
+    [
+        ([*MULTI, "MIXUP.ENABLE", True], "MIXUP.ENABLE"),
+        ([*MULTI, "DATA.PATH_LABEL_SEPARATOR", ","], "DATA.PATH_LABEL_SEPARATOR"),
+        (["DATA.FLIP_LABELS", "auto", "DATA.RANDOM_FLIP", False], "DATA.RANDOM_FLIP"),
+    ],
+)
 def test_keys_that_do_not_go_together(overrides, part, tiny):
     with pytest.raises(UserError, match=part):
         load_config(None, [*tiny, *overrides])
@@ -455,7 +448,7 @@ def test_labels_of_a_list_are_all_checked(tiny, tmp_path):
 def test_what_mirrors_make_of_something_something(tiny, tmp_path):
     overrides = [*tiny, "DATA.RANDOM_FLIP", True, "MODEL.NUM_CLASSES", 174]
     names = names_of("sthv2")
-    table = mirrored(load_config(None, [*overrides, "DATA.FLIP_LABELS", "auto"]), names)
+    table = flipped_labels(load_config(None, [*overrides, "DATA.FLIP_LABELS", "auto"]), names)
     assert [name for name, m in zip(names, table, strict=True) if m is None] == [
         "Plugging something into something but pulling it right out as you remove your hand"
     ], "named a side, hence not flipped"
@@ -466,23 +459,16 @@ def test_what_mirrors_make_of_something_something(tiny, tmp_path):
         assert swapped.pop(text.format("left", "right")) == text.format("right", "left")
         assert swapped.pop(text.format("right", "left")) == text.format("left", "right")
     assert not swapped, "'upright' is no side"
-    assert mirrored(load_config(None, [*overrides, "DATA.FLIP_LABELS", "auto"]), ["Go left", "go"]) == [
-        None,
-        1,
-    ]
+    assert flipped_labels(load_config(None, [*overrides, "DATA.FLIP_LABELS", "auto"]), ["Go left", "go"]) == [None, 1]
     file = tmp_path / "flips.json"
     cfg = load_config(None, [*overrides, "DATA.FLIP_LABELS", str(file)])
     file.write_text(json.dumps([[names[5], 7], [9]]))
-    table = mirrored(cfg, names)
+    table = flipped_labels(cfg, names)
     assert (table[5], table[7], table[9], table[1]) == (7, 5, None, 1)
-    for text, part in (
-        ('[["Dance"]]', "'Dance' is not a class"),
-        ("[[1, 2, 3]]", "should be"),
-        ("{", "cannot read"),
-    ):
+    for text, part in (('[["Dance"]]', "'Dance' is not a class"), ("[[1, 2, 3]]", "should be"), ("{", "cannot read")):
         file.write_text(text)
         with pytest.raises(UserError, match=part):
-            mirrored(cfg, names)
+            flipped_labels(cfg, names)
 
 
 def test_flipped_clips_show_the_mirrored_class(tiny, demo):
@@ -499,9 +485,7 @@ def test_flipped_clips_show_the_mirrored_class(tiny, demo):
             assert flipped or torch.equal(item["clips"], clip)
             assert label == (data.mirrored[sample.label] if flipped else sample.label)
             seen.add((classes[sample.label], flipped))
-    assert {("left", True), ("left", False)} <= seen and data.mirrored[
-        classes.index("left")
-    ] == classes.index("right")
+    assert {("left", True), ("left", False)} <= seen and data.mirrored[classes.index("left")] == classes.index("right")
 
 
 def tar_of(path, members):
@@ -525,9 +509,7 @@ def shards(demo, tmp_path):
                 key = Path(path).stem
                 members.append((f"{key}.mp4", (demo / "videos" / path).read_bytes()))
                 about = (
-                    (f"{key}.json", json.dumps({"label": int(label)}))
-                    if split == "train"
-                    else (f"{key}.cls", label)
+                    (f"{key}.json", json.dumps({"label": int(label)})) if split == "train" else (f"{key}.cls", label)
                 )
                 members.append((about[0], about[1].encode()))
             tar_of(folder / f"{split}-{k:03d}.tar", members)
@@ -548,14 +530,14 @@ def test_tar_files_give_the_clips_of_their_files(shards, tiny, demo, run_net, tm
         for sample in ours.samples[:5]:
             name = sample.path.split("/")[-1].split(".")[0]
             assert sample.label == theirs.samples[where[name]].label
-            frames = [source.read(range(0, 16, 3)) for source in (Video(sample.path, opener(sample.path)),
-                      Video(theirs.samples[where[name]].path))]  # fmt: skip
+            frames = [
+                source.read(range(0, 16, 3))
+                for source in (Video(sample.path, opener(sample.path)), Video(theirs.samples[where[name]].path))
+            ]
             assert np.array_equal(*frames)
             by_name = sample.path.split("@")[0]  # without the bytes, the tar is looked through
             assert opener(by_name)().read() == opener(sample.path)().read()
-    assert torch.equal(
-        ours[0, 2]["clips"], theirs[0, where[Path(ours.samples[2].path.split("@")[0]).stem]]["clips"]
-    )
+    assert torch.equal(ours[0, 2]["clips"], theirs[0, where[Path(ours.samples[2].path.split("@")[0]).stem]]["clips"])
     status, _, errors = run_net([*overrides, *QUICK, "DATA_LOADER.NUM_WORKERS", 1])
     assert status == 0, errors
     assert results(tmp_path)[0]["test_final"]["coverage"] == 100
@@ -595,10 +577,7 @@ def test_lists_and_names_from_any_storage(tiny, demo):
     cfg = load_config(None, [*tiny, "DATA.PATH_TO_DATA_DIR", "demo-lists://x"])
     assert annotations.load(cfg, "val") == annotations.load(load_config(None, tiny), "val")
     assert annotations.class_names(cfg) == (demo / "classes.txt").read_text().splitlines()
-    for address, part in (
-        ("demo-lists://x/none", "train.csv: cannot read"),
-        ("nowhere://x", "cannot fetch nowhere"),
-    ):
+    for address, part in (("demo-lists://x/none", "train.csv: cannot read"), ("nowhere://x", "cannot fetch nowhere")):
         with pytest.raises(UserError, match=part):
             annotations.load(load_config(None, [*tiny, "DATA.PATH_TO_DATA_DIR", address]), "train")
 

@@ -11,8 +11,11 @@ import pytest
 import video_factory as factory
 from PIL import Image
 
-from slowfast_uniformer.data import decode, sampling
-from slowfast_uniformer.data.decode import FrameFolder, Video, VideoError
+from slowfast_uniformer.data import sampling
+from slowfast_uniformer.data import video as video_module
+from slowfast_uniformer.data.decode import Video, _Index, _Packet, probe, read_frames
+from slowfast_uniformer.data.open_video import video_opener
+from slowfast_uniformer.data.video import FrameFolder, VideoError, VideoInfo
 from slowfast_uniformer.errors import UserError
 
 # Read without decoding from the start. Of the rest, some are not seekable and some not sound.
@@ -80,7 +83,7 @@ def test_pictures_of_the_factory_all_differ(video):
 def test_files_with_more_packets_than_frames(video, name, frames):
     with av.open(video(name)) as container:
         assert sum(packet.size > 0 for packet in container.demux(video=0)) > frames
-    assert decode.probe(video(name)).frames == frames
+    assert probe(video(name)).frames == frames
 
 
 @pytest.mark.parametrize(
@@ -113,20 +116,20 @@ def test_foreign_tags_cannot_be_read_as_text(video):
 def test_fewer_frames_than_asked_for_are_repeated(video):
     indices = sampling.dense(3, num_frames=8, rate=1, view=0)
     expected = everything(video("three_frames.mp4"))
-    assert_frames(decode.read_frames(video("three_frames.mp4"), indices), expected, [0, 1, 2, 2, 2, 2, 2, 2])
+    assert_frames(read_frames(video("three_frames.mp4"), indices), expected, [0, 1, 2, 2, 2, 2, 2, 2])
 
 
 def test_info(video):
-    info = decode.VideoInfo(frames=60, fps=25.0, width=96, height=64, rotation=0, codec="h264")
-    assert decode.probe(video("b_frames.mp4")) == info
-    assert decode.probe(video("variable_rate.mp4")).fps == pytest.approx(25 * 60 / 556, rel=0.1)
-    assert decode.probe(video("av1.mp4")).codec == "av1"
+    info = VideoInfo(frames=60, fps=25.0, width=96, height=64, rotation=0, codec="h264")
+    assert probe(video("b_frames.mp4")) == info
+    assert probe(video("variable_rate.mp4")).fps == pytest.approx(25 * 60 / 556, rel=0.1)
+    assert probe(video("av1.mp4")).codec == "av1"
 
 
 @pytest.mark.parametrize("name", ["b_frames.mp4", "turned_90.mp4", "two_sizes.webm", "two_sizes.ts"])
 @pytest.mark.parametrize("number", [0, -1])
 def test_info_is_the_same_after_any_frame_is_read(video, name, number):
-    info = decode.probe(video(name))
+    info = probe(video(name))
     with Video(video(name)) as opened:
         frames = opened.read([number % info.frames])
         assert frames.shape == (1, info.height, info.width, 3) and opened.info == info
@@ -135,10 +138,10 @@ def test_info_is_the_same_after_any_frame_is_read(video, name, number):
 @pytest.mark.parametrize("degrees", [90, 180, 270])
 def test_rotation_turns_clockwise_as_the_file_says(video, degrees):
     upright, path = everything(video("b_frames.mp4"))[30], video(f"turned_{degrees}.mp4")
-    turned = decode.read_frames(path, [30])[0]
+    turned = read_frames(path, [30])[0]
     assert np.abs(turned.astype(int) - np.rot90(upright, -degrees // 90)).mean() < 3
     assert np.abs(turned.astype(int) - np.rot90(upright, -degrees // 90 + 2)).mean() > 20
-    assert decode.probe(path).rotation == 360 - degrees
+    assert probe(path).rotation == 360 - degrees
 
 
 @pytest.mark.parametrize(
@@ -155,7 +158,7 @@ def test_rotation_turns_clockwise_as_the_file_says(video, degrees):
 def test_short_side_scales_while_converting(video, name, short_side, stored, shown):
     path, indices = video(name), [3, 59, 17]
     expected = everything(path, width=stored[0], height=stored[1], interpolation="BILINEAR")
-    frames = decode.read_frames(path, indices, short_side)
+    frames = read_frames(path, indices, short_side)
     assert frames.shape == (3, shown[1], shown[0], 3)
     assert_frames(frames, expected, indices)
 
@@ -163,8 +166,8 @@ def test_short_side_scales_while_converting(video, name, short_side, stored, sho
 def test_runs_decode_no_packet_twice_and_no_group_for_nothing():
     # Three groups of five in decoding order; the first frame of the last group is shown before its key frame.
     times = [0, 2, 1, 4, 3, 5, 7, 6, 9, 8, 11, 10, 13, 12, 14]
-    packets = [decode._Packet(pts, n, n % 5 == 0, False, 100) for n, pts in enumerate(times)]
-    index = decode._Index(packets)
+    packets = [_Packet(pts, n, n % 5 == 0, False, 100) for n, pts in enumerate(times)]
+    index = _Index(packets)
     assert index.runs([3]) == [(0, 4, {3})]
     assert index.runs([0, 12]) == [(0, 0, {0}), (10, 13, {12})]
     assert index.runs([3, 5]) == [(0, 5, {3, 5})]  # the next group begins with the next packet
@@ -175,8 +178,8 @@ def test_runs_decode_no_packet_twice_and_no_group_for_nothing():
 def test_converts_only_what_is_wanted_and_once(video, monkeypatch):
     converted, rgb = [], Video._rgb
     monkeypatch.setattr(Video, "_rgb", lambda *arguments: converted.append(arguments) or rgb(*arguments))
-    decode.read_frames(video("long_gop.mkv"), [5, 5, 2])
-    decode.read_frames(video("mpeg4.avi"), [7, 50, 7])
+    read_frames(video("long_gop.mkv"), [5, 5, 2])
+    read_frames(video("mpeg4.avi"), [7, 50, 7])
     assert len(converted) == 4
 
 
@@ -187,7 +190,7 @@ def test_a_number_outside_the_video_is_a_programming_error(video, indices):
 
 
 def test_no_frames_wanted(video):
-    assert decode.read_frames(video("b_frames.mp4"), []).shape == (0, 64, 96, 3)
+    assert read_frames(video("b_frames.mp4"), []).shape == (0, 64, 96, 3)
 
 
 def damaged(folder, number, share=0.0, **settings):
@@ -221,7 +224,7 @@ def test_damage_is_seen_in_time_for_frames_shown_before_it(tmp_path, number, sho
     """A frame between two others refers to the later one, which the decoder mends and gives after it."""
     path = factory.write_video(tmp_path / "a.mp4", bframes=3, size=(192, 128), **factory.X264)
     expected = everything(factory.damage(path, number, 0.7))
-    assert_frames(decode.read_frames(path, [shown_before]), expected, [shown_before])
+    assert_frames(read_frames(path, [shown_before]), expected, [shown_before])
 
 
 @pytest.mark.parametrize("by_seeking", [True, False])
@@ -318,7 +321,7 @@ def test_a_file_without_end_takes_no_longer_than_the_timeout(tmp_path):
 @pytest.mark.parametrize("timeout", [30, 90])
 def test_opening_ends_at_the_timeout(video, monkeypatch, timeout):
     """30 s end while packets are read, 90 s while the frames are counted: each takes a second here."""
-    monkeypatch.setattr(decode.time, "monotonic", count().__next__)
+    monkeypatch.setattr(video_module.time, "monotonic", count().__next__)
     with pytest.raises(VideoError, match=f"not read within {timeout} s"):
         Video(video("stream.ts"), timeout=timeout)
     with Video(video("stream.ts"), timeout=0) as opened:
@@ -333,7 +336,7 @@ def test_each_read_has_the_timeout_for_itself(video, monkeypatch, name):
         now[0] += 1
         return rgb(*arguments)
 
-    monkeypatch.setattr(decode.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(video_module.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(Video, "_rgb", slow)
     with Video(video(name), timeout=5) as opened:
         for _ in range(3):
@@ -347,7 +350,7 @@ def test_each_read_has_the_timeout_for_itself(video, monkeypatch, name):
 def test_sound_alone_is_no_video_not_even_with_a_cover(tmp_path, name, cover):
     path = factory.write_audio(tmp_path / name, cover)
     with pytest.raises(VideoError, match=f"cannot read {path}: no video stream"):
-        decode.probe(path)
+        probe(path)
 
 
 def test_header_lost(tmp_path):
@@ -359,7 +362,7 @@ def test_header_lost(tmp_path):
 def test_no_frame_decodes(tmp_path):
     path = factory.damage(factory.write_video(tmp_path / "a.mp4", frames=1, **factory.X264), 0)
     with pytest.raises(VideoError, match=f"cannot read {path}: only 0 frames decode: Invalid data"):
-        decode.probe(path)
+        probe(path)
     with Video(path) as opened, pytest.raises(VideoError, match="only 0 frames decode"):
         opened.read([0])
 
@@ -368,7 +371,7 @@ def test_any_file_name(tmp_path, monkeypatch):
     name = "-a:b %05d é.mp4"
     factory.write_video(tmp_path / "a.mp4", frames=3, **factory.X264).rename(tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    assert len(decode.read_frames(name, [0, 2])) == 2
+    assert len(read_frames(name, [0, 2])) == 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts in /proc")
@@ -384,7 +387,7 @@ def test_files_are_closed_and_no_threads_stay(video, tmp_path):
     for path in good + bad:
         for number in (16, 99):
             try:
-                decode.read_frames(path, [number], short_side=32)
+                read_frames(path, [number], short_side=32)
             except (VideoError, ValueError) as error:
                 errors.append(error)
     assert len(errors) == len(good) + 2 * len(bad)
@@ -404,7 +407,7 @@ def folder(tmp_path):
 def test_folder_of_images(folder):
     expected = np.stack(factory.pictures(6, 60, 40))
     with FrameFolder(folder, "img_{:05d}.png", 6) as images:
-        assert images.info == decode.VideoInfo(6, fps=0.0, width=60, height=40, rotation=0, codec="png")
+        assert images.info == VideoInfo(6, fps=0.0, width=60, height=40, rotation=0, codec="png")
         np.testing.assert_array_equal(images.read([5, 0, 0, 3]), expected[[5, 0, 0, 3]])
         scaled = Image.fromarray(expected[4]).resize((30, 20), Image.Resampling.BILINEAR)
         np.testing.assert_array_equal(images.read([4], short_side=20)[0], scaled)
@@ -430,29 +433,24 @@ def test_folder_with_a_damaged_image(folder):
 
 @pytest.mark.parametrize(
     "module, cause",
-    [
-        (None, "import of torchcodec halted"),
-        (SimpleNamespace(ffmpeg_major_version=None), "no FFmpeg libraries"),
-    ],
+    [(None, "import of torchcodec halted"), (SimpleNamespace(ffmpeg_major_version=None), "no FFmpeg libraries")],
 )
 def test_torchcodec_that_cannot_be_used(monkeypatch, module, cause):
     monkeypatch.setitem(sys.modules, "torchcodec", module)
     with pytest.raises(UserError, match=rf"{cause}.*pip install slowfast_uniformer\[torchcodec\].*ffmpeg"):
-        decode.opener("torchcodec", 60)
+        video_opener("torchcodec", 60)
 
 
 @pytest.fixture
 def torchcodec():
     pytest.importorskip("torchcodec", exc_type=Exception)
     try:
-        return decode.opener("torchcodec", 60)
+        return video_opener("torchcodec", 60)
     except UserError as error:
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize(
-    "name", ["b_frames.mp4", "open_gop.mkv", "variable_rate.mp4", "vp9.webm", "turned_90.mp4"]
-)
+@pytest.mark.parametrize("name", ["b_frames.mp4", "open_gop.mkv", "variable_rate.mp4", "vp9.webm", "turned_90.mp4"])
 def test_torchcodec_reads_the_same(video, torchcodec, name):
     with torchcodec(video(name)) as opened, Video(video(name)) as ours:
         for fact in ("frames", "width", "height", "rotation", "codec"):

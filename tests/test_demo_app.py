@@ -15,9 +15,9 @@ import video_factory
 from conftest import ROOT
 
 from slowfast_uniformer import load_model
-from slowfast_uniformer.apps import demo_app
-from slowfast_uniformer.apps.trained import Span
 from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.inference.predictor import Span
+from slowfast_uniformer.inference.web_app import _timeline, imported, serve
 
 OWN = "slowfast_uniformer_app_*"
 OPTIONS = ("--max-mb", "1", "--max-seconds", "14")
@@ -119,7 +119,7 @@ def test_the_server_refuses_what_is_too_large_and_keeps_names_in_its_folder(app,
 
 def test_names_of_classes_are_text_on_the_page():
     spans = [Span(0, 4, torch.tensor([0.9, 0.1])), Span(4, 10, torch.tensor([0.2, 0.8]))]
-    drawn = demo_app._timeline(spans, ["<b>", 'a"b'])
+    drawn = _timeline(spans, ["<b>", 'a"b'])
     assert "<b>" not in drawn and "&lt;b&gt;" in drawn and 'a"b' not in drawn
     assert drawn.index("a&quot;b</td><td>0:06") < drawn.index("&lt;b&gt;</td><td>0:04")
 
@@ -130,11 +130,11 @@ def test_without_gradio_it_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(UserError, match=r"pip install 'slowfast_uniformer\[app\]'"):
-        demo_app.imported(str(tmp_path))
+        imported(str(tmp_path))
 
 
 def test_a_port_that_is_taken():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"--port {port}: cannot listen there: Address already in use"):
-            demo_app.serve(None, "127.0.0.1", port, 1, 1.0)
+            serve(None, "127.0.0.1", port, 1, 1.0)

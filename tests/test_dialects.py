@@ -15,16 +15,21 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.models.dialects import translate
 from slowfast_uniformer.models.uniformer import Uniformer, UniformerLight
 from slowfast_uniformer.models.uniformerv2 import Uniformerv2
-from slowfast_uniformer.models.weights import Weights, load_weights, read
+from slowfast_uniformer.weights.formats import convert_format
+from slowfast_uniformer.weights.load import Weights, load_weights, read_weights
 
 SIZES = {"width": 32, "layers": 3, "heads": 4, "patch_size": 8, "input_resolution": 32}
 VIDEO = SIZES | {
-    "num_classes": 5, "n_layers": 2, "n_dim": 32, "n_head": 4, "mlp_dropout": [0.0, 0.0],
-    "return_list": [1, 2], "temporal_downsample": False,
-}  # fmt: skip
+    "num_classes": 5,
+    "n_layers": 2,
+    "n_dim": 32,
+    "n_head": 4,
+    "mlp_dropout": [0.0, 0.0],
+    "return_list": [1, 2],
+    "temporal_downsample": False,
+}
 V1 = {"embed_dim": [8, 16, 32, 64], "depth": [1, 1, 1, 1], "head_dim": 8, "num_classes": 5}
 PRUNING = {"prune_ratio": [[], [], [1], [0.5]], "trade_off": [[], [], [1], [0.5]]}
 CLIP = torch.randn(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -57,26 +62,26 @@ def openai(model: Uniformerv2) -> dict[str, torch.Tensor]:
 def open_clip(model: Uniformerv2) -> dict[str, torch.Tensor]:
     tensors = {f"visual.{name}": value for name, value in tower_of(model).items()} | TEXT
     scaled = {name: value for name, value in tensors.items() if ".ls_" in name}
-    return {n: v for n, v in tensors.items() if n not in scaled} | {
-        f"{n}.gamma": v for n, v in scaled.items()
-    }
+    return {n: v for n, v in tensors.items() if n not in scaled} | {f"{n}.gamma": v for n, v in scaled.items()}
 
 
 HUGGING_FACE = {
     "class_embedding": "embeddings.class_embedding",
     "positional_embedding": "embeddings.position_embedding.weight",
     "conv1.weight": "embeddings.patch_embedding.weight",
-    "ln_pre.": "pre_layrnorm.", "ln_post.": "post_layernorm.", ".attn.": ".self_attn.",
-    "transformer.resblocks.": "encoder.layers.", ".ln_1.": ".layer_norm1.", ".ln_2.": ".layer_norm2.",
-    ".c_fc.": ".fc1.", ".c_proj.": ".fc2.",
-}  # fmt: skip
+    "ln_pre.": "pre_layrnorm.",
+    "ln_post.": "post_layernorm.",
+    ".attn.": ".self_attn.",
+    "transformer.resblocks.": "encoder.layers.",
+    ".ln_1.": ".layer_norm1.",
+    ".ln_2.": ".layer_norm2.",
+    ".c_fc.": ".fc1.",
+    ".c_proj.": ".fc2.",
+}
 
 
 def hugging_face(model: Uniformerv2) -> dict[str, torch.Tensor]:
-    tensors = {
-        "visual_projection.weight": torch.zeros(4, 32),
-        "text_model.final_layer_norm.weight": torch.ones(2),
-    }
+    tensors = {"visual_projection.weight": torch.zeros(4, 32), "text_model.final_layer_norm.weight": torch.ones(2)}
     tensors["vision_model.embeddings.position_ids"] = torch.arange(17)[None]
     for name, value in tower_of(model).items():
         for own, theirs in HUGGING_FACE.items():
@@ -104,7 +109,7 @@ def mmaction2(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def loaded(path, model: nn.Module, **options):
-    weights = read(str(path))
+    weights = read_weights(str(path))
     return weights, load_weights(model, weights, source=str(path), **options)
 
 
@@ -127,10 +132,9 @@ def test_image_towers_of_clip(tmp_path, dialect, temporal_downsample, kind):
     path = tmp_path / f"x.{kind}"
     tensors = {name: value.contiguous() for name, value in names(source).items()}
     torch.save({"state_dict": tensors}, path) if kind == "pt" else save_file(tensors, path)
-    weights = read(str(path))
+    weights = read_weights(str(path))
     model = v2(
-        temporal_downsample=temporal_downsample,
-        **{key.lower(): value for key, value in weights.arithmetic.items()},
+        temporal_downsample=temporal_downsample, **{key.lower(): value for key, value in weights.arithmetic.items()}
     )
     assert model.arithmetic == source.arithmetic
     report = load_weights(model, weights, init_head="new")
@@ -192,7 +196,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path, arch
             file.writestr("x/data.pkl", pickle.dumps({"w": Harmful()}))
             file.writestr("x/constants.pkl", pickle.dumps(()))
     with pytest.raises(UserError, match="x.pt: .*mkdir"):
-        read(str(path))
+        read_weights(str(path))
     assert not mark.exists()
 
 
@@ -224,7 +228,7 @@ def test_image_vits_of_timm_give_their_class_tokens(tmp_path, kind, prefix):
         with torch.no_grad():
             for block in image.blocks:
                 block.attn.relative_position_bias_table.zero_()
-    weights = read(str(tmp_path / "x.pth"))
+    weights = read_weights(str(tmp_path / "x.pth"))
     assert weights.image and weights.dialect == "timm ViT"
     model = v2(**{key.lower(): value for key, value in weights.arithmetic.items()}).eval()
     report = load_weights(model, weights, init_head="new")
@@ -256,22 +260,20 @@ def test_image_vits_that_cannot_be_carried_are_refused(tmp_path, options, what):
 def test_the_names_of_gated_mlps_and_resnets_are_known():
     vit = VisionTransformer(**TIMM).state_dict() | {"blocks.0.mlp.w12.weight": torch.zeros(1)}
     with pytest.raises(UserError, match=r"gated MLPs \(blocks.0.mlp.w12.weight\)"):
-        translate(vit)
+        convert_format(vit)
     with pytest.raises(UserError, match="a ResNet"):
-        translate({"visual.layer1.0.conv1.weight": torch.zeros(1), "visual.conv1.weight": torch.zeros(1)})
+        convert_format({"visual.layer1.0.conv1.weight": torch.zeros(1), "visual.conv1.weight": torch.zeros(1)})
 
 
 def test_hugging_face_configurations_tell_the_activation(tmp_path):
     save_file({n: v.contiguous() for n, v in hugging_face(v2()).items()}, tmp_path / "model.safetensors")
-    assert read(str(tmp_path / "model.safetensors")).arithmetic["ACTIVATION"] == "quick_gelu"
+    assert read_weights(str(tmp_path / "model.safetensors")).arithmetic["ACTIVATION"] == "quick_gelu"
     (tmp_path / "config.json").write_text('{"vision_config": {"hidden_act": "gelu"}}')
-    assert read(str(tmp_path / "model.safetensors")).arithmetic["ACTIVATION"] == "gelu"
+    assert read_weights(str(tmp_path / "model.safetensors")).arithmetic["ACTIVATION"] == "gelu"
 
 
 @pytest.mark.parametrize(
-    "build",
-    [v2, lambda: Uniformer(**V1), lambda: UniformerLight(**V1, **PRUNING)],
-    ids=["v2", "v1", "light"],
+    "build", [v2, lambda: Uniformer(**V1), lambda: UniformerLight(**V1, **PRUNING)], ids=["v2", "v1", "light"]
 )
 @pytest.mark.parametrize("wrapper", ["model_state", "model", "state_dict"])
 @pytest.mark.parametrize("names", ["releases", "mmaction2", "wrapped"])
@@ -363,9 +365,7 @@ def test_a_part_of_the_classes_is_taken_by_name():
 
 
 def test_unknown_classes_are_refused():
-    with pytest.raises(
-        UserError, match="k.pth: its class names differ .* it has no flying.*map:FILE.*head new|new"
-    ):
+    with pytest.raises(UserError, match="k.pth: its class names differ .* it has no flying.*map:FILE.*head new|new"):
         load_weights(v2(), with_names(v2(), NAMES), class_names=[*NAMES[:4], "flying"], source="k.pth")
 
 
@@ -428,14 +428,12 @@ def test_a_converted_file_loads_as_the_original_does(tmp_path, names):
     source = fill(v2())
     content = {"model": names(source), "class_names": NAMES}
     torch.save(content, tmp_path / "x.pth")
-    lines = load_script("tools/convert_weights.py").convert(
-        str(tmp_path / "x.pth"), str(tmp_path / "y.safetensors")
-    )
+    lines = load_script("tools/convert_weights.py").convert(str(tmp_path / "x.pth"), str(tmp_path / "y.safetensors"))
     assert lines[0].startswith(f"{tmp_path / 'x.pth'}: ") and "tensors" in lines[1]
     (tmp_path / "other").touch()
     modes = {(tmp_path / name).stat().st_mode for name in ("other", "y.safetensors")}
     assert len(modes) == 1, "who may read other files may read it"
-    original, converted = read(str(tmp_path / "x.pth")), read(str(tmp_path / "y.safetensors"))
+    original, converted = read_weights(str(tmp_path / "x.pth")), read_weights(str(tmp_path / "y.safetensors"))
     assert converted.tensors.keys() == original.tensors.keys()
     assert all(torch.equal(value, converted.tensors[name]) for name, value in original.tensors.items())
     assert (converted.image, converted.arithmetic) == (original.image, original.arithmetic)

@@ -11,9 +11,9 @@ import torch
 from conftest import load_script
 from golden_recipe import fill
 
-from slowfast_uniformer import checkpoint
-from slowfast_uniformer.config import load_config
-from slowfast_uniformer.models import build_model
+from slowfast_uniformer.config.load import load_config
+from slowfast_uniformer.models.registry import build_model
+from slowfast_uniformer.runs import checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -41,33 +41,32 @@ def steps(out: Path, options: list, processes: int = 0, count: int | str = 3) ->
 
 
 def test_two_processes_take_the_steps_of_one(tiny, tmp_path):
-    options = [
-        *tiny,
-        "UNIFORMER.DROP_DEPTH_RATE",
-        0,
-        "MODEL.USE_CHECKPOINT",
-        True,
-        "MODEL.CHECKPOINT_NUM",
-        "[1,1,1,1]",
-    ]
+    options = [*tiny, "UNIFORMER.DROP_DEPTH_RATE", 0, "MODEL.USE_CHECKPOINT", True, "MODEL.CHECKPOINT_NUM", "[1,1,1,1]"]
     one, _ = steps(tmp_path / "one", options)
     two, said = steps(tmp_path / "two", [*options, "TRAIN.ACCUM_STEPS", 2], processes=2)
     assert "warn" not in said.lower(), said
     one, two = one["state"], two["state"]
     for name in one:
-        torch.testing.assert_close(
-            two[name], one[name], rtol=1e-5, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}"
-        )
+        torch.testing.assert_close(two[name], one[name], rtol=1e-5, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_two_processes_begin_with_the_probe_of_one(tiny, trained, tmp_path, parallel):
     (weights,) = (trained / "checkpoints").glob("*.pyth")
-    options = [*tiny, "MODEL.INIT_FROM", weights, "MODEL.INIT_HEAD", "probe", "SOLVER.BASE_LR", 0,
-               "SOLVER.WARMUP_START_LR", 0, "MODEL.PARALLEL", parallel]  # fmt: skip
-    one, two = (
-        steps(tmp_path / str(processes), options, processes, count=1)[0]["state"] for processes in (0, 2)
-    )
+    options = [
+        *tiny,
+        "MODEL.INIT_FROM",
+        weights,
+        "MODEL.INIT_HEAD",
+        "probe",
+        "SOLVER.BASE_LR",
+        0,
+        "SOLVER.WARMUP_START_LR",
+        0,
+        "MODEL.PARALLEL",
+        parallel,
+    ]
+    one, two = (steps(tmp_path / str(processes), options, processes, count=1)[0]["state"] for processes in (0, 2))
     torch.testing.assert_close(two["head.weight"], one["head.weight"], rtol=1e-3, atol=1e-4)
     assert one["head.weight"].abs().max() > 0.1  # not the small numbers of a new one
 
@@ -89,12 +88,23 @@ def test_testing_on_two_processes_gives_the_same_figures(tiny, demo, tmp_path, p
 
 
 V2 = {
-    "MODEL.MODEL_NAME": "Uniformerv2", "UNIFORMERV2.BACKBONE": "vit", "UNIFORMERV2.WIDTH": 32,
-    "UNIFORMERV2.LAYERS": 4, "UNIFORMERV2.HEADS": 4, "UNIFORMERV2.PATCH_SIZE": 8, "UNIFORMERV2.N_DIM": 32,
-    "UNIFORMERV2.INPUT_RESOLUTION": 32, "UNIFORMERV2.N_HEAD": 4, "UNIFORMERV2.RETURN_LIST": [0, 1, 2, 3],
-    "SOLVER.OPTIMIZING_METHOD": "sgd", "SOLVER.MOMENTUM": 0.0, "SOLVER.NESTEROV": False,
-    "SOLVER.CLIP_GRADIENT": 0.0, "SOLVER.WEIGHT_DECAY": 0.0, "SOLVER.BASE_LR": 0.1,
-}  # fmt: skip
+    "MODEL.MODEL_NAME": "Uniformerv2",
+    "UNIFORMERV2.BACKBONE": "vit",
+    "UNIFORMERV2.WIDTH": 32,
+    "UNIFORMERV2.LAYERS": 4,
+    "UNIFORMERV2.HEADS": 4,
+    "UNIFORMERV2.PATCH_SIZE": 8,
+    "UNIFORMERV2.N_DIM": 32,
+    "UNIFORMERV2.INPUT_RESOLUTION": 32,
+    "UNIFORMERV2.N_HEAD": 4,
+    "UNIFORMERV2.RETURN_LIST": [0, 1, 2, 3],
+    "SOLVER.OPTIMIZING_METHOD": "sgd",
+    "SOLVER.MOMENTUM": 0.0,
+    "SOLVER.NESTEROV": False,
+    "SOLVER.CLIP_GRADIENT": 0.0,
+    "SOLVER.WEIGHT_DECAY": 0.0,
+    "SOLVER.BASE_LR": 0.1,
+}
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -130,8 +140,21 @@ ALL = {
 def test_sharded_steps_are_those_of_ddp_and_either_continues_the_other(tiny, tmp_path, name):
     """20 steps under each; 10 under one and 10 more of its checkpoint under the other."""
     saving = ["MODEL.USE_CHECKPOINT", True, "MODEL.CHECKPOINT_NUM", "[1]" if name == "V2" else "[1,1,1,1]"]
-    options = [*tiny, *ALL[name], *saving, "UNIFORMER.DROP_DEPTH_RATE", 0, "TRAIN.ACCUM_STEPS", 2,
-               "SOLVER.OPTIMIZING_METHOD", "adamw", "SOLVER.BASE_LR", 1e-3, "MODEL.EMA_EPOCH", 0]  # fmt: skip
+    options = [
+        *tiny,
+        *ALL[name],
+        *saving,
+        "UNIFORMER.DROP_DEPTH_RATE",
+        0,
+        "TRAIN.ACCUM_STEPS",
+        2,
+        "SOLVER.OPTIMIZING_METHOD",
+        "adamw",
+        "SOLVER.BASE_LR",
+        1e-3,
+        "MODEL.EMA_EPOCH",
+        0,
+    ]
     whole, _ = steps(tmp_path / "ddp", options, 2, count="10+10")
     sharded, said = steps(tmp_path / "fsdp", [*options, "MODEL.PARALLEL", "fsdp"], 2, count="10+10")
     assert "warn" not in said.lower(), said
@@ -140,10 +163,10 @@ def test_sharded_steps_are_those_of_ddp_and_either_continues_the_other(tiny, tmp
         out = tmp_path / f"{kind}_after_10"
         after, _ = steps(out, [*options, "MODEL.PARALLEL", other], 2, count=10)
         torch.testing.assert_close(after["losses"], whole["losses"][10:], rtol=0, atol=1e-5)
-    folder = checkpoint.path_of(str(tmp_path / "ddp_after_10"), 0, sharded=True)
-    file = checkpoint.path_of(str(tmp_path / "exported"), 0)
+    folder = checkpoints.checkpoint_path(str(tmp_path / "ddp_after_10"), 0, sharded=True)
+    file = checkpoints.checkpoint_path(str(tmp_path / "exported"), 0)
     load_script("tools/convert_weights.py").convert(folder, file)
-    exported, shards = checkpoint.load(file), checkpoint.load(folder)
+    exported, shards = checkpoints.load_checkpoint(file), checkpoints.load_checkpoint(folder)
     assert exported["step"] == 20
     for name, value in after["state"].items():
         assert torch.equal(exported["model_state"][name], value) and name in shards["model_state"]

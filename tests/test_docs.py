@@ -17,17 +17,24 @@ import textwrap
 import pytest
 from conftest import ROOT, load_script
 
-from slowfast_uniformer.config import RENAMED, RETIRED, flatten, get_cfg, load_config
-from slowfast_uniformer.models import MODEL_REGISTRY
+from slowfast_uniformer.config.compat import RENAMED, RETIRED
+from slowfast_uniformer.config.keys import flatten, get_cfg
+from slowfast_uniformer.config.load import load_config
+from slowfast_uniformer.models.registry import MODEL_REGISTRY
 
 PATTERNS = ("README.md", "INSTALL.md", "docs/*.md", "datasets/*.md")
 PATHS = [path for pattern in PATTERNS for path in sorted(ROOT.glob(pattern))]
 PAGES = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in PATHS}
 EMPTY = "tests/empty.yaml"  # stands for a config that a page leaves open
 NOT_IN_SOURCES = {  # quoted from PyTorch and torchvision, or filled in when the program runs
-    "operator torchvision", "nms does not exist", "modified by an inplace operation", "path label",
-    "marked ready only once", "grad strides do not match bucket view", "after epoch",
-}  # fmt: skip
+    "operator torchvision",
+    "nms does not exist",
+    "modified by an inplace operation",
+    "path label",
+    "marked ready only once",
+    "grad strides do not match bucket view",
+    "after epoch",
+}
 PREPARE = "python datasets/prepare.py"
 SCRIPT = re.compile(r"\b(?:tools|datasets)/\w+\.py\b")
 FILE = re.compile(
@@ -135,9 +142,14 @@ def check_torchrun(arguments: list[str], monkeypatch) -> None:
 
 
 CHECKS = {
-    "python": check_python, "python3": check_python, "make": check_make, "pip": check_pip,
-    "tensorboard": check_tensorboard, "torchrun": check_torchrun, "srun": check_launcher,
-}  # fmt: skip
+    "python": check_python,
+    "python3": check_python,
+    "make": check_make,
+    "pip": check_pip,
+    "tensorboard": check_tensorboard,
+    "torchrun": check_torchrun,
+    "srun": check_launcher,
+}
 
 
 @pytest.mark.parametrize("command", every_command())
@@ -205,8 +217,10 @@ def test_the_walk_through_works(tmp_path, monkeypatch, demo, tiny, capfd):
     sizes = [str(x) for pair in zip(tiny[::2], tiny[1::2], strict=True) if pair[0] not in own for x in pair]
     steps = commands(PAGES["docs/getting_started.md"].partition("## 5.")[2])
     assert [SCRIPT.search(step)[0] for step in steps] == [
-        "tools/make_lists.py", "tools/check_dataset.py", "tools/run_net.py"
-    ]  # fmt: skip
+        "tools/make_lists.py",
+        "tools/check_dataset.py",
+        "tools/run_net.py",
+    ]
     for step in steps:
         _, path, *arguments = shlex.split(step)
         arguments += sizes if "--cfg" in arguments else []
@@ -227,8 +241,12 @@ def test_the_learning_rates_of_the_page_are_those_of_the_recipes():
         for path in re.findall(r"\(\.\./(configs/[\w/]+\.yaml)\)", row):
             cfg = load_config(str(ROOT / path), runs_here=False)
             solver, told = cfg.SOLVER, tuple(map(float, (batch, rate, epochs, warm_up)))
-            assert told == (cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS, solver.BASE_LR, solver.MAX_EPOCH,
-                            solver.WARMUP_EPOCHS), path  # fmt: skip
+            assert told == (
+                cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS,
+                solver.BASE_LR,
+                solver.MAX_EPOCH,
+                solver.WARMUP_EPOCHS,
+            ), path
             assert float(vit or 1) == (0 if cfg.UNIFORMERV2.FROZEN else solver.BACKBONE_LR_RATIO), path
     assert len(rows) == 8
 

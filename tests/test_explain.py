@@ -11,11 +11,15 @@ from test_models import SMALL, small_clip, small_model
 from torch import nn
 
 from slowfast_uniformer import load_model
-from slowfast_uniformer.apps import explain, maps
-from slowfast_uniformer.apps.trained import as_sample
 from slowfast_uniformer.data.decode import Video
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.models import layers, uniformerv2
+from slowfast_uniformer.inference import saliency
+from slowfast_uniformer.inference.explain import heat, label_of
+from slowfast_uniformer.inference.predictor import as_sample
+from slowfast_uniformer.inference.saliency import look
+from slowfast_uniformer.models import uniformer, uniformerv2
+from slowfast_uniformer.ops import implementations
+from slowfast_uniformer.ops.attention import attention_weights
 
 V1 = [label for label in SMALL if SMALL[label][0].startswith("Uniformer") and "v2" not in label]
 V2 = [label for label in SMALL if "v2" in label]
@@ -35,9 +39,9 @@ def test_every_model_has_maps_or_says_why(label):
     expected = model(a_clip()[None])[0]
     if label == "PTVMViT":
         with pytest.raises(UserError, match="no map can be drawn"):
-            maps.look(model, a_clip())
+            look(model, a_clip())
         return
-    logits, found = maps.look(model, a_clip())
+    logits, found = look(model, a_clip())
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
     assert len(found) >= 4 and len({each.title for each in found}) == len(found)
     for each in found:
@@ -51,8 +55,8 @@ def test_every_model_has_maps_or_says_why(label):
 def test_a_method_that_a_model_lacks():
     for label, method in (("PTVX3D", "attention"), ("Uniformerv2", "gradcam")):
         with pytest.raises(UserError, match=f"--method {method}: the model has no"):
-            maps.look(evaluated(label), a_clip(), method=method)
-    _, found = maps.look(evaluated("Uniformer"), a_clip(), method="gradcam")
+            look(evaluated(label), a_clip(), method=method)
+    _, found = look(evaluated("Uniformer"), a_clip(), method="gradcam")
     assert [(each.stage, each.kind) for each in found] == [(s, "Grad-CAM") for s in "1234"]
 
 
@@ -72,7 +76,7 @@ def test_grad_cam_lights_up_the_place_that_the_class_depends_on():
     clip[0, 1, 2:4, 6:8], clip[1, 3, 6:8, 0:2] = 5.0, 3.0  # red and green
     clip[1, 0, 0:2, 0:2] = -9.0  # speaks against green
     for label, place, value in ((0, (1, 1, 3), 5.0), (1, (3, 3, 0), 3.0)):
-        _, (found,) = maps.look(TwoColors(), clip, label)
+        _, (found,) = look(TwoColors(), clip, label)
         expected = torch.zeros(4, 4, 6)
         expected[place] = value / expected.numel()
         torch.testing.assert_close(found.values, expected)
@@ -98,7 +102,7 @@ def test_rollout_of_known_attention_is_the_closed_form():
     for stage, token in ((model.blocks3, 7), (model.blocks4, None)):
         for block in stage:
             block.attn.qkv = Fixed(block.attn.proj.in_features, token)
-    _, found = maps.look(model, a_clip(), method="attention")
+    _, found = look(model, a_clip(), method="attention")
     third, fourth = (each.values.flatten() for each in found)
     torch.testing.assert_close(fourth, torch.full((2,), 1 / 2))
     # Stage 4 has 2 tokens, each of 4 of the 12 in stage 3 (whose third column no window covers).
@@ -136,8 +140,8 @@ def mixing(block: nn.Module, weights: list[torch.Tensor], inputs: tuple) -> torc
 
 @pytest.mark.parametrize("label", V1)
 def test_rollout_is_the_product_of_the_blocks_mixing(label, monkeypatch):
-    model, seen, matrices = layers.plain(evaluated(label)), [], []
-    weights_of = layers.attention_weights
+    model, seen, matrices = implementations.use_reference(evaluated(label)), [], []
+    weights_of = attention_weights
 
     def record(*arguments) -> torch.Tensor:
         seen.append(weights_of(*arguments))
@@ -147,14 +151,14 @@ def test_rollout_is_the_product_of_the_blocks_mixing(label, monkeypatch):
         matrices.append(mixing(block, seen[:], inputs))
         seen.clear()
 
-    monkeypatch.setattr(layers, "attention_weights", record)
+    monkeypatch.setattr(uniformer, "attention_weights", record)
     blocks = [block for stage in (model.blocks3, model.blocks4) for block in stage]
     handles = [block.register_forward_hook(multiply) for block in blocks]
     model(a_clip()[None])
     for handle in handles:
         handle.remove()
-    monkeypatch.setattr(maps, "AT_ONCE", 3)
-    _, found = maps.look(model, a_clip(), method="attention")
+    monkeypatch.setattr(saliency, "AT_ONCE", 3)
+    _, found = look(model, a_clip(), method="attention")
     third, fourth = (each.values.flatten() for each in found)
     share = torch.full((2,), 1 / 2)
     share = F.pad(share, (matrices[-1].shape[0] - 2, 0))
@@ -176,15 +180,27 @@ def test_attention_of_queries_is_that_of_pytorchs_own_layer(label):
     for module in model.modules():
         if isinstance(module, uniformerv2.CrossAttention):
             module.register_forward_pre_hook(lambda module, inputs: taken.append((module, *inputs)))
-    _, (*found, mean) = maps.look(model, a_clip())
+    _, (*found, mean) = look(model, a_clip())
     assert [each.title for each in found] == ["layer 1", "layer 2", "layer 3"]
     frames = 2 if label.endswith("temporal") else 4
     for each, (module, query, tokens) in zip(found, taken, strict=True):
         query, tokens = query.transpose(0, 1), tokens.transpose(0, 1)
         _, weights = F.multi_head_attention_forward(
-            query, tokens, tokens, module.dim, module.heads, module.in_proj_weight, module.in_proj_bias,
-            None, None, False, 0.0, module.out_proj.weight, module.out_proj.bias, training=False,
-        )  # fmt: skip
+            query,
+            tokens,
+            tokens,
+            module.dim,
+            module.heads,
+            module.in_proj_weight,
+            module.in_proj_bias,
+            None,
+            None,
+            False,
+            0.0,
+            module.out_proj.weight,
+            module.out_proj.bias,
+            training=False,
+        )
         weights = weights[0].mean(dim=0)
         assert float(weights.sum()) == pytest.approx(1, abs=1e-5)
         in_frames = weights[-frames * 25 :].view(frames, 25)  # a class token and 4 x 6 patches each
@@ -197,20 +213,20 @@ def test_attention_of_queries_is_that_of_pytorchs_own_layer(label):
 def test_heat_keeps_its_place_and_fills_the_scale():
     values = torch.full((2, 4, 4), 0.1)
     values[1, 3, 0] = 0.7
-    hot = explain.heat(values, 4, 64)
+    hot = heat(values, 4, 64)
     assert hot.shape == (4, 64, 64) and hot.min() == 0 and hot.max() == 1
     time, row, column = np.unravel_index(hot.argmax(), hot.shape)
     assert time >= 2 and row >= 48 and column < 16
-    assert not explain.heat(torch.zeros(1, 2, 2), 3, 8).any()
+    assert not heat(torch.zeros(1, 2, 2), 3, 8).any()
 
 
 def test_classes_by_name_and_by_label():
     names = ["left", "right", "0"]
-    assert [explain.label_of(word, names) for word in ("right", "1", "0")] == [1, 1, 2]
+    assert [label_of(word, names) for word in ("right", "1", "0")] == [1, 1, 2]
     with pytest.raises(UserError, match="--class rigth: .* from 0 to 2; the nearest is right"):
-        explain.label_of("rigth", names)
+        label_of("rigth", names)
     with pytest.raises(UserError, match="--class 3: neither"):
-        explain.label_of("3", names)
+        label_of("3", names)
 
 
 def test_the_clip_is_testings_middle_one_or_around_a_second(trained, demo):
@@ -233,9 +249,19 @@ def test_command_writes_overlay_sheet_and_tensorboard(command, trained, demo, tm
     (tmp_path / "empty.mp4").touch()
     out = tmp_path / "out"
     status, printed, error = command(
-        "explain.py", "--checkpoint", trained, "--class", "up", "--output", out,
-        "--tensorboard", tmp_path / "board", "--", odd, tmp_path / "empty.mp4",
-    )  # fmt: skip
+        "explain.py",
+        "--checkpoint",
+        trained,
+        "--class",
+        "up",
+        "--output",
+        out,
+        "--tensorboard",
+        tmp_path / "board",
+        "--",
+        odd,
+        tmp_path / "empty.mp4",
+    )
     assert status == 2 and error.count("\n") == 1 and "empty.mp4: the file is empty" in error
     assert sorted(path.name for path in out.iterdir()) == ["a b'c\".mp4", "a b'c\".png"]
     assert printed.startswith(f"{odd}: up (") and str(out / "a b'c\".png") in printed
@@ -262,8 +288,6 @@ def test_one_message_for_bad_arguments(command, trained, demo, tmp_path, argumen
     video = next((demo / "videos" / "left").iterdir())
     before = video.read_bytes()
     arguments = [argument.format(folder=video.parent) for argument in arguments]
-    status, _, error = command(
-        "explain.py", "--checkpoint", trained, video, "--output", tmp_path / "out", *arguments
-    )
+    status, _, error = command("explain.py", "--checkpoint", trained, video, "--output", tmp_path / "out", *arguments)
     assert status == 2 and message in error and error.count("error:") == 1 and "Traceback" not in error
     assert video.read_bytes() == before and not (tmp_path / "out").exists()

@@ -13,20 +13,40 @@ import torch
 from conftest import ROOT
 
 from slowfast_uniformer import load_model
-from slowfast_uniformer.apps import export as app
-from slowfast_uniformer.apps.trained import Trained
-from slowfast_uniformer.config import load_config
+from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.models import build_model
+from slowfast_uniformer.inference import export as export_module
+from slowfast_uniformer.inference.export import (
+    ENDINGS,
+    TOLERANCE,
+    _deviation,
+    _onnx_runner,
+    _traced,
+    description,
+    export,
+)
+from slowfast_uniformer.inference.predictor import Predictor
+from slowfast_uniformer.models.registry import build_model
 
 V2 = {
-    "BACKBONE": "vit", "WIDTH": 16, "LAYERS": 2, "HEADS": 2, "PATCH_SIZE": 8, "INPUT_RESOLUTION": 16,
-    "N_LAYERS": 2, "N_DIM": 16, "N_HEAD": 2, "MLP_DROPOUT": [0.5] * 2, "RETURN_LIST": [0, 1],
-}  # fmt: skip
+    "BACKBONE": "vit",
+    "WIDTH": 16,
+    "LAYERS": 2,
+    "HEADS": 2,
+    "PATCH_SIZE": 8,
+    "INPUT_RESOLUTION": 16,
+    "N_LAYERS": 2,
+    "N_DIM": 16,
+    "N_HEAD": 2,
+    "MLP_DROPOUT": [0.5] * 2,
+    "RETURN_LIST": [0, 1],
+}
 LIGHT = {
-    "MLP_RATIO": [2] * 4, "PRUNE_RATIO": [[], [], [1, 0.5], [0.5]], "TRADE_OFF": [[], [], [1, 0.5], [0.5]],
+    "MLP_RATIO": [2] * 4,
+    "PRUNE_RATIO": [[], [], [1, 0.5], [0.5]],
+    "TRADE_OFF": [[], [], [1, 0.5], [0.5]],
     "DEPTH": [1, 1, 2, 1],
-}  # fmt: skip
+}
 FAMILIES = {
     "V1 split": ("Uniformer", {"SPLIT": True}),
     "light": ("Uniformer_light_ls_fp32", LIGHT),
@@ -39,7 +59,7 @@ CASES = [(family, "onnx" if family == "light" else "torch_export") for family in
 CASES.remove(("V2 sequential", "torch_export"))  # large models' test has it
 
 
-def small(tiny: list, family: str, size: int = 32) -> Trained:
+def small(tiny: list, family: str, size: int = 32) -> Predictor:
     """A small model of the family, every weight of which counts."""
     name, options = FAMILIES[family]
     section = "UNIFORMERV2" if name == "Uniformerv2" else "UNIFORMER"
@@ -50,16 +70,16 @@ def small(tiny: list, family: str, size: int = 32) -> Trained:
     model = build_model(cfg).eval().requires_grad_(False)
     for parameter in model.parameters():
         parameter.add_(0.1 * torch.randn_like(parameter))
-    return Trained(cfg, model, [f"class {label}" for label in range(8)])
+    return Predictor(cfg, model, [f"class {label}" for label in range(8)])
 
 
 @pytest.mark.parametrize("family, form", CASES)
 def test_every_family_agrees_for_any_number_of_clips(tiny, tmp_path, family, form):
-    model, out = small(tiny, family), str(tmp_path / f"it's a model{app.ENDINGS[form]}")
-    found = app.export(model, form, out)
+    model, out = small(tiny, family), str(tmp_path / f"it's a model{ENDINGS[form]}")
+    found = export(model, form, out)
     assert found.deviation < 1e-5 and found.clips == 4 and found.size == os.path.getsize(out)
     assert os.listdir(tmp_path) == [os.path.basename(out)]
-    run = app._onnx_runner(out) if form == "onnx" else torch.export.load(out).module()
+    run = _onnx_runner(out) if form == "onnx" else torch.export.load(out).module()
     clips = torch.randn(5, 3, 4, 32, 32)
     torch.testing.assert_close(run(clips), model.model(clips), rtol=0, atol=1e-4)
     assert str(ROOT).encode() not in (tmp_path / out).read_bytes()
@@ -69,8 +89,8 @@ def test_every_family_agrees_for_any_number_of_clips(tiny, tmp_path, family, for
 def files(trained, tmp_path_factory):
     """The tiny run's model in both formats."""
     folder, model = tmp_path_factory.mktemp("exported"), load_model(trained, overrides=["NUM_GPUS", 0])
-    for form, ending in app.ENDINGS.items():
-        app.export(model, form, str(folder / f"model{ending}"))
+    for form, ending in ENDINGS.items():
+        export(model, form, str(folder / f"model{ending}"))
     return folder
 
 
@@ -89,9 +109,9 @@ def test_onnx_classifies_a_video_by_its_metadata_alone(files, trained, demo):
     one = load_model(trained, overrides=["TEST.NUM_ENSEMBLE_VIEWS", 1, "TEST.NUM_SPATIAL_CROPS", 1])
     video = next((demo / "videos" / "left").iterdir())
     answer = one.predict(video)
-    name, probability = run_alone(
-        1, ["slowfast_uniformer", "torch", "fvcore"], files / "model.onnx", video
-    ).rsplit(" ", 1)
+    name, probability = run_alone(1, ["slowfast_uniformer", "torch", "fvcore"], files / "model.onnx", video).rsplit(
+        " ", 1
+    )
     assert name == answer["class"] and float(probability) == pytest.approx(answer["probability"], abs=2e-4)
 
 
@@ -117,7 +137,7 @@ def test_the_metadata_says_all(files, trained):
 
 def test_sparse_sampling_is_told(tiny):
     model = small([*tiny, "TEST.DATASET", "kinetics_sparse"], "V2 parallel")
-    assert app.description(model)["preprocessing"]["sampling"] == {"kind": "sparse"}
+    assert description(model)["preprocessing"]["sampling"] == {"kind": "sparse"}
 
 
 def test_command_checks_on_videos(command, trained, demo, tmp_path):
@@ -129,40 +149,35 @@ def test_command_checks_on_videos(command, trained, demo, tmp_path):
 
 
 def test_a_program_that_deviates_is_not_written(tiny, tmp_path, monkeypatch):
-    model, traced = small(tiny, "V2 parallel"), app._traced
+    model, traced = small(tiny, "V2 parallel"), _traced
 
     def tampered(network, *others):
         network.backbone.transformer.proj[2].weight += 1e-2
         return traced(network, *others)
 
-    monkeypatch.setattr(app, "_traced", tampered)
+    monkeypatch.setattr(export_module, "_traced", tampered)
     with pytest.raises(UserError, match="deviate by .* is not written"):
-        app.export(model, "torch_export", str(tmp_path / "model.pt2"))
+        export(model, "torch_export", str(tmp_path / "model.pt2"))
     assert not os.listdir(tmp_path)
 
 
 def test_no_number_is_a_deviation(tiny):
-    model, clips = (
-        small(tiny, "V2 parallel").model,
-        [torch.ones(1, 3, 4, 32, 32), torch.rand(2, 3, 4, 32, 32)],
-    )
-    deviation, count = app._deviation(
-        model, lambda x: model(x) if len(x) == 2 else model(x) * torch.nan, clips
-    )
-    assert not deviation <= app.TOLERANCE and count == 3
+    model, clips = (small(tiny, "V2 parallel").model, [torch.ones(1, 3, 4, 32, 32), torch.rand(2, 3, 4, 32, 32)])
+    deviation, count = _deviation(model, lambda x: model(x) if len(x) == 2 else model(x) * torch.nan, clips)
+    assert not deviation <= TOLERANCE and count == 3
 
 
 def test_large_models_keep_their_weights_beside(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(app, "LARGEST", 0)
+    monkeypatch.setattr(export_module, "LARGEST", 0)
     out, moved, model = tmp_path / "model.onnx", tmp_path / "elsewhere", small(tiny, "V2 sequential")
-    found = app.export(model, "onnx", str(out))
+    found = export(model, "onnx", str(out))
     assert sorted(os.listdir(tmp_path)) == ["model.onnx", "model.onnx.data"]
     assert found.size == sum(path.stat().st_size for path in tmp_path.iterdir()) and found.deviation < 1e-5
     moved.mkdir()
     for path in list(tmp_path.glob("model*")):
         shutil.move(path, moved)
     clips = torch.randn(5, 3, 4, 32, 32)
-    given = app._onnx_runner(str(moved / "model.onnx"))(clips)
+    given = _onnx_runner(str(moved / "model.onnx"))(clips)
     torch.testing.assert_close(given, model.model(clips), rtol=0, atol=1e-4)
 
 
@@ -174,10 +189,7 @@ def test_large_models_keep_their_weights_beside(tiny, tmp_path, monkeypatch):
         ("--checkpoint {run} --format onnx --output {video}/model.onnx", "cannot be written; name a file"),
         ("--checkpoint {video} --format onnx --output {tmp}/model.onnx", "not a checkpoint"),
         ("--checkpoint {tmp} --format onnx --output {tmp}/model.onnx", "a folder without checkpoints"),
-        (
-            "--checkpoint {run} --format torch_export --output {tmp}/model.pt2 --check {run}/none.mp4",
-            "none.mp4",
-        ),
+        ("--checkpoint {run} --format torch_export --output {tmp}/model.pt2 --check {run}/none.mp4", "none.mp4"),
     ],
 )
 def test_one_message_for_bad_input(command, trained, demo, tmp_path, given, message):
@@ -193,11 +205,11 @@ def test_one_message_for_bad_input(command, trained, demo, tmp_path, given, mess
 def test_without_onnx_it_says_what_to_install(tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(UserError, match=r"pip install 'slowfast_uniformer\[export\]'"):
-        app.export(small(tiny, "V2 parallel"), "onnx", str(tmp_path / "model.onnx"))
+        export(small(tiny, "V2 parallel"), "onnx", str(tmp_path / "model.onnx"))
 
 
 def test_a_model_that_cannot_be_traced_is_refused(tiny, tmp_path, monkeypatch):
     model = small(tiny, "V2 parallel")
     monkeypatch.setattr(type(model.model), "forward", lambda self, x: x if x.sum() > 0 else -x)
     with pytest.raises(UserError, match="Uniformerv2 cannot be exported: "):
-        app.export(model, "torch_export", str(tmp_path / "model.pt2"))
+        export(model, "torch_export", str(tmp_path / "model.pt2"))

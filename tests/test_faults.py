@@ -10,10 +10,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
-from slowfast_uniformer import interrupt
-from slowfast_uniformer.config import load_config
-from slowfast_uniformer.data.faults import BadFiles, InHand, guarded
+from slowfast_uniformer.config.load import load_config
+from slowfast_uniformer.data.bad_videos import BadFiles
 from slowfast_uniformer.data.loader import Loader
+from slowfast_uniformer.data.workers import CurrentFiles, worker_errors_explained
+from slowfast_uniformer.distributed import signals
 from slowfast_uniformer.errors import UserError
 
 
@@ -36,7 +37,7 @@ class Faulty(Dataset):
     """Does `act` at item 3."""
 
     def __init__(self, act):
-        self.act, self.in_hand = act, InHand(1)
+        self.act, self.in_hand = act, CurrentFiles(1)
 
     def __len__(self):
         return 6
@@ -59,11 +60,9 @@ class Faulty(Dataset):
 )
 def test_dead_and_late_loading_processes_are_explained(act, message):
     cfg = load_config(None, ["NUM_GPUS", 0, "DATA_LOADER.TIMEOUT", 2])
-    loader = DataLoader(
-        Faulty(act), batch_size=1, num_workers=1, timeout=cfg.DATA_LOADER.TIMEOUT, prefetch_factor=1
-    )
+    loader = DataLoader(Faulty(act), batch_size=1, num_workers=1, timeout=cfg.DATA_LOADER.TIMEOUT, prefetch_factor=1)
     with pytest.raises(UserError, match=message):
-        list(guarded(loader, cfg))
+        list(worker_errors_explained(loader, cfg))
 
 
 def test_a_signal_does_not_end_a_loading_process_that_begins(monkeypatch):
@@ -72,12 +71,12 @@ def test_a_signal_does_not_end_a_loading_process_that_begins(monkeypatch):
 
     def signalled() -> None:
         begin()
-        for number in interrupt.SIGNALS:
+        for number in signals.SIGNALS:
             os.kill(os.getpid(), number)
 
     monkeypatch.setattr(signal_handling, "_set_worker_signal_handlers", signalled)
     assert len(list(Loader(Faulty(lambda: os.kill(os.getpid(), signal.SIGTERM)), num_workers=1))) == 6
-    for number in interrupt.SIGNALS:  # the process itself hears them again
+    for number in signals.SIGNALS:  # the process itself hears them again
         assert number not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
@@ -86,7 +85,7 @@ def test_other_errors_pass_through():
         raise ValueError("mine")
 
     with pytest.raises(ValueError, match="mine"):
-        list(guarded(DataLoader(Faulty(fail), num_workers=1), load_config(None, ["NUM_GPUS", 0])))
+        list(worker_errors_explained(DataLoader(Faulty(fail), num_workers=1), load_config(None, ["NUM_GPUS", 0])))
 
 
 def damage(path, kind: int) -> None:
@@ -123,9 +122,7 @@ def test_a_run_over_bad_files_names_each_once_and_passes_over_them(tiny, run_net
     status, _, errors = run_net([*options, "SOLVER.MAX_EPOCH", 3, "TEST.MIN_COVERAGE", 90])
     assert status == 0, errors
     listed = (tmp_path / "run" / "bad_files.txt").read_text().splitlines()
-    assert sorted(os.path.basename(line.split("\t")[0]) for line in listed) == sorted(
-        map(os.path.basename, bad)
-    )
+    assert sorted(os.path.basename(line.split("\t")[0]) for line in listed) == sorted(map(os.path.basename, bad))
     for name in bad:
         assert errors.count(f"replaced: cannot read {data / 'videos' / name}") == 1
     status, told, errors = run_net([*options, "TRAIN.ENABLE", False])

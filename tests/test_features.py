@@ -14,22 +14,23 @@ from conftest import ROOT
 from safetensors import safe_open
 
 from slowfast_uniformer import load_model
-from slowfast_uniformer.apps import features as app
-from slowfast_uniformer.apps.inputs import find_videos
-from slowfast_uniformer.distributed import _free_port
+from slowfast_uniformer.distributed import signals
+from slowfast_uniformer.distributed.launch import _free_port
+from slowfast_uniformer.inference.features import _in_order
+from slowfast_uniformer.inference.inputs import find_videos
 
 # One of two ranks: writes a part for each video, and the rank DYING sends itself a signal after the second.
 RANK = """
 import os, sys
 sys.path.insert(0, os.path.join({root!r}, "tools"))
 import features
-from slowfast_uniformer.apps import features as app
-from slowfast_uniformer.apps.features import distributed
+from slowfast_uniformer.distributed import topology
+from slowfast_uniformer.inference import features as app
 app.EVERY, write, parts = -1.0, app._write_part, []
 def write_and_die(*part):
     write(*part)
     parts.append(part)
-    if len(parts) == 2 and distributed.rank() == int(os.environ["DYING"]):
+    if len(parts) == 2 and topology.rank() == int(os.environ["DYING"]):
         os.kill(os.getpid(), int(os.environ["SIGNAL"]))
 app._write_part = write_and_die
 features.finish(features.main)
@@ -90,11 +91,13 @@ def two_ranks(arguments, dying: int, number: signal.Signals) -> tuple[list[int],
     env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "DYING": str(dying), "SIGNAL": str(int(number))}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", code, *map(str, arguments)], env={**env, "RANK": rank, "LOCAL_RANK": rank},
-            stderr=subprocess.PIPE, text=True,
+            [sys.executable, "-c", code, *map(str, arguments)],
+            env={**env, "RANK": rank, "LOCAL_RANK": rank},
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for rank in "01"
-    ]  # fmt: skip
+    ]
     said = "".join(process.communicate(timeout=120)[1] for process in processes)
     return [process.returncode for process in processes], said
 
@@ -118,14 +121,14 @@ def test_two_ranks_interrupted_twice_give_the_same_bytes(command, arguments, tmp
 @pytest.mark.parametrize("threads", [1, 3])
 def test_threads_keep_the_order_and_take_no_more_than_they_need(threads):
     taken = []
-    found = app._in_order(lambda item: item * item, map(lambda n: taken.append(n) or n, range(20)), threads)
+    found = _in_order(lambda item: item * item, map(lambda n: taken.append(n) or n, range(20)), threads)
     assert next(found) == 0 and len(taken) <= threads + 1
     assert [0, *found] == [n * n for n in range(20)]
 
 
 def test_parts_of_something_else_are_noticed(command, arguments, tmp_path, monkeypatch):
     out = tmp_path / "out.safetensors"
-    monkeypatch.setattr(app.interrupt, "asked", lambda: True)
+    monkeypatch.setattr(signals, "stop_requested", lambda: True)
     status, _, said = command("features.py", *arguments, "--output", out)
     assert status == 75 and "the same command continues" in said
     monkeypatch.undo()
@@ -150,9 +153,7 @@ def test_parquet_and_videos_that_cannot_be_read(command, arguments, trained, dem
     shutil.copy(next((demo / "videos" / "left").iterdir()), good)
     out, same = tmp_path / "out.parquet", tmp_path / "out.safetensors"
     for path in (out, same):
-        status, told, error = command(
-            "features.py", "--checkpoint", trained, "--output", path, "--", bad, good
-        )  # fmt: skip
+        status, told, error = command("features.py", "--checkpoint", trained, "--output", path, "--", bad, good)
         assert status == 2 and "1 of 2 videos could not be read" in error and "Traceback" not in error
         assert error.count(str(bad)) == 1 and "features of 1 videos" in told
     tensors, about = read(same)
@@ -178,7 +179,7 @@ def test_parquet_and_videos_that_cannot_be_read(command, arguments, trained, dem
         ("--output {tmp}/out.safetensors {tmp}", "a folder without videos"),
         ("--output {tmp}/out.safetensors {video} --set NUM_GPUS none", "NUM_GPUS"),
     ],
-)  # fmt: skip
+)
 def test_one_message_for_bad_input(command, trained, demo, tmp_path, given, message):
     video = next((demo / "videos" / "left").iterdir())
     checkpoint = next((trained / "checkpoints").iterdir())

@@ -13,7 +13,8 @@ import pytest
 from test_recovery import LONG, ROOT, end, finish, record, said, start, steps_done, until
 from torch.distributed import DistNetworkError
 
-from slowfast_uniformer.distributed import _free_port, between_ranks
+from slowfast_uniformer.distributed.launch import _free_port
+from slowfast_uniformer.distributed.status import is_communication_error
 
 
 @pytest.fixture
@@ -41,9 +42,7 @@ def error_of(process: subprocess.Popen, out: Path) -> str:
 
 
 def test_a_rank_that_does_not_come_is_named(machines):
-    assert "after 3 s (DIST_TIMEOUT) there is no rank 1 of 2" in error_of(
-        *machines(0, _free_port(), "DIST_TIMEOUT", 3)
-    )
+    assert "after 3 s (DIST_TIMEOUT) there is no rank 1 of 2" in error_of(*machines(0, _free_port(), "DIST_TIMEOUT", 3))
 
 
 def test_a_port_in_use_is_named(machines):
@@ -81,7 +80,7 @@ def test_when_one_rank_dies_or_hangs_the_others_say_so_and_end(machines, number)
     ],
 )
 def test_failed_exchanges_are_told_from_other_errors(error, expected):
-    assert between_ranks(error) == expected
+    assert is_communication_error(error) == expected
 
 
 def test_machines_that_come_and_go(tiny, tmp_path):

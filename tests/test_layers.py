@@ -11,6 +11,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from slowfast_uniformer.models import layers
+from slowfast_uniformer.ops import chunked, implementations
+from slowfast_uniformer.ops.activations import QuickGELU
+from slowfast_uniformer.ops.chunked import map_chunked
+from slowfast_uniformer.ops.convolution import PatchConv3d, PointwiseConv3d, StemConv3d
+from slowfast_uniformer.ops.depthwise import DepthwiseConv3d
 
 OURS = [label for label, (name, _) in SMALL.items() if name.startswith("Uniformer")]
 CASES = [(3, (1, 5, 6)), (5, (4, 7, 5)), ((3, 1, 1), (6, 4, 4)), (5, (16, 5, 5)), (5, (2, 3, 3))]
@@ -40,8 +45,8 @@ def check(layer: nn.Module, x: torch.Tensor, reference) -> None:
 @pytest.mark.parametrize("kernel, size", CASES)
 def test_depthwise_convolution_is_conv3d(kernel, size, layout, dw_conv):
     torch.manual_seed(0)
-    layer, x = layers.DepthwiseConv3d(6, kernel), torch.randn(2, 6, *size, requires_grad=True)
-    layers.set_forms(layer, dw_conv=dw_conv, layout=layout)
+    layer, x = DepthwiseConv3d(6, kernel), torch.randn(2, 6, *size, requires_grad=True)
+    implementations.set_implementations(layer, dw_conv=dw_conv, layout=layout)
     check(layer, x, lambda x: F.conv3d(x, layer.weight, layer.bias, padding=layer.padding, groups=6))
 
 
@@ -49,7 +54,7 @@ def test_depthwise_convolution_is_conv3d(kernel, size, layout, dw_conv):
 @pytest.mark.parametrize("frames", [1, 4, 5])
 def test_patch_embedding_is_conv3d(kernel, stride, frames):
     torch.manual_seed(0)
-    layer = layers.PatchConv3d(3, 7, kernel, stride)
+    layer = PatchConv3d(3, 7, kernel, stride)
     x = torch.randn(2, 3, frames, 9, 8, requires_grad=True)
     check(layer, x, lambda x: F.conv3d(x, layer.weight, layer.bias, layer.stride, layer.padding))
 
@@ -58,14 +63,14 @@ def test_patch_embedding_is_conv3d(kernel, stride, frames):
 @pytest.mark.parametrize("frames", [1, 2, 5, 8])
 def test_stem_convolution_is_conv3d(clips, frames):
     torch.manual_seed(0)
-    layer, x = layers.StemConv3d(7), torch.randn(clips, 3, frames, 9, 8, requires_grad=True)
+    layer, x = StemConv3d(7), torch.randn(clips, 3, frames, 9, 8, requires_grad=True)
     check(layer, x, lambda x: F.conv3d(x, layer.weight, layer.bias, (1, 2, 2), 1))
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 8)])
 def test_patch_embeddings_hand_down_gradients_in_the_layout_of_their_input(size):
     x = torch.randn(2, 3, 4, *size).contiguous(memory_format=torch.channels_last_3d).requires_grad_()
-    layers.PatchConv3d(3, 7, (1, 2, 2))(x).sum().backward()
+    PatchConv3d(3, 7, (1, 2, 2))(x).sum().backward()
     assert x.grad.is_contiguous(memory_format=torch.channels_last_3d)
 
 
@@ -78,9 +83,9 @@ def test_what_treats_tokens_alike_may_get_them_by_parts():
         counts.append(x[0, 0].numel())
         return x + mlp(y)
 
-    expected = layers.by_tokens(function, x, 2 * x)
+    expected = map_chunked(function, x, 2 * x)
     with torch.no_grad():
-        found = layers.by_tokens(function, x, 2 * x)
+        found = map_chunked(function, x, 2 * x)
     same(found, expected)
     assert found.stride() == expected.stride()
     assert counts == [2610, 2048, 2048, 2 * 2610 - 4096]
@@ -88,13 +93,13 @@ def test_what_treats_tokens_alike_may_get_them_by_parts():
 
 def test_pointwise_convolution_is_conv3d():
     torch.manual_seed(0)
-    layer, x = layers.PointwiseConv3d(4, 6), torch.randn(2, 4, 3, 5, 2, requires_grad=True)
+    layer, x = PointwiseConv3d(4, 6), torch.randn(2, 4, 3, 5, 2, requires_grad=True)
     check(layer, x, lambda x: F.conv3d(x, layer.weight, layer.bias))
 
 
 def test_quick_gelu():
     x = torch.randn(50, requires_grad=True)
-    check(layers.QuickGELU(), x, lambda x: x * torch.sigmoid(1.702 * x))
+    check(QuickGELU(), x, lambda x: x * torch.sigmoid(1.702 * x))
 
 
 @pytest.mark.parametrize("label", OURS)
@@ -115,13 +120,13 @@ def test_fused_models_compute_the_same_without_batch_norms(label):
 
 @pytest.fixture(name="small_parts")
 def fixture_small_parts(monkeypatch):
-    monkeypatch.setattr(layers, "PART", 4)
+    monkeypatch.setattr(chunked, "CHUNK_SIZE", 4)
 
 
 @pytest.mark.parametrize("label", OURS)
 def test_plain_models_compute_the_same(label, small_parts):
     """Golden figures tell that these are right; here that each form is."""
-    fast, simple = small_model(label), layers.plain(small_model(label))
+    fast, simple = small_model(label), implementations.use_reference(small_model(label))
     for value in fast.parameters():
         if not value.any():  # it would hide what comes before it
             nn.init.normal_(value, std=0.1)
@@ -165,7 +170,7 @@ def test_an_mlp_by_parts_is_the_mlp(conv, frames, small_parts):
     x = torch.randn(2, 6, frames, 2, 3).contiguous(memory_format=torch.channels_last_3d)
     x = (x if conv else x.flatten(2).transpose(1, 2)).requires_grad_()
     found, kept = run_mlp(mlp, x)
-    expected, all_kept = run_mlp(layers.set_forms(mlp, layout="contiguous"), x)
+    expected, all_kept = run_mlp(implementations.set_implementations(mlp, layout="contiguous"), x)
     for ours, plain in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-6)
     for value, gradient in zip((x, *mlp.parameters()), found[1:], strict=True):

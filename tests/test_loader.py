@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from slowfast_uniformer.config import load_config
+from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.data.dataset import VideoDataset
 from slowfast_uniformer.data.loader import EpochSampler, build_loader, collate
 from slowfast_uniformer.errors import UserError

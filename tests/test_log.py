@@ -12,11 +12,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import metadata
 from tensorboard.util.tensor_util import make_ndarray
 
-from slowfast_uniformer import log as log_module
-from slowfast_uniformer.config import get_cfg, load_config
+from slowfast_uniformer.config.keys import get_cfg
+from slowfast_uniformer.config.load import load_config
+from slowfast_uniformer.distributed import topology
 from slowfast_uniformer.engine.metrics import VideoAggregator
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.log import Log, progress, setup_logging
+from slowfast_uniformer.runs.log import progress, setup_logging
+from slowfast_uniformer.runs.recorder import Recorder
 
 TRAIN = {"split": "train_iter", "epoch": 1, "lr": 1e-5, "iter": 5, "iters": 9, "loss": 2.5, "top1_acc": 50.0}
 
@@ -71,11 +73,11 @@ def test_folder_that_cannot_be_written(tmp_path):
     with pytest.raises(UserError, match="OUTPUT_DIR: cannot write .*file/log.txt"):
         setup_logging(str(tmp_path / "file"))
     with pytest.raises(UserError, match="OUTPUT_DIR: cannot write .*metrics.jsonl"):
-        Log(str(tmp_path / "file"), False, 0).write(1, TRAIN)
+        Recorder(str(tmp_path / "file"), False, 0).write(1, TRAIN)
 
 
 def test_record_is_strict_json_in_the_order_given(tmp_path):
-    log = Log(str(tmp_path / "run"), tensorboard=False, rank=0)
+    log = Recorder(str(tmp_path / "run"), tensorboard=False, rank=0)
     log.write(5, {**TRAIN, "grad_norm": torch.tensor(math.inf), "hits": np.float32(0.5), "bad": math.nan})
     log.write(6, {"split": "test_final", "top1_acc": 7.0, "checkpoint": "a.pyth"})
     first, second = rows(tmp_path / "run")
@@ -88,13 +90,13 @@ def test_record_is_strict_json_in_the_order_given(tmp_path):
 def test_console_line_is_readable(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     figures = {"lr": 1.23456e-5, "loss": 2.345678, "memory_mb": 10234.56, "zero": 0.0, "bad": math.nan}
-    Log(str(tmp_path), False, 0).write(5, {"split": "val_epoch", **figures, "n": 12345, "eta_seconds": 3725})
+    Recorder(str(tmp_path), False, 0).write(5, {"split": "val_epoch", **figures, "n": 12345, "eta_seconds": 3725})
     shown = "step 5  lr 1.235e-05  loss 2.346  memory_mb 10235  zero 0  bad not finite  n 12345  eta 1:02:05"
     assert caplog.messages == ["val_epoch  " + shown]
 
 
 def test_other_ranks_are_silent(tmp_path, caplog):
-    log = Log(str(tmp_path / "run"), tensorboard=True, rank=1)
+    log = Recorder(str(tmp_path / "run"), tensorboard=True, rank=1)
     log.write(5, TRAIN)
     log.text("note", "hello")
     log.resume(3, 0)
@@ -104,7 +106,7 @@ def test_other_ranks_are_silent(tmp_path, caplog):
 
 
 def test_scalars_stand_in_sections(tmp_path):
-    log = Log(str(tmp_path), tensorboard=True, rank=0)
+    log = Recorder(str(tmp_path), tensorboard=True, rank=0)
     speed = {"clips_per_second": 20.0, "data_wait_percent": 3.0, "memory_mb": 100.0, "skipped_steps": 0}
     log.write(5, {**TRAIN, **speed, "eta_seconds": 12})
     log.write(9, {**TRAIN, **speed, "split": "train_epoch"})
@@ -122,7 +124,7 @@ def test_scalars_stand_in_sections(tmp_path):
 
 
 def test_resume_forgets_what_will_be_repeated(tmp_path):
-    log = Log(str(tmp_path), tensorboard=True, rank=0)
+    log = Recorder(str(tmp_path), tensorboard=True, rank=0)
     for step in (10, 20, 30):
         log.write(step, {**TRAIN, "loss": float(step)})
     log.write(20, {"split": "val_epoch", "epoch": 2, "top1_acc": 1.0})
@@ -132,7 +134,7 @@ def test_resume_forgets_what_will_be_repeated(tmp_path):
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 31, "spl')  # killed while writing
 
-    log = Log(str(tmp_path), tensorboard=True, rank=0)
+    log = Recorder(str(tmp_path), tensorboard=True, rank=0)
     log.resume(20, 2)
     log.write(30, {**TRAIN, "loss": 31.0})
     log.close()
@@ -149,7 +151,7 @@ def test_resume_forgets_what_will_be_repeated(tmp_path):
 
 
 def test_pictures_and_texts_reach_tensorboard(tmp_path):
-    log = Log(str(tmp_path), tensorboard=True, rank=0)
+    log = Recorder(str(tmp_path), tensorboard=True, rank=0)
     scores = VideoAggregator(6, 3, 1, "sum", True)
     videos = torch.arange(5)
     scores.update(torch.eye(3).repeat(2, 1)[:5], videos, 0 * videos, torch.tensor([0, 1, 2, 0, 0]))
@@ -177,7 +179,7 @@ def scored(multi_label: bool = False) -> VideoAggregator:
 
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_precision_and_recall_of_few_classes(tmp_path, multi_label):
-    log = Log(str(tmp_path), tensorboard=True, rank=0)
+    log = Recorder(str(tmp_path), tensorboard=True, rank=0)
     log.evaluation("test", scored(multi_label), ["a", "b/c", "none"], 3)
     many = VideoAggregator(1, 21, 1, "sum", True)
     many.update(torch.eye(1, 21), torch.tensor([0]), torch.tensor([0]), torch.tensor([0]))
@@ -194,7 +196,7 @@ def test_precision_and_recall_of_few_classes(tmp_path, multi_label):
 
 
 def test_table_of_runs_has_the_run_itself_in_it(tmp_path):
-    log = Log(str(tmp_path), tensorboard=True, rank=0)
+    log = Recorder(str(tmp_path), tensorboard=True, rank=0)
     overrides = ["NUM_GPUS", 0, "UNIFORMER.SPLIT", True, "UNIFORMER.DEPTH", [1, 1, 1, 1], "LOG_PERIOD", 3]
     log.config(load_config(None, overrides))
     log.close()
@@ -208,7 +210,7 @@ def test_table_of_runs_has_the_run_itself_in_it(tmp_path):
 
 
 def test_projector_shows_features_names_and_pictures(tmp_path):
-    log = Log(str(tmp_path), tensorboard=True, rank=0)
+    log = Recorder(str(tmp_path), tensorboard=True, rank=0)
     log.embedding("val", torch.arange(6.0).view(3, 2), ["a", "b\tb", "c\nc"], torch.rand(3, 3, 8, 8), 7)
     log.close()
     folder = tmp_path / "tensorboard" / "00007" / "val"
@@ -219,7 +221,7 @@ def test_projector_shows_features_names_and_pictures(tmp_path):
 
 def test_without_tensorboard_a_warning_once(tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    log = Log(str(tmp_path), tensorboard=True, rank=0)
+    log = Recorder(str(tmp_path), tensorboard=True, rank=0)
     log.write(1, TRAIN)
     log.write(2, TRAIN)
     log.text("note", "hello")
@@ -235,5 +237,5 @@ def test_progress_bar_only_on_a_terminal_of_rank_0(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert list(progress(numbers, 3, "epoch 1")) == numbers
     assert "epoch 1" in capsys.readouterr().err
-    monkeypatch.setattr(log_module.distributed, "is_main", lambda: False)
+    monkeypatch.setattr(topology, "is_main", lambda: False)
     assert progress(numbers, 3, "epoch 1") is numbers

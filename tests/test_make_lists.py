@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from slowfast_uniformer.config import load_config
+from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.data import annotations
 
 SCRIPT = Path(__file__).resolve().parents[1] / "tools" / "make_lists.py"

@@ -8,7 +8,7 @@ import pytest
 HELD = """
 import sys
 import torch
-from slowfast_uniformer import memory
+from slowfast_uniformer.ops import malloc
 from slowfast_uniformer.config import load_config
 from slowfast_uniformer.models import build_model
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from slowfast_uniformer.config import get_cfg
+from slowfast_uniformer.config.keys import get_cfg
 from slowfast_uniformer.data.mixup import Mixup, smooth_one_hot
 
 GOLDEN = np.load(Path(__file__).parent / "golden/sampling/spatial.npz")

@@ -9,18 +9,36 @@ import torch
 from conftest import ROOT, load_script
 from golden_recipe import golden_cases, golden_json
 
-from slowfast_uniformer.apps.model_info import cost, describe, step_cost
-from slowfast_uniformer.config import get_cfg, load_config
-from slowfast_uniformer.engine.test import autocast
+from slowfast_uniformer.analysis.model_cost import cost, describe, step_cost
+from slowfast_uniformer.config.keys import get_cfg
+from slowfast_uniformer.config.load import load_config
+from slowfast_uniformer.engine.step import autocast
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.models import build_model
+from slowfast_uniformer.models.registry import build_model
 
 RECIPE = str(ROOT / "configs/k400/uniformer_s.yaml")
 SMALL = [
-    "NUM_GPUS", 0, "UNIFORMER.EMBED_DIM", [8, 8, 16, 16], "UNIFORMER.DEPTH", [1, 2, 2, 1],
-    "UNIFORMER.HEAD_DIM", 8, "UNIFORMER.DROP_DEPTH_RATE", 0.0, "MODEL.NUM_CLASSES", 5, "TRAIN.BATCH_SIZE", 4,
-    "DATA.NUM_FRAMES", 4, "DATA.TRAIN_CROP_SIZE", 32, "SOLVER.OPTIMIZING_METHOD", "adamw",
-]  # fmt: skip
+    "NUM_GPUS",
+    0,
+    "UNIFORMER.EMBED_DIM",
+    [8, 8, 16, 16],
+    "UNIFORMER.DEPTH",
+    [1, 2, 2, 1],
+    "UNIFORMER.HEAD_DIM",
+    8,
+    "UNIFORMER.DROP_DEPTH_RATE",
+    0.0,
+    "MODEL.NUM_CLASSES",
+    5,
+    "TRAIN.BATCH_SIZE",
+    4,
+    "DATA.NUM_FRAMES",
+    4,
+    "DATA.TRAIN_CROP_SIZE",
+    32,
+    "SOLVER.OPTIMIZING_METHOD",
+    "adamw",
+]
 CHECKPOINT = ["MODEL.USE_CHECKPOINT", True, "MODEL.CHECKPOINT_NUM", [1, 2, 2, 1]]
 
 
@@ -40,10 +58,7 @@ def config_of(case: str, config: dict) -> list:
     return [item for pair in pairs.items() for item in pair]
 
 
-QUICK = (
-    "uniformer_s", "uniformer_light_ls_fp32_xxs", "uniformerv2_b16_k_f8",
-    "uniformerv2_b16_sth_f16",
-)  # fmt: skip
+QUICK = ("uniformer_s", "uniformer_light_ls_fp32_xxs", "uniformerv2_b16_k_f8", "uniformerv2_b16_sth_f16")
 
 
 def check(case: str) -> dict:
@@ -94,13 +109,27 @@ def test_stages_stand_in_the_order_of_the_forward_pass():
     fours = [f"{part}{i}" for i in (1, 2, 3, 4) for part in ("patch_embed", "blocks")]
     assert [stage["name"] for stage in small()["stages"]] == [*fours, "norm", "head", "(rest)"]
     finer = [stage["name"] for stage in small(depth=2)["stages"]]
-    assert finer[:5] == ["patch_embed1.proj", "patch_embed1.norm", "blocks1.0", "patch_embed2.proj",
-                         "patch_embed2.norm"]  # fmt: skip
+    assert finer[:5] == [
+        "patch_embed1.proj",
+        "patch_embed1.norm",
+        "blocks1.0",
+        "patch_embed2.proj",
+        "patch_embed2.norm",
+    ]
 
 
 def test_a_module_that_holds_everything_is_shown_by_its_children():
-    vit = {"BACKBONE": "vit", "WIDTH": 32, "LAYERS": 8, "HEADS": 4, "N_DIM": 32, "N_HEAD": 4, "PATCH_SIZE": 8,
-           "INPUT_RESOLUTION": 32, "RETURN_LIST": [0, 1, 2, 3]}  # fmt: skip
+    vit = {
+        "BACKBONE": "vit",
+        "WIDTH": 32,
+        "LAYERS": 8,
+        "HEADS": 4,
+        "N_DIM": 32,
+        "N_HEAD": 4,
+        "PATCH_SIZE": 8,
+        "INPUT_RESOLUTION": 32,
+        "RETURN_LIST": [0, 1, 2, 3],
+    }
     pairs = [item for key, value in vit.items() for item in (f"UNIFORMERV2.{key}", value)]
     names = [stage["name"] for stage in small("MODEL.MODEL_NAME", "Uniformerv2", *pairs)["stages"]]
     assert names[:3] == ["backbone.conv1", "backbone.ln_pre", "backbone.transformer.resblocks"]
@@ -160,9 +189,7 @@ def test_what_a_run_holds_all_the_time():
 
 def test_a_recipe_for_more_gpus_than_there_are():
     facts = describe(
-        load_config(
-            RECIPE, ["TRAIN.BATCH_SIZE", 9600, "TEST.BATCH_SIZE", 4800, "NUM_GPUS", 4800], runs_here=False
-        )
+        load_config(RECIPE, ["TRAIN.BATCH_SIZE", 9600, "TEST.BATCH_SIZE", 4800, "NUM_GPUS", 4800], runs_here=False)
     )
     assert facts["memory"]["batch"] == 4
     with pytest.raises(UserError, match="NUM_GPUS: 4800, but this machine has"):
@@ -179,9 +206,7 @@ def command(monkeypatch, *arguments) -> None:
 
 def test_the_table():
     arguments = ["--cfg", RECIPE, "--frames", "8", *map(str, SMALL)]
-    done = subprocess.run(
-        [sys.executable, "tools/model_info.py", *arguments], cwd=ROOT, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "tools/model_info.py", *arguments], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("stage"))

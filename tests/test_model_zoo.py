@@ -6,7 +6,7 @@ import pytest
 from conftest import ROOT, load_script
 from golden_recipe import golden_json
 
-from slowfast_uniformer.config import files_and_overrides, load_config
+from slowfast_uniformer.config.load import load_config, split_cfg_arguments
 
 PAGE = (ROOT / "docs/model_zoo.md").read_text()
 CELLS = {
@@ -46,5 +46,5 @@ def test_every_command_is_understood():
     lines = [line for line in PAGE.splitlines() if line.startswith("    python tools/run_net.py --cfg ")]
     assert len(lines) == 3 * 88 and len(CELLS) == 88
     for words in map(shlex.split, lines):
-        files, overrides = files_and_overrides(words[3:], [])
+        files, overrides = split_cfg_arguments(words[3:], [])
         load_config([str(ROOT / file) for file in files], overrides, runs_here=False)

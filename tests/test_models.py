@@ -10,31 +10,67 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.models import MODEL_REGISTRY, build_model
-from slowfast_uniformer.models.recompute import checkpoint_counts
+from slowfast_uniformer.models.registry import MODEL_REGISTRY, build_model
+from slowfast_uniformer.ops.activation_checkpointing import checkpoint_counts
 
 REGISTERED = sorted(name for name, _ in MODEL_REGISTRY)
 CLASSES = 5
 UNIFORMER = {
-    "EMBED_DIM": [8, 16, 32, 64], "DEPTH": [2, 1, 2, 2], "HEAD_DIM": 16, "MLP_RATIO": 2, "QKV_BIAS": True,
-    "QKV_SCALE": None, "REPRESENTATION_SIZE": None, "DROPOUT_RATE": 0.1, "ATTENTION_DROPOUT_RATE": 0.1,
-    "DROP_DEPTH_RATE": 0.2, "SPLIT": False, "STD": False, "PRUNE_RATIO": [[], [], [1, 0.5], [0.5, 0.5]],
-    "TRADE_OFF": [[], [], [1, 0.5], [0.5, 0.5]], "INIT_VALUE": 0.1,
-}  # fmt: skip
+    "EMBED_DIM": [8, 16, 32, 64],
+    "DEPTH": [2, 1, 2, 2],
+    "HEAD_DIM": 16,
+    "MLP_RATIO": 2,
+    "QKV_BIAS": True,
+    "QKV_SCALE": None,
+    "REPRESENTATION_SIZE": None,
+    "DROPOUT_RATE": 0.1,
+    "ATTENTION_DROPOUT_RATE": 0.1,
+    "DROP_DEPTH_RATE": 0.2,
+    "SPLIT": False,
+    "STD": False,
+    "PRUNE_RATIO": [[], [], [1, 0.5], [0.5, 0.5]],
+    "TRADE_OFF": [[], [], [1, 0.5], [0.5, 0.5]],
+    "INIT_VALUE": 0.1,
+}
 SCALES = [[1, 2.0], [2, 2.0], [4, 2.0]]
 PTV_MVIT = {
-    "SPATIAL_SIZE": [32, 48], "DEPTH": 6, "PATCH_EMBED_DIM": 8, "EMBED_DIM_MUL": SCALES,
-    "ATTEN_HEAD_MUL": SCALES, "POOL_Q_STRIDE_SIZE": [[1, 1, 2, 2], [2, 1, 2, 2], [4, 1, 2, 2]],
-    "DROPPATH_RATE_BLOCK": 0.2, "DROPOUT_RATE_BLOCK": 0.1,
-}  # fmt: skip
+    "SPATIAL_SIZE": [32, 48],
+    "DEPTH": 6,
+    "PATCH_EMBED_DIM": 8,
+    "EMBED_DIM_MUL": SCALES,
+    "ATTEN_HEAD_MUL": SCALES,
+    "POOL_Q_STRIDE_SIZE": [[1, 1, 2, 2], [2, 1, 2, 2], [4, 1, 2, 2]],
+    "DROPPATH_RATE_BLOCK": 0.2,
+    "DROPOUT_RATE_BLOCK": 0.1,
+}
 UNIFORMERV2 = {
-    "BACKBONE": "vit", "WIDTH": 32, "LAYERS": 4, "HEADS": 4, "PATCH_SIZE": 8, "INPUT_RESOLUTION": 32,
-    "ACTIVATION": "quick_gelu", "LAYER_SCALE": False, "LN_PRE": True, "NORM_EPS": 1e-5, "N_LAYERS": 3,
-    "N_DIM": 32, "N_HEAD": 4, "MLP_FACTOR": 2.0, "MLP_DROPOUT": [0.1] * 3, "CLS_DROPOUT": 0.1,
-    "BACKBONE_DROP_PATH_RATE": 0.2, "DROP_PATH_RATE": 0.2, "RETURN_LIST": [1, 2, 3], "DW_REDUCTION": 1.5,
-    "TEMPORAL_DOWNSAMPLE": False, "NO_LMHRA": False, "DOUBLE_LMHRA": True, "FUSION": "sequential",
-    "FOLD_PROJECTIONS": True, "FROZEN": False,
-}  # fmt: skip
+    "BACKBONE": "vit",
+    "WIDTH": 32,
+    "LAYERS": 4,
+    "HEADS": 4,
+    "PATCH_SIZE": 8,
+    "INPUT_RESOLUTION": 32,
+    "ACTIVATION": "quick_gelu",
+    "LAYER_SCALE": False,
+    "LN_PRE": True,
+    "NORM_EPS": 1e-5,
+    "N_LAYERS": 3,
+    "N_DIM": 32,
+    "N_HEAD": 4,
+    "MLP_FACTOR": 2.0,
+    "MLP_DROPOUT": [0.1] * 3,
+    "CLS_DROPOUT": 0.1,
+    "BACKBONE_DROP_PATH_RATE": 0.2,
+    "DROP_PATH_RATE": 0.2,
+    "RETURN_LIST": [1, 2, 3],
+    "DW_REDUCTION": 1.5,
+    "TEMPORAL_DOWNSAMPLE": False,
+    "NO_LMHRA": False,
+    "DOUBLE_LMHRA": True,
+    "FUSION": "sequential",
+    "FOLD_PROJECTIONS": True,
+    "FROZEN": False,
+}
 OTHER_VIT = {"ACTIVATION": "gelu", "LAYER_SCALE": True, "LN_PRE": False, "NO_LMHRA": True}
 # A small build of every registered model: label -> (its name, what differs from the sections above).
 SMALL = {
@@ -75,9 +111,7 @@ def small_cfg(label: str = "Uniformer", **model) -> CfgNode:
         "ARGS": {},
     }
     data = {"NUM_FRAMES": 4, "TRAIN_CROP_SIZE": 32, "TEST_CROP_SIZE": 32}
-    cfg = CfgNode(
-        {"MODEL": {**defaults, **model}, "UNIFORMER": UNIFORMER, "UNIFORMERV2": UNIFORMERV2, "DATA": data}
-    )
+    cfg = CfgNode({"MODEL": {**defaults, **model}, "UNIFORMER": UNIFORMER, "UNIFORMERV2": UNIFORMERV2, "DATA": data})
     cfg.MODEL.ARGS.set_new_allowed(True)
     cfg.merge_from_other_cfg(CfgNode(sections))
     return cfg
@@ -249,9 +283,7 @@ def test_forced_fp32_attention_is_fp32_under_autocast(label, dtype):
 
     class Products(TorchDispatchMode):
         def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-            if (
-                operator is torch.ops.aten.bmm.default
-            ):  # the only batched products of the model are attention's
+            if operator is torch.ops.aten.bmm.default:  # the only batched products of the model are attention's
                 seen.add(args[0].dtype)
             return operator(*args, **(kwargs or {}))
 
@@ -261,9 +293,7 @@ def test_forced_fp32_attention_is_fp32_under_autocast(label, dtype):
 
 
 def test_an_unknown_model_names_the_nearest_and_all():
-    with pytest.raises(
-        UserError, match=r"no model uniformer_lihgt; the nearest is Uniformer_light, of .*Uniformer,"
-    ):
+    with pytest.raises(UserError, match=r"no model uniformer_lihgt; the nearest is Uniformer_light, of .*Uniformer,"):
         build_model(small_cfg(MODEL_NAME="uniformer_lihgt"))
 
 

@@ -8,10 +8,10 @@ from fvcore.common.config import CfgNode
 from golden_recipe import golden_json
 from torch import nn
 
-from slowfast_uniformer.config import get_cfg
+from slowfast_uniformer.config.keys import get_cfg
 from slowfast_uniformer.engine.optim import build_optimizer, clip_gradients, lr_at, param_groups, set_lr
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.models import build_model
+from slowfast_uniformer.models.registry import build_model
 
 SCHEDULES = golden_json("solver", "lr_schedules")
 GROUPS = golden_json("solver", "param_groups")
@@ -32,9 +32,7 @@ def test_schedule_is_the_released_one(case):
 
 
 def test_schedule_no_longer_than_its_warmup():
-    solver = solver_with(
-        MAX_EPOCH=4, WARMUP_EPOCHS=4.0, WARMUP_START_LR=0.0, BASE_LR=1.0, COSINE_AFTER_WARMUP=True
-    )
+    solver = solver_with(MAX_EPOCH=4, WARMUP_EPOCHS=4.0, WARMUP_START_LR=0.0, BASE_LR=1.0, COSINE_AFTER_WARMUP=True)
     assert [lr_at(solver, e) for e in (0, 1, 3)] == pytest.approx([0.0, 0.25, 0.75])
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from slowfast_uniformer.pictures import draw_clips, draw_confusion, draw_per_class
+from slowfast_uniformer.runs.figures import draw_clips, draw_confusion, draw_per_class
 
 
 def texts(axes) -> list[str]:

@@ -17,16 +17,16 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from slowfast_uniformer import checkpoint
-from slowfast_uniformer.apps import plan
-from slowfast_uniformer.apps.model_info import step_cost
-from slowfast_uniformer.config import load_config
+from slowfast_uniformer.analysis import plan
+from slowfast_uniformer.analysis.model_cost import step_cost
+from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.data.loader import build_loader
 from slowfast_uniformer.engine.optim import build_optimizer
-from slowfast_uniformer.engine.run import begin
-from slowfast_uniformer.engine.train import training_step
+from slowfast_uniformer.engine.state import start_run
+from slowfast_uniformer.engine.step import training_step
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.models import build_model
+from slowfast_uniformer.models.registry import build_model
+from slowfast_uniformer.runs import checkpoints
 
 RECIPE = str(ROOT / "configs/k400/uniformer_s.yaml")
 FSDP_RANKS = 4
@@ -38,7 +38,7 @@ def storages(values) -> int:
 
 def trained(tiny, *overrides):
     """A run after one step."""
-    run = begin(load_config(None, [*tiny, "SOLVER.WEIGHT_DECAY", 0.1, *overrides]), None)
+    run = start_run(load_config(None, [*tiny, "SOLVER.WEIGHT_DECAY", 0.1, *overrides]), None)
     run.model.train()
     gradients = []
     for parameter in run.net.parameters():
@@ -96,7 +96,7 @@ def test_an_optimizer_needs_nothing_for_its_step(tiny, method):
 
 def test_checkpoint_bytes_are_those_of_a_file(tiny, tmp_path):
     run, _ = trained(tiny, "MODEL.EMA_EPOCH", 0, "UNIFORMER.EMBED_DIM", [32, 64, 128, 128])
-    checkpoint.write(str(tmp_path / "a.pyth"), run.state())
+    checkpoints.write_checkpoint(str(tmp_path / "a.pyth"), run.state())
     planned = plan.checkpoints(run.cfg, run.net)
     assert planned["bytes"] == pytest.approx(os.path.getsize(tmp_path / "a.pyth"), rel=0.05)
     assert planned["total"] == 3 * planned["bytes"]  # of two epochs, and the best
@@ -129,9 +129,7 @@ def test_learning_rate_is_what_the_run_logs(tiny, run_net, tmp_path):
     assert status == 0, err
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     cfg = load_config(None, [*tiny, *scaled])
-    assert plan.learning_rate(cfg, cfg)["applied"] == next(
-        r["lr"] for r in rows if r["split"] == "train_iter"
-    )
+    assert plan.learning_rate(cfg, cfg)["applied"] == next(r["lr"] for r in rows if r["split"] == "train_iter")
     four = load_config(None, [*tiny, *scaled, "NUM_SHARDS", 4])
     rate = plan.learning_rate(four, cfg)
     assert rate["applied"] == rate["linear"] == pytest.approx(4e-3)
@@ -199,8 +197,11 @@ def test_fsdp_gathers_twice_and_scatters_once(tiny, ranks_that_do_not_exist):
     assert held["parameters"] == held["gradients"] + storages(model.buffers())
     assert seen.count == {"_allgather_base_": 9, "_reduce_scatter_base_": 5}  # the root's once
     # The patch embeddings are the blocks' in the plan, the root's here, where they are gathered only once
-    once = sum(p.nbytes * FSDP_RANKS for n, p in zip(dict(model.named_parameters()), shards, strict=True)
-               if n.startswith(("patch_embed2", "patch_embed3", "patch_embed4")))  # fmt: skip
+    once = sum(
+        p.nbytes * FSDP_RANKS
+        for n, p in zip(dict(model.named_parameters()), shards, strict=True)
+        if n.startswith(("patch_embed2", "patch_embed3", "patch_embed4"))
+    )
     assert planned["bytes"] == pytest.approx(3 / 4 * (sum(seen.bytes.values()) + once), rel=0.02)
 
 
@@ -230,10 +231,7 @@ def test_accumulation_holds_gradients_and_halves_the_clips(tiny):
 def test_time_by_arithmetic_and_communication(tiny):
     recomputed = ["MODEL.USE_CHECKPOINT", True, "MODEL.CHECKPOINT_NUM", [1, 1, 1, 1]]
     plain, again = (load_config(None, [*tiny, "NUM_SHARDS", 2, *extra]) for extra in ([], recomputed))
-    costs, hardware = (
-        {"none": step_cost(plain), "configured": step_cost(again)},
-        plan.Hardware(1e-3, None, 1e-3),
-    )
+    costs, hardware = ({"none": step_cost(plain), "configured": step_cost(again)}, plan.Hardware(1e-3, None, 1e-3))
     traffic = plan.communication(plain, build_model(plain), hardware.bandwidth)
     once, twice = (plan.duration(cfg, costs, traffic, 3600, hardware, None) for cfg in (plain, again))
     forward, sending = 8 * plan._forward_flops(plain), traffic["ddp"]["seconds"]

@@ -10,13 +10,14 @@ import pytest
 import torch
 import video_factory
 
-from slowfast_uniformer import checkpoint, load_model
-from slowfast_uniformer.apps import film
-from slowfast_uniformer.apps.predict import Span, clock, segments
-from slowfast_uniformer.apps.trained import window_starts
+from slowfast_uniformer import load_model
 from slowfast_uniformer.data import annotations
 from slowfast_uniformer.data.decode import Video
 from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.inference import video_writer
+from slowfast_uniformer.inference.predict import clock, segments
+from slowfast_uniformer.inference.predictor import Span, window_starts
+from slowfast_uniformer.runs import checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def long_video(tmp_path_factory):
 
 
 def test_answers_as_testing_does(model, trained, tiny, run_net):
-    last = checkpoint.newest(str(trained))
+    last = checkpoints.latest(str(trained))
     status, _, error = run_net([*tiny, "TRAIN.ENABLE", False, "TEST.CHECKPOINT_FILE_PATH", last])
     assert status == 0, error
     with open(f"{tiny[tiny.index('OUTPUT_DIR') + 1]}/predictions.csv", newline="") as file:
@@ -51,7 +52,7 @@ def test_several_at_once_with_workers(model, demo):
 
 
 def test_weights_without_a_config_need_one(trained, tmp_path, demo):
-    state = torch.load(checkpoint.newest(str(trained)), weights_only=True)
+    state = torch.load(checkpoints.latest(str(trained)), weights_only=True)
     torch.save(state["model_state"], tmp_path / "weights.pth")
     with pytest.raises(UserError, match="carries no config; say with --cfg"):
         load_model(tmp_path / "weights.pth")
@@ -112,9 +113,17 @@ def test_json_csv_and_text_say_the_same(command, trained, demo, tmp_path):
 def test_long_videos_get_timeline_picture_and_overlay(command, trained, long_video, demo, tmp_path):
     short = next((demo / "videos" / "up").iterdir())
     status, out, error = command(
-        "predict.py", "--checkpoint", trained, long_video, short, "--json", "--longer-than", 5,
-        "--overlay", tmp_path / "named",
-    )  # fmt: skip
+        "predict.py",
+        "--checkpoint",
+        trained,
+        long_video,
+        short,
+        "--json",
+        "--longer-than",
+        5,
+        "--overlay",
+        tmp_path / "named",
+    )
     assert status == 0, error
     with_timeline, without = json.loads(out)
     assert "timeline" not in without
@@ -174,7 +183,7 @@ def test_one_message_for_bad_arguments(command, trained, demo, tmp_path, argumen
 
 
 def test_names_of_files_to_write_are_plain_and_differ():
-    names = film.file_names(["a/x.mp4", "b/x.mp4", "../../-y.avi", "c/.hidden", "/"], ".png")
+    names = video_writer.file_names(["a/x.mp4", "b/x.mp4", "../../-y.avi", "c/.hidden", "/"], ".png")
     assert names == ["x.png", "x_2.png", "y.png", "hidden.png", "video.png"]
 
 
@@ -184,5 +193,5 @@ def test_a_video_that_cannot_be_finished_leaves_nothing(tmp_path):
         raise UserError("the source ends here")
 
     with pytest.raises(UserError, match="the source ends here"):
-        film.write_video(str(tmp_path / "x.mp4"), frames(), 25.0)
+        video_writer.write_video(str(tmp_path / "x.mp4"), frames(), 25.0)
     assert not list(tmp_path.iterdir())

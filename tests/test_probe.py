@@ -7,14 +7,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from slowfast_uniformer import checkpoint, interrupt
-from slowfast_uniformer.config import load_config
+from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.data.loader import build_loader
+from slowfast_uniformer.distributed import signals
 from slowfast_uniformer.engine.probe import fit_classifiers, logistic_regression
-from slowfast_uniformer.engine.run import begin
+from slowfast_uniformer.engine.state import start_run
 from slowfast_uniformer.engine.train import train
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.models import build_model
+from slowfast_uniformer.models.registry import build_model
+from slowfast_uniformer.runs import checkpoints
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_a_run_starts_from_the_probe(probing, caplog):
     cfg = load_config(None, probing)
     caplog.set_level(logging.INFO)
     loader = build_loader(cfg, "train")
-    run = begin(cfg, None, lambda net: fit_classifiers(net, loader, cfg))
+    run = start_run(cfg, None, lambda net: fit_classifiers(net, loader, cfg))
     (right,) = re.findall(r"probe: head fitted to 32 clips, of which it has ([\d.]+) %", caplog.text)
 
     net = run.net.eval()
@@ -71,8 +72,16 @@ def test_several_labels_a_video_and_two_classifiers(tiny, demo, tmp_path):
         if name == "train.csv":
             lines = [f"{line},{(int(line[-1]) + 1) % 8}" for line in lines]
         (tmp_path / name).write_text("\n".join(lines))
-    light = ["MODEL.MODEL_NAME", "Uniformer_light", "UNIFORMER.PRUNE_RATIO", "[[],[],[1],[0.5]]",
-             "UNIFORMER.TRADE_OFF", "[[],[],[1],[0.5]]", "UNIFORMER.EMBED_DIM", "[8,8,16,64]"]  # fmt: skip
+    light = [
+        "MODEL.MODEL_NAME",
+        "Uniformer_light",
+        "UNIFORMER.PRUNE_RATIO",
+        "[[],[],[1],[0.5]]",
+        "UNIFORMER.TRADE_OFF",
+        "[[],[],[1],[0.5]]",
+        "UNIFORMER.EMBED_DIM",
+        "[8,8,16,64]",
+    ]
     cfg = load_config(None, [*tiny, *light, "DATA.PATH_TO_DATA_DIR", str(tmp_path), "DATA.MULTI_LABEL", True])
     torch.manual_seed(0)
     net, loader = build_model(cfg), build_loader(cfg, "train")
@@ -93,24 +102,25 @@ def test_the_moving_average_and_what_is_continued_know_it(probing, tmp_path, cap
     caplog.set_level(logging.INFO)
     train(load_config(None, options))
     path = tmp_path / "run" / "checkpoints" / "epoch_00001.pyth"
-    first = checkpoint.load(str(path))["model_state"]
+    first = checkpoints.load_checkpoint(str(path))["model_state"]
     assert caplog.text.count("fitted to") == 1
     train(load_config(None, [*options, "SOLVER.MAX_EPOCH", 2]))  # continues
     assert caplog.text.count("fitted to") == 1
-    again = load_config(None, [*options, "TRAIN.AUTO_RESUME", False, "SOLVER.BASE_LR", 0.0,
-                               "SOLVER.WARMUP_START_LR", 0.0])  # fmt: skip
+    again = load_config(
+        None, [*options, "TRAIN.AUTO_RESUME", False, "SOLVER.BASE_LR", 0.0, "SOLVER.WARMUP_START_LR", 0.0]
+    )
     train(again)
-    probe = checkpoint.load(str(path))
+    probe = checkpoints.load_checkpoint(str(path))
     torch.testing.assert_close(probe["ema_state"]["head.weight"], probe["model_state"]["head.weight"])
     assert not torch.equal(probe["model_state"]["head.weight"], first["head.weight"])
     loader = build_loader(again, "train")
-    fitted = begin(again, None, lambda net: fit_classifiers(net, loader, again)).net.head.weight
+    fitted = start_run(again, None, lambda net: fit_classifiers(net, loader, again)).net.head.weight
     torch.testing.assert_close(probe["model_state"]["head.weight"], fitted.detach())
 
 
 def test_a_signal_ends_the_probe_without_a_checkpoint(probing, tmp_path, monkeypatch):
-    monkeypatch.setattr(interrupt, "asked", lambda: True)
-    with pytest.raises(interrupt.Interrupted):
+    monkeypatch.setattr(signals, "stop_requested", lambda: True)
+    with pytest.raises(signals.Interrupted):
         train(load_config(None, probing))
     assert not list((tmp_path / "run").glob("checkpoints/*"))
 

@@ -8,9 +8,10 @@ import torch
 from test_distributed import start
 from test_models import CLASSES, SMALL, small_cfg, small_model
 
-from slowfast_uniformer.config import load_config
+from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.models import build_model, ptv
+from slowfast_uniformer.models.pytorchvideo import pathways
+from slowfast_uniformer.models.registry import build_model
 
 # A function of the package's hub -> (our name, variant, frames, crop)
 HUB = {
@@ -69,7 +70,7 @@ def test_logits_are_the_hub_s_before_its_softmax(name):
     ours.load_state_dict(theirs.state_dict())
     clip = torch.randn(1, 3, frames, crop, crop)
     with torch.inference_mode():
-        expected = theirs(ptv.pathways(clip, 4) if name == "slowfast_r50" else clip)
+        expected = theirs(pathways(clip, 4) if name == "slowfast_r50" else clip)
         found = ours(clip)
     if name in ("x3d_s", "r2plus1d_r50"):
         found = found.softmax(dim=1)
@@ -86,7 +87,7 @@ def test_slowfast_4x16_has_the_published_number_of_parameters():
 def test_the_slow_pathway_sees_every_fourth_frame_and_the_clip_stays_as_it_was():
     clip = torch.arange(32.0).expand(2, 3, 5, 5, 32).movedim(-1, 2).clone()
     before = clip.clone()
-    slow, fast = ptv.pathways(clip, alpha=4)
+    slow, fast = pathways(clip, alpha=4)
     assert slow[0, 0, :, 0, 0].tolist() == [0, 4, 8, 13, 17, 22, 26, 31] and fast is clip
     small_model("PTVSlowFast").eval()(clip)
     assert torch.equal(clip, before)

@@ -14,9 +14,10 @@ import pytest
 import torch
 import yaml
 
-from slowfast_uniformer.apps.model_info import describe
-from slowfast_uniformer.config import files_and_overrides, flatten, get_cfg, load_config
-from slowfast_uniformer.models import build_model
+from slowfast_uniformer.analysis.model_cost import describe
+from slowfast_uniformer.config.keys import flatten, get_cfg
+from slowfast_uniformer.config.load import load_config, split_cfg_arguments
+from slowfast_uniformer.models.registry import build_model
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").glob("[!_]*/*.yaml"))
@@ -81,9 +82,7 @@ def released(name: str) -> dict:
         if fnmatch(name, pattern):
             facts |= values
     if name.startswith("v2/"):  # a path there is a name here, and CLIP's weights a name as well
-        file = (
-            os.path.basename(facts["MODEL.INIT_FROM"]).removesuffix(".pyth").replace("k400+k710", "k400_k710")
-        )
+        file = os.path.basename(facts["MODEL.INIT_FROM"]).removesuffix(".pyth").replace("k400+k710", "k400_k710")
         facts["MODEL.INIT_FROM"] = file or CLIP[facts["UNIFORMERV2.BACKBONE"]]
     return facts
 
@@ -150,9 +149,13 @@ def test_one_gpu_changes_the_machine_alone(path):
 
 
 HEAVIEST = (
-    "k400/uniformer_s_8x8", "sthv1/uniformer_s_f32_k400", "hmdb51/uniformer_s",
-    "k400/uniformerv2_b16_8x224", "sthv1/uniformerv2_b16_16x224", "sthv2/uniformerv2_b16_32x224",
-)  # fmt: skip
+    "k400/uniformer_s_8x8",
+    "sthv1/uniformer_s_f32_k400",
+    "hmdb51/uniformer_s",
+    "k400/uniformerv2_b16_8x224",
+    "sthv1/uniformerv2_b16_16x224",
+    "sthv2/uniformerv2_b16_32x224",
+)
 
 
 @pytest.mark.parametrize("name", HEAVIEST)
@@ -199,10 +202,18 @@ def test_what_keeps_the_recipe_is_not_told(overrides):
 
 # What the releases' scripts override, as text; DATA.PATH_PREFIX and the like besides.
 SCRIPTED = (
-    "TRAIN.BATCH_SIZE", "NUM_GPUS", "NUM_SHARDS", "SOLVER.MAX_EPOCH", "SOLVER.BASE_LR", "TEST.TEST_BEST",
-    "SOLVER.WARMUP_EPOCHS", "DATA.IMAGE_TEMPLATE", "DATA.PATH_LABEL_SEPARATOR", "MODEL.CHECKPOINT_NUM",
+    "TRAIN.BATCH_SIZE",
+    "NUM_GPUS",
+    "NUM_SHARDS",
+    "SOLVER.MAX_EPOCH",
+    "SOLVER.BASE_LR",
+    "TEST.TEST_BEST",
+    "SOLVER.WARMUP_EPOCHS",
+    "DATA.IMAGE_TEMPLATE",
+    "DATA.PATH_LABEL_SEPARATOR",
+    "MODEL.CHECKPOINT_NUM",
     "UNIFORMER.DROP_DEPTH_RATE",
-)  # fmt: skip
+)
 UNSAID = ("SOLVER.BACKBONE_LR_RATIO", "TEST.ADD_SOFTMAX")  # their programs' own defaults
 
 
@@ -260,8 +271,6 @@ def test_the_documented_corrections_are_those_made():
 
 def test_the_page_s_commands_are_understood():
     lines = (ROOT / "docs/recipes.md").read_text().splitlines()
-    commands = [
-        line.split() for line in lines if line.startswith("    python tools/run_net.py --cfg configs/")
-    ]
-    configs = [load_config(*files_and_overrides(words[3:], []), runs_here=False) for words in commands]
+    commands = [line.split() for line in lines if line.startswith("    python tools/run_net.py --cfg configs/")]
+    configs = [load_config(*split_cfg_arguments(words[3:], []), runs_here=False) for words in commands]
     assert [cfg.RECIPE for cfg in configs] == ["v1/exp/uniformer_s16x4_k400"]

@@ -18,12 +18,27 @@ from pathlib import Path
 import pytest
 import torch
 
-from slowfast_uniformer import checkpoint, interrupt
+from slowfast_uniformer.distributed import signals
+from slowfast_uniformer.runs import checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMES = {"clips_per_second", "data_wait_percent", "memory_mb", "eta_seconds", "checkpoint"}
-LONG = ["SOLVER.MAX_EPOCH", 40, "TRAIN.CHECKPOINT_STEPS", 1, "MIXUP.ENABLE", True, "MODEL.EMA_EPOCH", 1,
-        "UNIFORMER.DROP_DEPTH_RATE", 0.3, "TRAIN.BATCH_SIZE", 4, "LOG_PERIOD", 3]  # fmt: skip
+LONG = [
+    "SOLVER.MAX_EPOCH",
+    40,
+    "TRAIN.CHECKPOINT_STEPS",
+    1,
+    "MIXUP.ENABLE",
+    True,
+    "MODEL.EMA_EPOCH",
+    1,
+    "UNIFORMER.DROP_DEPTH_RATE",
+    0.3,
+    "TRAIN.BATCH_SIZE",
+    4,
+    "LOG_PERIOD",
+    3,
+]
 
 
 def start(options: list, out: Path, ranks: int = 1, arguments: list = ()) -> subprocess.Popen:
@@ -94,7 +109,7 @@ def steps_done(out: Path) -> int:
 def same_end(one: Path, other: Path) -> None:
     """Both runs have reported the same and ended with the same weights."""
     assert record(one) == record(other)
-    states = [checkpoint.load(checkpoint.newest(str(out))) for out in (one, other)]
+    states = [checkpoints.load_checkpoint(checkpoints.latest(str(out))) for out in (one, other)]
     for part in ("model_state", "ema_state"):
         assert all(torch.equal(states[0][part][name], states[1][part][name]) for name in states[0][part])
     moments = [state["optimizer_state"]["state"] for state in states]
@@ -117,17 +132,16 @@ def undisturbed(tiny, tmp_path):
 @pytest.mark.parametrize(("ranks", "number"), [(1, signal.SIGTERM), (1, signal.SIGUSR1), (2, signal.SIGTERM)])
 def test_a_signal_ends_a_run_that_then_continues(tiny, tmp_path, undisturbed, ranks, number):
     out = tmp_path / "run"
-    options = [*tiny, *LONG, "TRAIN.CHECKPOINT_STEPS", 0, "TRAIN.CHECKPOINT_PERIOD", 100,
-               "DATA_LOADER.NUM_WORKERS", 1]  # fmt: skip
+    options = [*tiny, *LONG, "TRAIN.CHECKPOINT_STEPS", 0, "TRAIN.CHECKPOINT_PERIOD", 100, "DATA_LOADER.NUM_WORKERS", 1]
     process = start(options, out, ranks)
     until(lambda: steps_done(out) >= 2)
     send(process, number)  # to loaders and launchers, too, as SLURM does
     status, errors = finish(process, out)
     assert "writing a checkpoint" in errors and "Traceback" not in errors.split("torch/distributed")[0]
     if ranks == 1:
-        assert status == interrupt.EXIT_CODE
-    (written,) = checkpoint.all_of(str(out))
-    assert checkpoint.load(written)["step"] >= steps_done(out)
+        assert status == signals.EXIT_CODE
+    (written,) = checkpoints.list_checkpoints(str(out))
+    assert checkpoints.load_checkpoint(written)["step"] >= steps_done(out)
     status, errors = finish(start(options, out, ranks), out)
     assert status == 0 and f"continuing {written}" in errors
     same_end(undisturbed(ranks), out)
@@ -144,10 +158,10 @@ def test_a_killed_run_continues(tiny, tmp_path, undisturbed, ranks):
         assert process.poll() in (None, 0)
         killed |= set(family(process.pid))
         end(process)
-        for path in checkpoint.all_of(str(out)):
-            assert not checkpoint.damage(path), "renamed before it was whole"
+        for path in checkpoints.list_checkpoints(str(out)):
+            assert not checkpoints.find_damage(path), "renamed before it was whole"
         if steps_done(out) >= 40:  # there would be little left to disturb
-            for path in checkpoint.all_of(str(out))[draw.randrange(3) :]:
+            for path in checkpoints.list_checkpoints(str(out))[draw.randrange(3) :]:
                 os.remove(path)
     status, errors = finish(start([*tiny, *LONG], out, ranks), out)
     assert status == 0, errors
@@ -172,7 +186,7 @@ def test_a_second_signal_ends_at_once(tiny, tmp_path):
             time.sleep(0.1)
     except ProcessLookupError:
         pass
-    assert finish(process, out)[0] in (interrupt.EXIT_CODE, -signal.SIGTERM)
+    assert finish(process, out)[0] in (signals.EXIT_CODE, -signal.SIGTERM)
 
 
 def test_a_full_disk_stops_nothing_until_the_end(tiny, tmp_path):
@@ -194,7 +208,7 @@ def test_a_full_disk_stops_nothing_until_the_end(tiny, tmp_path):
                 pass
         done = steps_done(out)
         until(lambda: "The run goes on" in said(out) or process.poll() is not None)
-        last = checkpoint.newest(str(out))
+        last = checkpoints.latest(str(out))
         assert last and steps_done(out) <= done + 1
         os.remove(filler)
         status, errors = finish(process, out)
@@ -203,7 +217,7 @@ def test_a_full_disk_stops_nothing_until_the_end(tiny, tmp_path):
         assert [row["step"] for row in rows if row["split"] == "train_iter"][-1] == 160
         steps = [row["iter"] for row in rows if row["split"] == "train_iter"]
         assert steps == [3, 4] * 40, "no row is lost"
-        assert checkpoint.load(checkpoint.newest(str(out)))["epoch"] == 40
+        assert checkpoints.load_checkpoint(checkpoints.latest(str(out)))["epoch"] == 40
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
         shutil.rmtree(disk, ignore_errors=True)

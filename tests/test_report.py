@@ -6,15 +6,24 @@ import json
 import pytest
 import yaml
 
-from slowfast_uniformer.apps.report import render, report, short_names
-from slowfast_uniformer.apps.report_figures import chart, thin
-from slowfast_uniformer.apps.run_folder import COLUMNS, read_run
+from slowfast_uniformer.analysis.report import render, report, short_names
+from slowfast_uniformer.analysis.report_figures import chart, thin
 from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.runs.folder import COLUMNS, read_run
 
 NASTY = """<script>alert("x")</script> 'é' & 好"""
-TRAIN = {"split": "train_iter", "iters": 10, "lr": 1e-3, "grad_norm": 2.0, "clips_per_second": 4.0,
-         "data_wait_percent": 3.0, "bad_videos": 1, "skipped_steps": 2, "memory_mb": 100.0,
-         "eta_seconds": 200}  # fmt: skip
+TRAIN = {
+    "split": "train_iter",
+    "iters": 10,
+    "lr": 1e-3,
+    "grad_norm": 2.0,
+    "clips_per_second": 4.0,
+    "data_wait_percent": 3.0,
+    "bad_videos": 1,
+    "skipped_steps": 2,
+    "memory_mb": 100.0,
+    "eta_seconds": 200,
+}
 
 
 def rows_of(epochs: int, last: int = 10) -> list[dict]:
@@ -31,13 +40,33 @@ def rows_of(epochs: int, last: int = 10) -> list[dict]:
     return rows
 
 
-TESTED = {"step": 30, "split": "test_final", "top1_acc": 62.5, "top5_acc": 87.5, "mean_class_acc": 60.0,
-          "coverage": 100.0, "num_videos": 8, "checkpoint": "a.pyth"}  # fmt: skip
-CONFIG = {"SOLVER": {"MAX_EPOCH": 3, "BASE_LR": 0.25}, "TRAIN": {"BATCH_SIZE": 8}, "NUM_SHARDS": 1,
-          "AUG": {"NUM_SAMPLE": 2}, "MODEL": {"MODEL_NAME": "Uniformer"}}  # fmt: skip
-START = {"time": "2026-01-02T03:04:05+00:00", "command": ["tools/run_net.py", "--cfg", NASTY],
-         "commit": "c" * 40 + "+", "versions": {"torch": "2.9"}, "python": "3.11.7", "device": "cpu",
-         "ranks": 2, "hosts": ["here"]}  # fmt: skip
+TESTED = {
+    "step": 30,
+    "split": "test_final",
+    "top1_acc": 62.5,
+    "top5_acc": 87.5,
+    "mean_class_acc": 60.0,
+    "coverage": 100.0,
+    "num_videos": 8,
+    "checkpoint": "a.pyth",
+}
+CONFIG = {
+    "SOLVER": {"MAX_EPOCH": 3, "BASE_LR": 0.25},
+    "TRAIN": {"BATCH_SIZE": 8},
+    "NUM_SHARDS": 1,
+    "AUG": {"NUM_SAMPLE": 2},
+    "MODEL": {"MODEL_NAME": "Uniformer"},
+}
+START = {
+    "time": "2026-01-02T03:04:05+00:00",
+    "command": ["tools/run_net.py", "--cfg", NASTY],
+    "commit": "c" * 40 + "+",
+    "versions": {"torch": "2.9"},
+    "python": "3.11.7",
+    "device": "cpu",
+    "ranks": 2,
+    "hosts": ["here"],
+}
 
 
 def answers(names, pairs):
@@ -140,8 +169,10 @@ def test_figures_classes_and_cost(tested, page):
     assert "test videos\n8\nall answered" in text
     matrix = page.locator(".confusion tbody tr").all()
     assert [row.locator("td").all_inner_texts() for row in matrix] == [
-        ["2", "1", "", ""], ["2", "1", "", ""], ["", "", "1", "1"]
-    ]  # fmt: skip
+        ["2", "1", "", ""],
+        ["2", "1", "", ""],
+        ["", "", "1", "1"],
+    ]
     bars = page.locator(".bars tbody").inner_text().split()
     assert [word for word in bars if word in ("66.7", "50.0", "33.3")] == ["66.7", "50.0", "33.3"]
     pairs = page.locator(".names tbody tr").all_inner_texts()
@@ -180,10 +211,12 @@ def test_many_classes_are_a_picture(make, page):
 
 def test_several_labels_a_video_are_ranked_by_average_precision(make):
     head = [*COLUMNS, "top1_name", "top1_probability", *(f"probability of {name}" for name in "abc")]
-    rows = [["0.mp4", "0,1", "a; b", 0, "a", 1, 0.9, "a", 0.9, 0.9, 0.2, 0.1],
-            ["1.mp4", "1", "b", 2, "c", 0, 0.8, "c", 0.8, 0.1, 0.1, 0.8],
-            ["2.mp4", "0", "a", 1, "b", 0, 0.7, "b", 0.7, 0.3, 0.7, 0.1],
-            ["3.mp4", "1", "b"] + [""] * 9]  # fmt: skip
+    rows = [
+        ["0.mp4", "0,1", "a; b", 0, "a", 1, 0.9, "a", 0.9, 0.9, 0.2, 0.1],
+        ["1.mp4", "1", "b", 2, "c", 0, 0.8, "c", 0.8, 0.1, 0.1, 0.8],
+        ["2.mp4", "0", "a", 1, "b", 0, 0.7, "b", 0.7, 0.3, 0.7, 0.1],
+        ["3.mp4", "1", "b"] + [""] * 9,
+    ]
     figures = {"step": 30, "split": "test_final", "map": 77.8, "coverage": 75.0, "num_videos": 4}
     html = render([read_run(make(rows=[figures], predictions=[head, *rows]))])
     assert "77.80 %" in html and "mAP" in html and "75.00 % answered" in html
@@ -246,9 +279,13 @@ def test_an_older_page_stays_where_the_new_one_fails(tested, tmp_path, monkeypat
 
 
 def test_rows_of_odd_values_are_drawn_as_far_as_they_go(make):
-    rows = [{"step": 1, "split": "train_iter"}, {"step": 2, "split": "train_iter", "epoch": "x", "loss": 1.0},
-            {"step": 3, "split": "val_epoch", "epoch": 1, "top1_acc": "high"}, {"step": 4, "split": "other"},
-            {**TRAIN, "step": 5, "epoch": 1, "iter": 1, "loss": 7.25, "iters": 0}]  # fmt: skip
+    rows = [
+        {"step": 1, "split": "train_iter"},
+        {"step": 2, "split": "train_iter", "epoch": "x", "loss": 1.0},
+        {"step": 3, "split": "val_epoch", "epoch": 1, "top1_acc": "high"},
+        {"step": 4, "split": "other"},
+        {**TRAIN, "step": 5, "epoch": 1, "iter": 1, "loss": 7.25, "iters": 0},
+    ]
     html = render([read_run(make(rows=rows, config={}, starts=[{"hosts": None, "versions": None}]))])
     assert "7.25" in html
 

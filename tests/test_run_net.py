@@ -157,7 +157,7 @@ def test_the_difference_from_the_defaults_is_printed(tiny, run_net):
 
 def test_two_machines_started_by_hand(tiny, tmp_path):
     """--num_shards, --shard_id and --init_method as SlowFast has them, two processes of one device each."""
-    from slowfast_uniformer.distributed import _free_port
+    from slowfast_uniformer.distributed.launch import _free_port
 
     command = [sys.executable, str(ROOT / "tools" / "run_net.py"), "--num_shards", "2"]
     command += ["--init_method", f"tcp://127.0.0.1:{_free_port()}"]
@@ -165,9 +165,7 @@ def test_two_machines_started_by_hand(tiny, tmp_path):
     options = [*map(str, tiny), "SOLVER.MAX_EPOCH", "1", "TRAIN.BATCH_SIZE", "4"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     started = [
-        subprocess.Popen(
-            [*command, *options, "SHARD_ID", str(k)], stderr=subprocess.PIPE, text=True, env=environment
-        )
+        subprocess.Popen([*command, *options, "SHARD_ID", str(k)], stderr=subprocess.PIPE, text=True, env=environment)
         for k in range(2)
     ]
     try:

@@ -14,16 +14,24 @@ import pytest
 from conftest import load_script, status_of
 from test_recovery import LONG, end, finish, said, same_end, start, steps_done, until
 
-from slowfast_uniformer import checkpoint, interrupt
-from slowfast_uniformer.apps import slurm
-from slowfast_uniformer.distributed import slurm_address, slurm_task
+from slowfast_uniformer.distributed import signals
+from slowfast_uniformer.distributed.slurm import seconds, submit
+from slowfast_uniformer.distributed.topology import slurm_address, slurm_task
 from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.runs import checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 CLUSTER = ["bash", str(ROOT / "tests/slurm_cluster.sh")]
-STEP = {"SLURM_JOB_ID": "4242", "SLURM_STEP_ID": "1", "SLURM_STEP_NUM_TASKS": "7", "SLURM_NODEID": "2",
-        "SLURM_STEP_TASKS_PER_NODE": "2(x3),1", "SLURM_PROCID": "5", "SLURM_LOCALID": "1",
-        "SLURM_STEP_NODELIST": "localhost"}  # fmt: skip
+STEP = {
+    "SLURM_JOB_ID": "4242",
+    "SLURM_STEP_ID": "1",
+    "SLURM_STEP_NUM_TASKS": "7",
+    "SLURM_NODEID": "2",
+    "SLURM_STEP_TASKS_PER_NODE": "2(x3),1",
+    "SLURM_PROCID": "5",
+    "SLURM_LOCALID": "1",
+    "SLURM_STEP_NODELIST": "localhost",
+}
 # What interrupted runs write, they write because of the signal
 SIGNALLED = [*LONG, "TRAIN.CHECKPOINT_STEPS", 0, "TRAIN.CHECKPOINT_PERIOD", 100, "DATA_LOADER.NUM_WORKERS", 1]
 
@@ -89,10 +97,15 @@ def test_tasks_leave_with_one_code(tiny, tmp_path, variables, while_, signalled)
     try:
         for n in "01":
             variables(
-                SLURM_JOB_ID=str(os.getpid()), SLURM_STEP_NUM_TASKS="2", SLURM_STEP_TASKS_PER_NODE="2",
-                SLURM_NODEID="0", SLURM_PROCID=n, SLURM_LOCALID=n, SLURM_STEP_NODELIST="no-such-host.invalid",
+                SLURM_JOB_ID=str(os.getpid()),
+                SLURM_STEP_NUM_TASKS="2",
+                SLURM_STEP_TASKS_PER_NODE="2",
+                SLURM_NODEID="0",
+                SLURM_PROCID=n,
+                SLURM_LOCALID=n,
+                SLURM_STEP_NODELIST="no-such-host.invalid",
                 SLURM_LAUNCH_NODE_IPADDR="127.0.0.1",
-            )  # fmt: skip
+            )
             tasks.append(start([*tiny, *SIGNALLED, *length], out))
         begun = "train_iter" if while_ == "training" else "testing "
         until(lambda: log.exists() and begun in log.read_text())
@@ -105,16 +118,15 @@ def test_tasks_leave_with_one_code(tiny, tmp_path, variables, while_, signalled)
     finally:
         for task in tasks:
             end(task)
-    assert codes == [interrupt.EXIT_CODE] * 2, said(out)
-    assert checkpoint.newest(str(out)) and not (out / "predictions.csv").exists()
+    assert codes == [signals.EXIT_CODE] * 2, said(out)
+    assert checkpoints.latest(str(out)) and not (out / "predictions.csv").exists()
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("90", 5400), ("1:30", 90), ("24:00:00", 86400), ("2-12", 216000), ("1-1:1:1", 90061)],
+    ("text", "expected"), [("90", 5400), ("1:30", 90), ("24:00:00", 86400), ("2-12", 216000), ("1-1:1:1", 90061)]
 )
-def test_times(text, seconds):
-    assert slurm.seconds(text) == seconds
+def test_times(text, expected):
+    assert seconds(text) == expected
 
 
 @pytest.fixture
@@ -156,22 +168,44 @@ def test_what_cannot_work_is_said_before_it_is_submitted(write, tiny, words, opt
 def test_without_sbatch(monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError, match="there is no sbatch here"):
-        slurm.submit("")
+        submit("")
 
 
 def test_the_script(write, tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, text, _ = write(
-        "--nodes", "2", "--gpus-per-node", "a100:4", "--cpus-per-task", "6", "--partition", "long", "--setup",
-        "module load cuda", "--setup", "source '/my env/activate'", "--sbatch=--exclude=n7", "--sbatch",
-        "constraint=ib", opts=[*tiny, "OUTPUT_DIR", "my run's 50%"],
-    )  # fmt: skip
+        "--nodes",
+        "2",
+        "--gpus-per-node",
+        "a100:4",
+        "--cpus-per-task",
+        "6",
+        "--partition",
+        "long",
+        "--setup",
+        "module load cuda",
+        "--setup",
+        "source '/my env/activate'",
+        "--sbatch=--exclude=n7",
+        "--sbatch",
+        "constraint=ib",
+        opts=[*tiny, "OUTPUT_DIR", "my run's 50%"],
+    )
     assert status == 0
     assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
     for line in (
-        "nodes=2", "ntasks-per-node=4", "gpus-per-node=a100:4", "cpus-per-task=6", "partition=long",
-        "requeue", "open-mode=append", "signal=USR1@300", "exclude=n7", "constraint=ib", "job-name=empty",
-    ):  # fmt: skip
+        "nodes=2",
+        "ntasks-per-node=4",
+        "gpus-per-node=a100:4",
+        "cpus-per-task=6",
+        "partition=long",
+        "requeue",
+        "open-mode=append",
+        "signal=USR1@300",
+        "exclude=n7",
+        "constraint=ib",
+        "job-name=empty",
+    ):
         assert f"#SBATCH --{line}\n" in text
     assert "mem" not in text and "account" not in text
     assert text.index("\nmodule load cuda\nsource '/my env/activate'\n") < text.index("\nsrun ")

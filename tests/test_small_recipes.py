@@ -6,7 +6,7 @@ import pytest
 from conftest import load_script
 from test_recipes import BY_RECIPE, FACTS, ROOT
 
-from slowfast_uniformer.config import load_config
+from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.data.annotations import FORMATS
 
 

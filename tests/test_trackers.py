@@ -9,10 +9,10 @@ import time
 import pytest
 from conftest import ROOT
 
-from slowfast_uniformer import trackers
-from slowfast_uniformer.config import load_config
+from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.log import Log
+from slowfast_uniformer.runs import trackers
+from slowfast_uniformer.runs.recorder import Recorder
 
 TRAIN = {"split": "train_iter", "epoch": 1, "loss": 2.5, "grad_norm": float("nan"), "clips_per_second": 9.0}
 FAKE = """
@@ -49,7 +49,7 @@ def fake(tmp_path, monkeypatch):
 
 
 def log_of(folder, kind, rank=0):
-    return Log(str(folder), tensorboard=False, rank=rank, tracker=kind)
+    return Recorder(str(folder), tensorboard=False, rank=rank, tracker=kind)
 
 
 def until(true, seconds=60):
@@ -130,9 +130,7 @@ def test_other_ranks_and_runs_without_a_tracker_start_nothing(fake, tmp_path):
 
 def test_a_tracker_that_is_not_installed_or_not_known(monkeypatch):
     monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        UserError, match=r"TRACKER: mlflow is not installed: pip install 'slowfast_uniformer\[mlf"
-    ):
+    with pytest.raises(UserError, match=r"TRACKER: mlflow is not installed: pip install 'slowfast_uniformer\[mlf"):
         load_config(None, ["NUM_GPUS", 0, "TRACKER", "mlflow"])
     assert load_config(None, ["TRACKER", "mlflow"], runs_here=False).TRACKER == "mlflow"
     with pytest.raises(UserError, match="TRACKER: 'comet' is not one of '', 'wandb', 'mlflow'"):

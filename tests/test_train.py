@@ -8,15 +8,17 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from slowfast_uniformer import checkpoint
-from slowfast_uniformer.config import load_config
+from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.data.loader import build_loader
 from slowfast_uniformer.engine.meter import Sums
-from slowfast_uniformer.engine.run import begin
+from slowfast_uniformer.engine.state import start_run
+from slowfast_uniformer.engine.step import training_step
 from slowfast_uniformer.engine.test import features
-from slowfast_uniformer.engine.train import due, train, training_step
+from slowfast_uniformer.engine.train import is_due, train
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.models import layers
+from slowfast_uniformer.ops import depthwise
+from slowfast_uniformer.ops.depthwise import _by_taps
+from slowfast_uniformer.runs import checkpoints
 
 
 def rows(folder, split):
@@ -26,13 +28,11 @@ def rows(folder, split):
 
 def batch(count=8, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, 3, 4, 32, 32, generator=generator), torch.randint(
-        8, (count,), generator=generator
-    )
+    return torch.randn(count, 3, 4, 32, 32, generator=generator), torch.randint(8, (count,), generator=generator)
 
 
 def start(tiny, *overrides):
-    run = begin(load_config(None, [*tiny, "UNIFORMER.DROP_DEPTH_RATE", 0, *overrides]), None)
+    run = start_run(load_config(None, [*tiny, "UNIFORMER.DROP_DEPTH_RATE", 0, *overrides]), None)
     run.model.train()
     return run
 
@@ -45,18 +45,9 @@ def test_a_run_writes_its_files(tiny, run_net, tmp_path):
     status, _, errors = run_net([*tiny, "TENSORBOARD.ENABLE", True, "MIXUP.ENABLE", True, "AUG.ENABLE", True])
     assert status == 0, errors
     run = tmp_path / "run"
-    assert {p.name for p in run.iterdir()} >= {
-        "config.yaml",
-        "metrics.jsonl",
-        "predictions.csv",
-        "checkpoints",
-    }
+    assert {p.name for p in run.iterdir()} >= {"config.yaml", "metrics.jsonl", "predictions.csv", "checkpoints"}
     assert list((run / "tensorboard").iterdir())
-    assert {p.name for p in (run / "checkpoints").iterdir()} == {
-        "epoch_00001.pyth",
-        "epoch_00002.pyth",
-        "best.pyth",
-    }
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {"epoch_00001.pyth", "epoch_00002.pyth", "best.pyth"}
     steps = rows(run, "train_iter")
     assert [row["step"] for row in steps] == [1, 2, 3, 4] and all(math.isfinite(row["loss"]) for row in steps)
     assert len(rows(run, "train_epoch")) == len(rows(run, "val_epoch")) == 2
@@ -78,7 +69,7 @@ def test_a_continued_run_repeats_the_uninterrupted_one(tiny, tmp_path):
     train(cfg)
     (broken / "checkpoints" / "epoch_00002.pyth").unlink()
     train(cfg)
-    whole, parts = (checkpoint.load(checkpoint.path_of(str(out), 2)) for out in (straight, broken))
+    whole, parts = (checkpoints.load_checkpoint(checkpoints.checkpoint_path(str(out), 2)) for out in (straight, broken))
     for kind in ("model_state", "ema_state"):
         assert all(torch.equal(whole[kind][name], parts[kind][name]) for name in whole[kind])
     losses = [[(row["step"], row["loss"]) for row in rows(out, "train_iter")] for out in (straight, broken)]
@@ -102,10 +93,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(tiny):
 def test_a_step_that_is_not_finite_leaves_no_trace(tiny):
     run = start(tiny, "MODEL.EMA_EPOCH", 0)
     training_step(run, *batch())
-    before, moments = (
-        state_of(run),
-        json.dumps(run.optimizer.state_dict()["state"], default=lambda t: t.tolist()),
-    )
+    before, moments = (state_of(run), json.dumps(run.optimizer.state_dict()["state"], default=lambda t: t.tolist()))
     clips, labels = batch(seed=1)
     clips[3] = math.inf
     step = training_step(run, clips, labels)
@@ -141,9 +129,7 @@ def test_a_step_is_waited_for_once_and_its_figures_when_they_are_written(tiny):
 
 
 def test_stops_after_bad_steps_in_a_row(tiny, run_net):
-    status, _, errors = run_net(
-        [*tiny, "SOLVER.BASE_LR", 1e30, "SOLVER.CLIP_GRADIENT", 0, "TRAIN.MAX_BAD_STEPS", 2]
-    )
+    status, _, errors = run_net([*tiny, "SOLVER.BASE_LR", 1e30, "SOLVER.CLIP_GRADIENT", 0, "TRAIN.MAX_BAD_STEPS", 2])
     assert status == 2 and "2 steps in a row" in errors and "SOLVER.BASE_LR" in errors
     assert "skipped" in errors and ".mp4" in errors, "names the clips of the skipped steps"
 
@@ -181,11 +167,21 @@ def test_compiled_blocks_take_the_same_steps(tiny, monkeypatch):
     """Two blocks of each stage and kind would take minutes to compile: one global block shows the way."""
     # setuptools, which the compiler imports, would not stand that another test has imported distutils
     monkeypatch.setenv("SETUPTOOLS_USE_DISTUTILS", "stdlib")
-    small = ["MODEL.MODEL_NAME", "Uniformer", "UNIFORMER.DEPTH", [0, 0, 1, 0], "MODEL.USE_CHECKPOINT", True,
-             "MODEL.CHECKPOINT_NUM", [0, 0, 1, 0], "SOLVER.OPTIMIZING_METHOD", "sgd"]  # fmt: skip
+    small = [
+        "MODEL.MODEL_NAME",
+        "Uniformer",
+        "UNIFORMER.DEPTH",
+        [0, 0, 1, 0],
+        "MODEL.USE_CHECKPOINT",
+        True,
+        "MODEL.CHECKPOINT_NUM",
+        [0, 0, 1, 0],
+        "SOLVER.OPTIMIZING_METHOD",
+        "sgd",
+    ]
     runs = [start(tiny, *small, "MODEL.COMPILE", compiled) for compiled in (False, True)]
-    gradient = Mock(wraps=layers._by_taps)
-    monkeypatch.setattr(layers, "_by_taps", gradient)
+    gradient = Mock(wraps=_by_taps)
+    monkeypatch.setattr(depthwise, "_by_taps", gradient)
     for seed in range(2):
         steps = [training_step(run, *batch(seed=seed)) for run in runs]
         torch.testing.assert_close(steps[0].loss, steps[1].loss, rtol=1e-5, atol=1e-6)
@@ -204,15 +200,19 @@ def test_as_many_variants_of_a_block_are_compiled_as_a_model_has(tiny, monkeypat
 
 
 def test_light_models_train_on_both_heads(tiny):
-    light = ["MODEL.MODEL_NAME", "Uniformer_light", "UNIFORMER.PRUNE_RATIO", "[[],[],[1],[0.5]]",
-             "UNIFORMER.TRADE_OFF", "[[],[],[1],[0.5]]"]  # fmt: skip
+    light = [
+        "MODEL.MODEL_NAME",
+        "Uniformer_light",
+        "UNIFORMER.PRUNE_RATIO",
+        "[[],[],[1],[0.5]]",
+        "UNIFORMER.TRADE_OFF",
+        "[[],[],[1],[0.5]]",
+    ]
     run = start(tiny, *light)
     before = state_of(run)
     assert training_step(run, *batch()).updated
     changed = {
-        name.split(".")[0]
-        for name, value in run.net.state_dict().items()
-        if not torch.equal(value, before[name])
+        name.split(".")[0] for name, value in run.net.state_dict().items() if not torch.equal(value, before[name])
     }
     assert {"head", "head_cls"} <= changed
 
@@ -221,24 +221,23 @@ def test_weights_start_a_run_and_say_when_they_do_not_fit(tiny, tmp_path, run_ne
     assert run_net([*tiny, "SOLVER.MAX_EPOCH", 1, "TEST.ENABLE", False])[0] == 0
     weights = str(tmp_path / "run" / "checkpoints" / "epoch_00001.pyth")
     elsewhere = [*tiny, "OUTPUT_DIR", str(tmp_path / "other"), "MODEL.INIT_FROM", weights]
-    run = begin(load_config(None, elsewhere), None)
-    trained = checkpoint.load(weights)["model_state"]
+    run = start_run(load_config(None, elsewhere), None)
+    trained = checkpoints.load_checkpoint(weights)["model_state"]
     assert all(torch.equal(trained[name], value) for name, value in run.net.state_dict().items())
     assert run.epoch == 0 and not run.optimizer.state_dict()["state"]
     ten = [*elsewhere, "MODEL.NUM_CLASSES", 10, "DATA.CLASS_NAMES", str(tmp_path / "ten.txt")]
     (tmp_path / "ten.txt").write_text("".join(f"c{i}\n" for i in range(10)))
     with pytest.raises(UserError, match="8.*MODEL.NUM_CLASSES.*10.*MODEL.INIT_HEAD new"):
-        begin(load_config(None, ten), None)
-    assert begin(load_config(None, [*ten, "MODEL.INIT_HEAD", "new"]), None).net.head.out_features == 10
+        start_run(load_config(None, ten), None)
+    assert start_run(load_config(None, [*ten, "MODEL.INIT_HEAD", "new"]), None).net.head.out_features == 10
 
 
 def test_due():
-    assert [epoch for epoch in range(1, 8) if due(3, epoch, 7)] == [3, 6, 7]
+    assert [epoch for epoch in range(1, 8) if is_due(3, epoch, 7)] == [3, 6, 7]
 
 
 def test_projector_shows_what_the_classifier_reads(tiny, demo, tmp_path):
-    cfg = load_config(None, [*tiny, "TENSORBOARD.ENABLE", True, "TENSORBOARD.PROJECTOR", True,
-                             "SOLVER.MAX_EPOCH", 1])  # fmt: skip
+    cfg = load_config(None, [*tiny, "TENSORBOARD.ENABLE", True, "TENSORBOARD.PROJECTOR", True, "SOLVER.MAX_EPOCH", 1])
     train(cfg)
     (folder,) = (tmp_path / "run" / "tensorboard").glob("*/val")
     rows = [list(map(float, line.split("\t"))) for line in (folder / "tensors.tsv").read_text().splitlines()]
@@ -246,7 +245,7 @@ def test_projector_shows_what_the_classifier_reads(tiny, demo, tmp_path):
     labels = [int(line.split()[-1]) for line in (demo / "val.csv").read_text().splitlines()]
     assert (folder / "metadata.tsv").read_text().splitlines() == [names[label] for label in labels]
 
-    run, loader = begin(cfg, None), build_loader(cfg, "val")
+    run, loader = start_run(cfg, None), build_loader(cfg, "val")
     net = run.best_net().eval()
     clips = torch.cat([loader.dataset[0, video]["clips"] for video in range(len(labels))])
     with torch.inference_mode():

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from slowfast_uniformer.config import get_cfg
+from slowfast_uniformer.config.keys import get_cfg
 from slowfast_uniformer.data.augment import affine, clip_augment, picture_augment
 from slowfast_uniformer.data.transforms import (
     TrainTransform,
@@ -27,10 +27,7 @@ from slowfast_uniformer.errors import UserError
 FOLDER = Path(__file__).parent / "golden/sampling"
 TABLES = json.loads((FOLDER / "spatial.json").read_text())
 ARRAYS = np.load(FOLDER / "spatial.npz")
-RELATIVE = {
-    "DATA.TRAIN_JITTER_SCALES_RELATIVE": [0.08, 1.0],
-    "DATA.TRAIN_JITTER_ASPECT_RELATIVE": [0.75, 1.3333],
-}
+RELATIVE = {"DATA.TRAIN_JITTER_SCALES_RELATIVE": [0.08, 1.0], "DATA.TRAIN_JITTER_ASPECT_RELATIVE": [0.75, 1.3333]}
 AUGMENT = {"AUG.ENABLE": True, "AUG.AA_TYPE": "rand-m7-n4-mstd0.5-inc1", "AUG.RE_PROB": 0.5}
 
 
@@ -160,9 +157,7 @@ def test_random_box_that_cannot_fit_becomes_the_centre():
     assert random_box(1000, 10, (1.0, 1.0), (0.5, 2.0)) == (490, 0, 20, 10)
 
 
-@pytest.mark.parametrize(
-    "name", ["rand-m7-n4-mstd0.5-inc1", "rand", "augmix-m5-w2", "original-mstd0.5", "3a"]
-)
+@pytest.mark.parametrize("name", ["rand-m7-n4-mstd0.5-inc1", "rand", "augmix-m5-w2", "original-mstd0.5", "3a"])
 @pytest.mark.parametrize("interpolation", ["bilinear", "random"])
 def test_augmentation_draws_once_for_all_frames(name, interpolation):
     frames = picture()
@@ -177,9 +172,7 @@ def test_augmentation_draws_once_for_all_frames(name, interpolation):
         seed(number)
         result = whole(frames)
         assert str(states()) == str(after)
-        assert (
-            np.abs(result - np.stack(expected).astype(int)).max() <= 8
-        )  # roundings that later steps amplify
+        assert np.abs(result - np.stack(expected).astype(int)).max() <= 8  # roundings that later steps amplify
         assert (result != expected).mean() < 0.01
         changed |= not np.array_equal(expected, frames)
     assert changed
@@ -250,16 +243,12 @@ def test_whole_training_transform_equals_the_plain_one():
 
 
 def test_training_without_augmentation_only_crops_and_flips():
-    frames = np.tile(
-        np.arange(40, 200, 2, dtype=np.uint8)[None, None, :, None], (2, 80, 1, 3)
-    )  # rises to the right
+    frames = np.tile(np.arange(40, 200, 2, dtype=np.uint8)[None, None, :, None], (2, 80, 1, 3))  # rises to the right
     options = {"AUG__ENABLE": False, "AUG__AA_TYPE": "rand-m9", "AUG__RE_PROB": 1.0}
     sizes = {"DATA__TRAIN_CROP_SIZE": 24, "DATA__TRAIN_JITTER_SCALES": [30, 60]}
     seed(0)
     transform = TrainTransform(config(**options, **sizes))
-    rises = [
-        torch.sign(clip.diff(dim=-1)).unique().tolist() for clip in (transform(frames) for _ in range(60))
-    ]
+    rises = [torch.sign(clip.diff(dim=-1)).unique().tolist() for clip in (transform(frames) for _ in range(60))]
     assert all(signs in ([1.0], [-1.0]) for signs in rises)
     assert 15 < sum(signs == [-1.0] for signs in rises) < 45
     straight = TrainTransform(config(**options, **sizes, DATA__RANDOM_FLIP=False))
@@ -304,7 +293,5 @@ def test_display_undoes_normalisation(reverse):
     assert (to_display(clip + 100, cfg) == 255).all() and (to_display(clip - 100, cfg) == 0).all()
     red = clip[2 if reverse else 0]
     torch.testing.assert_close(red, torch.from_numpy((frames[..., 0] / 255 - 0.4) / 0.2).float())
-    cfg.merge_from_list(
-        ["DATA.TRAIN_CROP_SIZE", 8, "DATA.TRAIN_JITTER_SCALES", [8, 8], "DATA.RANDOM_FLIP", False]
-    )
+    cfg.merge_from_list(["DATA.TRAIN_CROP_SIZE", 8, "DATA.TRAIN_JITTER_SCALES", [8, 8], "DATA.RANDOM_FLIP", False])
     assert torch.equal(TrainTransform(cfg)(frames), clip)

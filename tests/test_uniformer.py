@@ -9,8 +9,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.models.layers import set_forms
 from slowfast_uniformer.models.uniformer import GlobalBlock, LocalBlock, Uniformer, UniformerLight
+from slowfast_uniformer.ops.implementations import set_implementations
 
 SHARED = ("num_classes", "embed_dim", "depth", "head_dim", "mlp_ratio", "qkv_bias", "qkv_scale")
 REDUCED = {"num_classes": 5, "embed_dim": [16, 32, 64, 128], "depth": [1, 1, 2, 1], "head_dim": 16}
@@ -25,9 +25,7 @@ def build(case: str, config: dict) -> nn.Module:
     if "light" not in case:
         return Uniformer(split=config["split"], std=config["std"], **options)
     options |= {key: config[key] for key in ("prune_ratio", "trade_off")}
-    return UniformerLight(
-        layer_scale="_ls_" in case, init_value=config["init_value"], fp32="fp32" in case, **options
-    )
+    return UniformerLight(layer_scale="_ls_" in case, init_value=config["init_value"], fp32="fp32" in case, **options)
 
 
 @pytest.mark.parametrize("case", golden_cases("keys", "uniformer_*"))
@@ -61,9 +59,12 @@ def test_reduced_models_in_evaluation_and_training(case):
     loss.backward()
     for name, value in model.named_parameters():
         np.testing.assert_allclose(
-            summary(name, value.grad), golden["grads"][name], rtol=0,
-            atol=2e-4 * golden["grads"][name][0] + 1e-5, err_msg=name,
-        )  # fmt: skip
+            summary(name, value.grad),
+            golden["grads"][name],
+            rtol=0,
+            atol=2e-4 * golden["grads"][name][0] + 1e-5,
+            err_msg=name,
+        )
     buffers = dict(model.named_buffers())
     assert buffers.keys() == golden["buffers_after_train_step"].keys()
     for name, figures in golden["buffers_after_train_step"].items():
@@ -77,9 +78,7 @@ def test_full_size_models(case):
     model = fill(build(case, golden["config"])).eval()
     with torch.no_grad():
         logits = model(golden_clip(golden["input_shape"]))
-    np.testing.assert_allclose(
-        logits, np.load(GOLDEN / "forward" / f"{case}.npz")["eval_logits"], rtol=0, atol=1e-4
-    )
+    np.testing.assert_allclose(logits, np.load(GOLDEN / "forward" / f"{case}.npz")["eval_logits"], rtol=0, atol=1e-4)
 
 
 def test_stochastic_depth_rises_linearly_over_all_blocks():
@@ -184,13 +183,11 @@ def test_an_unpruned_block_mixes_its_score_into_the_running_one():
 )
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_depthwise_convolutions_need_no_copies(build_model, layout):
-    model, kept = set_forms(build_model(), layout=layout), []
+    model, kept = set_implementations(build_model(), layout=layout), []
     order = torch.channels_last_3d if layout == "channels_last" else torch.contiguous_format
     for name, module in model.named_modules():
         if name.endswith("pos_embed"):
-            module.register_forward_pre_hook(
-                lambda _, args: kept.append(args[0].is_contiguous(memory_format=order))
-            )
+            module.register_forward_pre_hook(lambda _, args: kept.append(args[0].is_contiguous(memory_format=order)))
     model(torch.randn(CLIP))
     assert len(kept) >= 5 and all(kept)
 
@@ -213,7 +210,7 @@ class Convolutions(TorchDispatchMode):
 @pytest.mark.parametrize("split", [False, True])
 def test_convolutions_find_channels_last_whatever_the_batch(split, clips):
     """Of one clip any stride of the batch is right, but they would take the volume for a contiguous one."""
-    model = set_forms(Uniformer(**REDUCED, split=split), layout="channels_last", dw_conv="unrolled")
+    model = set_implementations(Uniformer(**REDUCED, split=split), layout="channels_last", dw_conv="unrolled")
     with Convolutions() as seen:
         model(torch.randn(clips, *CLIP[1:])).sum().backward()
     forward_and_back = 2 * (2 * 2 + 3)  # two local blocks with two of them, three global ones with one

@@ -7,19 +7,27 @@ import torch.nn.functional as F
 from golden_recipe import GOLDEN, fill, golden_cases, golden_clip, golden_json, summary
 from torch import nn
 
-from slowfast_uniformer.config import get_cfg, load_config
+from slowfast_uniformer.config.keys import get_cfg
+from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.engine.optim import param_groups
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.models import build_model
 from slowfast_uniformer.models.layers import resize_position
+from slowfast_uniformer.models.registry import build_model
 from slowfast_uniformer.models.uniformerv2 import BACKBONES, FUSIONS, GlobalBlock, Layer, Uniformerv2
 
 IGNORED = ("output_dim", "t_size", "num_frames", "use_checkpoint", "checkpoint_num")
 VIT = {"width": 32, "layers": 4, "heads": 4, "patch_size": 8, "input_resolution": 32}
 SMALL = VIT | {
-    "num_classes": 5, "n_layers": 3, "n_dim": 32, "n_head": 4, "mlp_factor": 2.0, "mlp_dropout": [0.0] * 3,
-    "cls_dropout": 0.0, "return_list": [1, 2, 3], "temporal_downsample": False,
-}  # fmt: skip
+    "num_classes": 5,
+    "n_layers": 3,
+    "n_dim": 32,
+    "n_head": 4,
+    "mlp_factor": 2.0,
+    "mlp_dropout": [0.0] * 3,
+    "cls_dropout": 0.0,
+    "return_list": [1, 2, 3],
+    "temporal_downsample": False,
+}
 CLIP = (2, 3, 4, 32, 32)
 
 
@@ -113,9 +121,7 @@ def image_vit(model: Uniformerv2, images: torch.Tensor) -> torch.Tensor:
             if name.startswith(f"transformer.resblocks.{index}.")
         }
         attention = nn.MultiheadAttention(32, 4, batch_first=True)
-        attention.load_state_dict(
-            {n.removeprefix("attn."): v for n, v in part.items() if n.startswith("attn.")}
-        )
+        attention.load_state_dict({n.removeprefix("attn."): v for n, v in part.items() if n.startswith("attn.")})
         y = F.layer_norm(x, (32,), part["ln_1.weight"], part["ln_1.bias"], eps)
         x = x + attention(y, y, y, need_weights=False)[0]
         y = F.layer_norm(x, (32,), part["ln_2.weight"], part["ln_2.bias"], eps)
@@ -180,9 +186,7 @@ def test_frozen_parameters_stay_and_all_others_move(no_lmhra):
     assert model.backbone.transformer.balance is None
 
 
-@pytest.mark.parametrize(
-    "shape", [(1, 3, 2, 32, 32), (1, 3, 5, 48, 32), (1, 3, 4, 40, 56), (1, 3, 3, 35, 43)]
-)
+@pytest.mark.parametrize("shape", [(1, 3, 2, 32, 32), (1, 3, 5, 48, 32), (1, 3, 4, 40, 56), (1, 3, 3, 35, 43)])
 @pytest.mark.parametrize("temporal_downsample", [False, True])
 def test_clips_of_other_sizes(shape, temporal_downsample):
     model = small(temporal_downsample=temporal_downsample).eval()
@@ -201,12 +205,7 @@ def test_the_position_embedding_is_interpolated():
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {"mlp_dropout": [0.5] * 3},
-        {"cls_dropout": 0.5},
-        {"drop_path_rate": 0.5},
-        {"backbone_drop_path_rate": 0.5},
-    ],
+    [{"mlp_dropout": [0.5] * 3}, {"cls_dropout": 0.5}, {"drop_path_rate": 0.5}, {"backbone_drop_path_rate": 0.5}],
 )
 def test_each_kind_of_dropout_acts_in_training_only(options):
     model, clip = fill(small(**options)), torch.randn(CLIP)
@@ -255,22 +254,7 @@ def test_impossible_options_are_named(wrong, message):
 
 
 def test_building_from_a_config():
-    keys = [
-        "WIDTH",
-        32,
-        "LAYERS",
-        4,
-        "HEADS",
-        4,
-        "PATCH_SIZE",
-        8,
-        "INPUT_RESOLUTION",
-        32,
-        "N_DIM",
-        32,
-        "N_HEAD",
-        4,
-    ]
+    keys = ["WIDTH", 32, "LAYERS", 4, "HEADS", 4, "PATCH_SIZE", 8, "INPUT_RESOLUTION", 32, "N_DIM", 32, "N_HEAD", 4]
     keys += ["RETURN_LIST", "[0,1,2,3]", "BACKBONE", "vit", "ACTIVATION", "gelu", "NORM_EPS", 1e-6]
     pairs = [f"UNIFORMERV2.{item}" if i % 2 == 0 else item for i, item in enumerate(keys)]
     name = ["NUM_GPUS", 0, "MODEL.MODEL_NAME", "Uniformerv2"]

@@ -14,8 +14,9 @@ from torch import nn
 
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.models.uniformer import Uniformer, UniformerLight
-from slowfast_uniformer.models.weight_files import find, read_file
-from slowfast_uniformer.models.weights import inflate_weight, load_weights
+from slowfast_uniformer.weights.files import read_tensors
+from slowfast_uniformer.weights.load import inflate_weight, load_weights
+from slowfast_uniformer.weights.registry import find_weights
 
 SMALL = {"embed_dim": [8, 16, 32, 64], "depth": [1, 1, 1, 1], "head_dim": 8, "num_classes": 5}
 PRUNING = {"prune_ratio": [[], [], [1], [0.5]], "trade_off": [[], [], [1], [0.5]]}
@@ -55,9 +56,7 @@ def test_an_image_checkpoint_with_other_classes():
     for name, shape, norm, total in golden["loaded_keys"]:
         value = values[name].double()
         assert list(value.shape) == shape
-        assert [value.norm().item(), value.sum().item()] == pytest.approx(
-            [norm, total], rel=1e-5, abs=1e-5
-        ), name
+        assert [value.norm().item(), value.sum().item()] == pytest.approx([norm, total], rel=1e-5, abs=1e-5), name
     assert report.inflated == [name for name in report.loaded if values[name].ndim == 5]
     assert torch.equal(model.head.weight, head)
     sizes = {name: value.numel() for name, value in model.named_parameters()}
@@ -130,16 +129,10 @@ def test_init_head_new_drops_a_classifier_of_the_right_size_too():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            lambda t: t.pop("norm.weight"),
-            r"x.pth does not fit the model: 1 missing \(norm.weight\); MODEL.MODEL",
-        ),
+        (lambda t: t.pop("norm.weight"), r"x.pth does not fit the model: 1 missing \(norm.weight\); MODEL.MODEL"),
         (lambda t: t.pop("head.bias"), r"1 missing \(head.bias\); .*MODEL.INIT_HEAD new"),
         (lambda t: t.update(extra=torch.zeros(1)), r"1 unexpected \(extra\)"),
-        (
-            lambda t: t.update({"norm.bias": torch.zeros(9)}),
-            r"1 of another shape \(norm.bias: \(9,\) for \(64,\)\)",
-        ),
+        (lambda t: t.update({"norm.bias": torch.zeros(9)}), r"1 of another shape \(norm.bias: \(9,\) for \(64,\)\)"),
         (lambda t: t.update({"head.weight": torch.zeros(5, 9)}), r"another shape \(head.weight: \(5, 9\)"),
         (
             lambda t: [t.update({f"more{i}": torch.zeros(1)}) for i in range(5)],
@@ -162,14 +155,14 @@ def test_tensors_of_torch_files(tmp_path, key, zipped):
     tensors = {"a.weight": torch.arange(3.0), "b": torch.tensor(2)}
     content = {key: tensors, "epoch": 3, "args": argparse.Namespace(lr=0.1)} if key else tensors
     torch.save(content, tmp_path / "x.pyth", _use_new_zipfile_serialization=zipped)
-    found, _ = read_file(str(tmp_path / "x.pyth"))
+    found, _ = read_tensors(str(tmp_path / "x.pyth"))
     assert found.keys() == tensors.keys() and all(torch.equal(found[name], tensors[name]) for name in tensors)
 
 
 def test_tensors_of_safetensors_files(tmp_path):
     tensors = {"a.weight": torch.arange(3.0), "b": torch.ones(2, 2).half()}
     save_file(tensors, tmp_path / "x.safetensors")
-    found, about = read_file(str(tmp_path / "x.safetensors"))
+    found, about = read_tensors(str(tmp_path / "x.safetensors"))
     assert about == {}
     assert found.keys() == tensors.keys() and all(torch.equal(found[name], tensors[name]) for name in tensors)
 
@@ -182,12 +175,10 @@ def test_files_that_need_code_are_refused_with_a_way_out(tmp_path):
     path = tmp_path / "x.pth"
     torch.save({"model": {"a": torch.ones(1)}, "best": NeedsCode()}, path)
     with pytest.raises(UserError, match=r"x.pth: holds a \S*NeedsCode.*weights_only=False") as error:
-        read_file(str(path))
-    remedy = re.search(r"c = torch.load.*", str(error.value))[0].replace(
-        "weights.pth", str(tmp_path / "w.pth")
-    )
+        read_tensors(str(path))
+    remedy = re.search(r"c = torch.load.*", str(error.value))[0].replace("weights.pth", str(tmp_path / "w.pth"))
     exec(remedy, {"torch": torch})
-    assert read_file(str(tmp_path / "w.pth"))[0]["a"] == 1
+    assert read_tensors(str(tmp_path / "w.pth"))[0]["a"] == 1
 
 
 @pytest.mark.parametrize(
@@ -202,14 +193,14 @@ def test_files_that_need_code_are_refused_with_a_way_out(tmp_path):
 def test_files_of_other_kinds_are_refused(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=f"{name}: {message}"):
-        read_file(str(tmp_path / name))
+        read_tensors(str(tmp_path / name))
 
 
 def test_half_a_file_is_refused(tmp_path):
     torch.save({"a": torch.ones(1000)}, tmp_path / "whole.pth")
     (tmp_path / "half.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:2000])
     with pytest.raises(UserError, match="half.pth: not a checkpoint, or damaged"):
-        read_file(str(tmp_path / "half.pth"))
+        read_tensors(str(tmp_path / "half.pth"))
 
 
 @pytest.mark.parametrize(
@@ -219,7 +210,7 @@ def test_half_a_file_is_refused(tmp_path):
 def test_files_without_named_tensors_are_refused(tmp_path, content, held):
     torch.save(content, tmp_path / "x.pth")
     with pytest.raises(UserError, match=f"x.pth: holds {held} and no tensors by name, nor under ema_state"):
-        read_file(str(tmp_path / "x.pth"))
+        read_tensors(str(tmp_path / "x.pth"))
 
 
 def test_a_run_gives_its_average_and_what_stands_beside_it(tmp_path):
@@ -227,23 +218,23 @@ def test_a_run_gives_its_average_and_what_stands_beside_it(tmp_path):
     states = {"model_state": {"w": torch.zeros(1)}, "ema_state": {"w": torch.ones(1)}}
     torch.save(states | beside | {"epoch": 3}, tmp_path / "ema.pyth")
     torch.save(states | beside | {"ema_state": None}, tmp_path / "plain.pyth")
-    found, about = read_file(str(tmp_path / "ema.pyth"))
+    found, about = read_tensors(str(tmp_path / "ema.pyth"))
     assert found["w"] == 1 and about == beside
-    assert read_file(str(tmp_path / "plain.pyth"))[0]["w"] == 0
+    assert read_tensors(str(tmp_path / "plain.pyth"))[0]["w"] == 0
 
 
 def test_names_are_looked_up_in_the_folder_of_weights(tmp_path, monkeypatch):
     save_file({"w": torch.ones(1)}, tmp_path / "known.safetensors")
     monkeypatch.setenv("SLOWFAST_UNIFORMER_WEIGHTS", str(tmp_path))
-    assert find("known") == find("known.safetensors") == str(tmp_path / "known.safetensors")
+    assert find_weights("known") == find_weights("known.safetensors") == str(tmp_path / "known.safetensors")
     (tmp_path / "k400_k710_b16.pyth").touch()
-    assert find("k400/k400+k710_b16.pyth") == str(tmp_path / "k400_k710_b16.pyth")  # as a released YAML says
-    assert read_file("known")[0]["w"] == 1
+    assert find_weights("k400/k400+k710_b16.pyth") == str(tmp_path / "k400_k710_b16.pyth")  # as a released YAML says
+    assert read_tensors("known")[0]["w"] == 1
     with pytest.raises(UserError, match=f"no weights 'gone'.*SLOWFAST_UNIFORMER_WEIGHTS .{tmp_path}"):
-        find("gone")
+        find_weights("gone")
     monkeypatch.delenv("SLOWFAST_UNIFORMER_WEIGHTS")
     with pytest.raises(UserError, match="no weights 'known'.*SLOWFAST_UNIFORMER_WEIGHTS is unset"):
-        find("known")
+        find_weights("known")
 
 
 def test_addresses_go_through_the_path_manager(tmp_path):
@@ -256,6 +247,6 @@ def test_addresses_go_through_the_path_manager(tmp_path):
 
     g_pathmgr.register_handler(Shelf(), allow_override=True)
     save_file({"w": torch.ones(1)}, tmp_path / "known.safetensors")
-    assert read_file("shelf://known.safetensors")[0]["w"] == 1
+    assert read_tensors("shelf://known.safetensors")[0]["w"] == 1
     with pytest.raises(UserError, match="cannot fetch nowhere://x"):
-        read_file("nowhere://x")
+        read_tensors("nowhere://x")

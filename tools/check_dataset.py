@@ -16,8 +16,8 @@ from collections import Counter
 
 from common import finish
 
-from slowfast_uniformer.apps.check_dataset import FAULTS, NOTES, Report, check
-from slowfast_uniformer.config import files_and_overrides, load_config
+from slowfast_uniformer.analysis.dataset_check import FAULTS, NOTES, Report, check
+from slowfast_uniformer.config.load import load_config, split_cfg_arguments
 
 SPLITS = ("train", "val", "test")
 SHOWN = 5  # findings of a kind that are printed; all are in the file
@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
     splits = list(itertools.takewhile(lambda text: text in SPLITS, args.splits))
     if not splits:
         parser.error(f"--splits: {args.splits[0]!r} is not one of {', '.join(SPLITS)}")
-    args.cfg, args.opts = files_and_overrides(args.cfg, [*args.splits[len(splits) :], *args.opts])
+    args.cfg, args.opts = split_cfg_arguments(args.cfg, [*args.splits[len(splits) :], *args.opts])
     args.splits, args.workers = list(dict.fromkeys(splits)), max(0, args.workers)
     return args
 

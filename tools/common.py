@@ -5,32 +5,39 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from slowfast_uniformer import interrupt
-from slowfast_uniformer.apps.inputs import after_cfg
+from slowfast_uniformer.distributed import signals
 from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.inference.inputs import after_cfg
 
 if TYPE_CHECKING:
-    from slowfast_uniformer.apps.trained import Trained
+    from slowfast_uniformer.inference.predictor import Predictor
 
 
 def model_parser(description: str, videos: bool = True) -> argparse.ArgumentParser:
     """A parser with the model's arguments and, unless told otherwise, `videos`."""
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="%(prog)s [options] --checkpoint FILE" + (" VIDEO|FOLDER|LIST [...]" if videos else ""),
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--checkpoint", required=True, metavar="FILE",
-        help="a checkpoint, a run's folder, or a file of weights",
-    )  # fmt: skip
+        "--checkpoint", required=True, metavar="FILE", help="a checkpoint, a run's folder, or a file of weights"
+    )
     parser.add_argument(
-        "--cfg", nargs="+", default=[], metavar="FILE.yaml",
+        "--cfg",
+        nargs="+",
+        default=[],
+        metavar="FILE.yaml",
         help="config files (a run's checkpoint carries its own), and KEY VALUE pairs after them",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--set", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"),
+        "--set",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("KEY", "VALUE"),
         help="override a key of the config; repeatable",
-    )  # fmt: skip
+    )
     if videos:
         parser.add_argument("videos", nargs="*", metavar="VIDEO", help="video files, folders, or lists")
     return parser
@@ -52,8 +59,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
     return args
 
 
-def the_model(args: argparse.Namespace) -> "Trained":
-    from slowfast_uniformer.apps.trained import load_model  # not every command needs one
+def the_model(args: argparse.Namespace) -> "Predictor":
+    from slowfast_uniformer.inference.predictor import load_model
 
     return load_model(args.checkpoint, args.cfg, args.overrides)
 
@@ -67,9 +74,9 @@ def finish(command: Callable[[], int | None]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except interrupt.Interrupted:
+    except signals.Interrupted:
         print("interrupted; the same command continues", file=sys.stderr)
-        sys.exit(interrupt.EXIT_CODE)
+        sys.exit(signals.EXIT_CODE)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # whoever read the output has enough

@@ -1,4 +1,4 @@
-"""Write docs/config.md, and the table of keys in docs/migration.md, from slowfast_uniformer/config.py.
+"""Write docs/config.md, and the table of keys in docs/migration.md, from slowfast_uniformer/config/keys.py.
 
 python tools/config_reference.py
 
@@ -12,12 +12,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from slowfast_uniformer import config
+from slowfast_uniformer.config.compat import RENAMED, RETIRED
+from slowfast_uniformer.config.keys import flatten, get_cfg
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = """# Config keys
 
-Made by `python tools/config_reference.py` from [config.py](../slowfast_uniformer/config.py). A value is
+Made by `python tools/config_reference.py` from [keys.py](../slowfast_uniformer/config/keys.py). A value is
 looked for on the command line, then in the files after `--cfg`, the last one first, then in those that they
 name as `_BASE_`; what none of them has is as below.
 
@@ -43,7 +44,7 @@ TABLE_HEAD = "\n| key there | here | because |\n|---|---|---|\n"
 def meanings() -> dict[str, str]:
     """The comment behind every key and section of `config.get_cfg`."""
     line = r"^    c\.([A-Z0-9_.]+) = .*  # (.+)$"
-    return dict(re.findall(line, inspect.getsource(config.get_cfg), re.MULTILINE))
+    return dict(re.findall(line, inspect.getsource(get_cfg), re.MULTILINE))
 
 
 def marked_up(text: str) -> str:
@@ -66,21 +67,21 @@ def is_section(key: str) -> bool:
 def page() -> str:
     """The text of docs/config.md."""
     told, parts = meanings(), [HEAD]
-    leaves = config.flatten(config.get_cfg())
+    leaves = flatten(get_cfg())
     for section, group in groupby(leaves, lambda leaf: leaf[0].rpartition(".")[0]):
         about = told.get(section, "machines, folder, seed")
         title = f"{section or 'Without a section'}\n\n{about[0].upper()}{about[1:]}."
         parts.append(f"\n## {title}\n\n| key | default | meaning |\n|---|---|---|\n")
         parts.extend(f"| `{key}` | {shown(value)} | {marked_up(told[key])} |\n" for key, value in group)
-    names = [f"`{key}.*`" if is_section(key) else f"`{key}`" for key in [*config.RENAMED, *config.RETIRED]]
+    names = [f"`{key}.*`" if is_section(key) else f"`{key}`" for key in [*RENAMED, *RETIRED]]
     return "".join([*parts, RETIRED_HEAD, ",\n".join(names), ".\n"])
 
 
 def fate(key: str) -> tuple[str, str]:
     """What becomes of a key that is none here, and why."""
-    if key in config.RENAMED:
-        return f"`{config.RENAMED[key]}`", "one key for all models"
-    harmless, reason = config.RETIRED[key]
+    if key in RENAMED:
+        return f"`{RENAMED[key]}`", "one key for all models"
+    harmless, reason = RETIRED[key]
     if harmless is None:
         return "ignored", reason
     values = "switched off" if is_section(key) else " or ".join(map(shown, harmless)) or "empty"
@@ -90,7 +91,7 @@ def fate(key: str) -> tuple[str, str]:
 def table() -> str:
     """The table of docs/migration.md."""
     rows = []
-    for (what, reason), keys in groupby([*config.RENAMED, *config.RETIRED], fate):
+    for (what, reason), keys in groupby([*RENAMED, *RETIRED], fate):
         names = ", ".join(f"`{key}.*`" if is_section(key) else f"`{key}`" for key in keys)
         rows.append(f"| {names} | {what} | {marked_up(reason)} |\n")
     return TABLE_HEAD + "".join(rows)

@@ -12,10 +12,10 @@ import os
 from common import finish
 from safetensors.torch import save_file
 
-from slowfast_uniformer import checkpoint
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.models import weights
-from slowfast_uniformer.models.weight_files import BESIDE
+from slowfast_uniformer.runs import checkpoints
+from slowfast_uniformer.weights.files import BESIDE
+from slowfast_uniformer.weights.load import dropped_summary, read_weights
 
 
 def convert(source: str, target: str) -> list[str]:
@@ -29,9 +29,9 @@ def convert(source: str, target: str) -> list[str]:
     if os.path.exists(target):
         raise UserError(f"{target} exists; remove it or choose another name")
     if target.endswith(".pyth"):
-        checkpoint.write(os.path.abspath(target), checkpoint.load(source))
+        checkpoints.write_checkpoint(os.path.abspath(target), checkpoints.load_checkpoint(source))
         return [f"{source}: all of it in {target}"]
-    read = weights.read(source)
+    read = read_weights(source)
     beside = read.about | {"arithmetic": read.arithmetic, "image": read.image}
     told = {key: beside[key] for key in BESIDE if beside.get(key)}
     tensors = {name: value.contiguous().clone() for name, value in read.tensors.items()}
@@ -43,12 +43,10 @@ def convert(source: str, target: str) -> list[str]:
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}") from None
     size = sum(value.numel() for value in tensors.values())
-    lines = [
-        f"{source}: {read.dialect}",
-        f"  {len(tensors)} tensors, {size / 1e6:.2f} M numbers, to {target}",
+    lines = [f"{source}: {read.dialect}", f"  {len(tensors)} tensors, {size / 1e6:.2f} M numbers, to {target}"]
+    return lines + [
+        f"  {line}" for line in [*dropped_summary(read.dropped), *(f"{k}: {v}" for k, v in read.arithmetic.items())]
     ]
-    return lines + [f"  {line}" for line in [*weights.account(read.dropped), *(f"{k}: {v}" for k, v in
-                    read.arithmetic.items())]]  # fmt: skip
 
 
 def parse_args() -> argparse.Namespace:

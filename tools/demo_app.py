@@ -12,7 +12,7 @@ import argparse
 
 from common import finish, model_parser, parse, the_model
 
-from slowfast_uniformer.apps.demo_app import serve
+from slowfast_uniformer.inference.web_app import serve
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -15,20 +15,22 @@ import sys
 
 from common import finish, model_parser, parse, the_model
 
-from slowfast_uniformer.apps import film
-from slowfast_uniformer.apps.explain import contact_sheet, explain, label_of, write_overlay, write_picture
-from slowfast_uniformer.apps.inputs import find_videos
-from slowfast_uniformer.apps.maps import METHODS
 from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.inference import video_writer
+from slowfast_uniformer.inference.explain import contact_sheet, explain, label_of, write_overlay, write_picture
+from slowfast_uniformer.inference.inputs import find_videos
+from slowfast_uniformer.inference.saliency import METHODS
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = model_parser(__doc__)
     parser.add_argument("--output", required=True, metavar="FOLDER", help="where to write")
     parser.add_argument(
-        "--class", dest="label", metavar="NAME|LABEL",
+        "--class",
+        dest="label",
+        metavar="NAME|LABEL",
         help="what to explain by Grad-CAM (the most probable); attention knows no class",
-    )  # fmt: skip
+    )
     parser.add_argument("--stage", help="whose map the overlay shows; the contact sheet names all")
     parser.add_argument("--method", choices=METHODS, default="auto", help="%(default)s: by the kind of stage")
     parser.add_argument("--at", type=float, metavar="SECONDS", help="the middle of the clip (the video's)")
@@ -42,7 +44,7 @@ def main() -> int:
     label = None if args.label is None else label_of(args.label, model.names)
     samples, failed = find_videos(args.videos, model.cfg), False
     paths = [sample.path for sample in samples]
-    overlays, sheets = (film.targets(args.output, paths, ending) for ending in (".mp4", ".png"))
+    overlays, sheets = (video_writer.targets(args.output, paths, ending) for ending in (".mp4", ".png"))
     board = _board(args.tensorboard) if args.tensorboard else None
     for sample, overlay, picture in zip(samples, overlays, sheets, strict=True):
         try:

@@ -13,10 +13,10 @@ import argparse
 
 from common import finish, model_parser, parse
 
-from slowfast_uniformer.apps import film
-from slowfast_uniformer.apps.export import ENDINGS, export
-from slowfast_uniformer.apps.inputs import find_videos
-from slowfast_uniformer.apps.trained import load_model
+from slowfast_uniformer.inference import video_writer
+from slowfast_uniformer.inference.export import ENDINGS, export
+from slowfast_uniformer.inference.inputs import find_videos
+from slowfast_uniformer.inference.predictor import load_model
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -29,7 +29,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    output = film.checked_output(args.output, [ENDINGS[args.format]])
+    output = video_writer.checked_output(args.output, [ENDINGS[args.format]])
     here = ["NUM_GPUS", 0, "TRAIN.MIXED_PRECISION", "none"]
     model = load_model(args.checkpoint, args.cfg, [*args.overrides, *here])
     videos = find_videos(args.check, model.cfg)

@@ -14,22 +14,18 @@ from functools import partial
 
 from common import finish, model_parser, parse
 
-from slowfast_uniformer import distributed
-from slowfast_uniformer.apps import film
-from slowfast_uniformer.apps.features import ENDINGS, extract
-from slowfast_uniformer.apps.trained import config_of
+from slowfast_uniformer.distributed import launch
+from slowfast_uniformer.inference import video_writer
+from slowfast_uniformer.inference.features import ENDINGS, extract
+from slowfast_uniformer.inference.predictor import config_of
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = model_parser(__doc__)
     parser.add_argument("--output", required=True, metavar="OUT.safetensors|OUT.parquet")
     parser.add_argument("--per-frame", action="store_true", help="features before the mean over time")
-    parser.add_argument(
-        "--workers", type=int, default=2, help="reading processes of each device (%(default)s)"
-    )
-    parser.add_argument(
-        "--init_method", default="", help="tcp://HOST:PORT of machine 0 (NUM_SHARDS, SHARD_ID)"
-    )
+    parser.add_argument("--workers", type=int, default=2, help="reading processes of each device (%(default)s)")
+    parser.add_argument("--init_method", default="", help="tcp://HOST:PORT of machine 0 (NUM_SHARDS, SHARD_ID)")
     args = parse(parser, argv)
     if args.workers < 0:
         parser.error("--workers: 0 or more")
@@ -38,11 +34,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    output = film.checked_output(args.output, ENDINGS)
+    output = video_writer.checked_output(args.output, ENDINGS)
     load = (args.checkpoint, args.cfg, args.overrides)
-    work = partial(extract, load=load, videos=args.videos, output=output, per_frame=args.per_frame,
-                   workers=args.workers)  # fmt: skip
-    distributed.launch(work, config_of(*load), args.init_method)
+    work = partial(
+        extract, load=load, videos=args.videos, output=output, per_frame=args.per_frame, workers=args.workers
+    )
+    launch.launch(work, config_of(*load), args.init_method)
 
 
 if __name__ == "__main__":

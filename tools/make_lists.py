@@ -90,24 +90,16 @@ def find_in_shards(root: Path, tars: list[Path], endings: set[str]) -> Videos:
     return videos
 
 
-def collect_shards(
-    root: Path, args: argparse.Namespace, endings: set[str]
-) -> tuple[list[str], dict[str, Videos]]:
+def collect_shards(root: Path, args: argparse.Namespace, endings: set[str]) -> tuple[list[str], dict[str, Videos]]:
     """`collect` for a folder of tar files. Where classes are labels, all keep their numbers."""
     found = {split: find_in_shards(root, tars, endings) for split, tars in shard_groups(root).items()}
-    lists = (
-        split_folder(found["all"], args)
-        if "all" in found
-        else {**found, "test": found.get("test", found["val"])}
-    )
+    lists = split_folder(found["all"], args) if "all" in found else {**found, "test": found.get("test", found["val"])}
     names = sorted({name for videos in lists.values() for name in videos})
     if not all(name.isdecimal() for name in names):
         return names, lists
     count = max((int(name) + 1 for name in names), default=0)
     file = root / "classes.txt"
-    given = (
-        file.read_text(encoding="utf-8").splitlines() if file.is_file() else [str(k) for k in range(count)]
-    )
+    given = file.read_text(encoding="utf-8").splitlines() if file.is_file() else [str(k) for k in range(count)]
     if len(given) < count:
         raise UserError(f"{file}: {len(given)} classes, but the tar files have label {count - 1}")
     named = {split: {given[int(k)]: paths for k, paths in videos.items()} for split, videos in lists.items()}
@@ -136,9 +128,7 @@ def split_folder(videos: Videos, args: argparse.Namespace) -> dict[str, Videos]:
     return lists
 
 
-def collect_folders(
-    root: Path, args: argparse.Namespace, endings: set[str]
-) -> tuple[list[str], dict[str, Videos]]:
+def collect_folders(root: Path, args: argparse.Namespace, endings: set[str]) -> tuple[list[str], dict[str, Videos]]:
     """`collect` for a folder of class folders; a class without videos is left out."""
     if subfolders(root / "train") and subfolders(root / "val"):
         print("train/ and val/ hold class folders: this is the split (--val, --test and --seed do not apply)")

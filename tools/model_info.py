@@ -9,8 +9,8 @@ from typing import Any
 
 from common import finish
 
-from slowfast_uniformer.apps.model_info import describe
-from slowfast_uniformer.config import files_and_overrides, load_config
+from slowfast_uniformer.analysis.model_cost import describe
+from slowfast_uniformer.config.load import load_config, split_cfg_arguments
 
 COLUMNS = {  # heading -> key of a row, and its unit
     "params M": ("params", 1e6),
@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("opts", nargs="*", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    args.cfg, args.opts = files_and_overrides(args.cfg, args.opts)
+    args.cfg, args.opts = split_cfg_arguments(args.cfg, args.opts)
     return args
 
 
@@ -57,18 +57,20 @@ def table(facts: dict[str, Any]) -> str:
     ]
     in_mib = {key: f"{size / 2**20:,.0f} MiB" for key, size in facts["memory"].items()}
     parts = ", ".join(f"{key} {in_mib[key]}" for key in ("weights", "optimizer", "ema", "ddp_buckets"))
-    return "\n".join([
-        f"{facts['model']}, one clip of {facts['frames']} frames of {facts['crop']} x {facts['crop']}: "
-        f"{facts['gflops']:,.2f} GFLOPs (a multiply-add counts once)",
-        f"{facts['params']:,} parameters, {facts['trainable']:,} trained, {facts['frozen']:,} frozen",
-        "",
-        *lines,
-        "",
-        "memory of one device, an estimate (buffers of single operations and allocator's slack left out):",
-        f"  a training step of {facts['memory']['batch']} clip(s): {in_mib['train_peak']} at the peak",
-        f"    in which {parts}, saved for the backward pass {facts['saved'] / 2**20:,.0f} MiB",
-        f"  evaluation of one clip: {in_mib['eval_peak']} at the peak",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            f"{facts['model']}, one clip of {facts['frames']} frames of {facts['crop']} x {facts['crop']}: "
+            f"{facts['gflops']:,.2f} GFLOPs (a multiply-add counts once)",
+            f"{facts['params']:,} parameters, {facts['trainable']:,} trained, {facts['frozen']:,} frozen",
+            "",
+            *lines,
+            "",
+            "memory of one device, an estimate (buffers of single operations and allocator's slack left out):",
+            f"  a training step of {facts['memory']['batch']} clip(s): {in_mib['train_peak']} at the peak",
+            f"    in which {parts}, saved for the backward pass {facts['saved'] / 2**20:,.0f} MiB",
+            f"  evaluation of one clip: {in_mib['eval_peak']} at the peak",
+        ]
+    )
 
 
 def main() -> None:

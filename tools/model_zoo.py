@@ -12,8 +12,8 @@ from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
-from slowfast_uniformer.apps.model_info import cost
-from slowfast_uniformer.config import load_config
+from slowfast_uniformer.analysis.model_cost import cost
+from slowfast_uniformer.config.load import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 TITLES = {
@@ -44,29 +44,27 @@ def recipes() -> dict[str, CfgNode]:
 
 def row(path: str, cfg: CfgNode, fact: dict, costs: dict) -> str:
     """The recipe's line in its table. `costs` keeps what is alike but for the classes."""
-    arguments = (str(cfg.UNIFORMER), str(cfg.UNIFORMERV2), cfg.MODEL.MODEL_NAME, cfg.DATA.NUM_FRAMES,
-                 cfg.DATA.TEST_CROP_SIZE, cfg.MODEL.NUM_CLASSES)  # fmt: skip
+    arguments = (
+        str(cfg.UNIFORMER),
+        str(cfg.UNIFORMERV2),
+        cfg.MODEL.MODEL_NAME,
+        cfg.DATA.NUM_FRAMES,
+        cfg.DATA.TEST_CROP_SIZE,
+        cfg.MODEL.NUM_CLASSES,
+    )
     if arguments not in costs:
         costs[arguments] = cost(cfg)
     parameters, gflops = costs[arguments]
     views = f"{cfg.DATA.NUM_FRAMES}x{cfg.TEST.NUM_SPATIAL_CROPS}x{cfg.TEST.NUM_ENSEMBLE_VIEWS}"
     figures = [fact["top1"] or "-", fact["top5"] or "-", f"{gflops:.1f}", f"{parameters / 1e6:.1f} M"]
-    cells = [
-        f"[{Path(path).stem}](../{path})",
-        cfg.MODEL.INIT_FROM,
-        views,
-        *figures,
-        fact["checkpoint"] or "-",
-    ]
+    cells = [f"[{Path(path).stem}](../{path})", cfg.MODEL.INIT_FROM, views, *figures, fact["checkpoint"] or "-"]
     return f"| {' | '.join(map(str, cells))} |"
 
 
 def commands(path: str, fact: dict) -> str:
     """The lines that train, test and fine-tune the recipe's model."""
     run, weights = f"python tools/run_net.py --cfg {path}", fact["checkpoint"] or f"{Path(path).stem}.pth"
-    tuning = (
-        f"MODEL.INIT_FROM {weights} MODEL.NUM_CLASSES 12 DATA.PATH_TO_DATA_DIR mine DATA.PATH_PREFIX mine"
-    )
+    tuning = f"MODEL.INIT_FROM {weights} MODEL.NUM_CLASSES 12 DATA.PATH_TO_DATA_DIR mine DATA.PATH_PREFIX mine"
     return f"""    {run}
     {run} TRAIN.ENABLE False TEST.CHECKPOINT_FILE_PATH {weights}
     {run} configs/custom/own_videos.yaml {tuning}

@@ -11,14 +11,22 @@ from typing import Any
 
 from common import finish
 
-from slowfast_uniformer.apps import plan
-from slowfast_uniformer.config import files_and_overrides, load_config
+from slowfast_uniformer.analysis import plan
+from slowfast_uniformer.config.load import load_config, split_cfg_arguments
 
-PARTS = {"parameters": "parameters", "gradients": "gradients", "optimizer": "optimizer state",
-         "moving_average": "moving average", "buckets": "DDP's buckets",
-         "gathered": "blocks gathered"}  # fmt: skip
-RECOMPUTED = {"none": "nothing recomputed", "configured": "CHECKPOINT_NUM as configured",
-              "all": "every block recomputed"}  # fmt: skip
+PARTS = {
+    "parameters": "parameters",
+    "gradients": "gradients",
+    "optimizer": "optimizer state",
+    "moving_average": "moving average",
+    "buckets": "DDP's buckets",
+    "gathered": "blocks gathered",
+}
+RECOMPUTED = {
+    "none": "nothing recomputed",
+    "configured": "CHECKPOINT_NUM as configured",
+    "all": "every block recomputed",
+}
 
 
 def number(kind: type) -> Any:
@@ -44,9 +52,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--nodes", type=whole, help="machines (NUM_SHARDS)")
     parser.add_argument("--gpus-per-node", type=whole, help="GPUs of each (NUM_GPUS)")
     parser.add_argument(
-        "--bandwidth", type=real, default=plan.Hardware.bandwidth,
+        "--bandwidth",
+        type=real,
+        default=plan.Hardware.bandwidth,
         help="GB/s of a rank to the others, each way (%(default)s: 200 Gbit/s for each GPU)",
-    )  # fmt: skip
+    )
     parser.add_argument("--gpu-memory", type=real, help="GB of a GPU")
     parser.add_argument(
         "--gpu-tflops", type=real, help="TFLOP/s that a GPU achieves (multiply and add are two), not its peak"
@@ -54,16 +64,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--step-seconds", type=real, help="how long a step takes, where you know it")
     parser.add_argument("--videos", type=whole, help="videos of the train list, where it is not here")
     parser.add_argument(
-        "--check", action="store_true",
+        "--check",
+        action="store_true",
         help="measure memory on this CPU and compare; without --cfg, of three small models",
-    )  # fmt: skip
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.add_argument("opts", nargs="*", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if not args.cfg and not args.check:
         parser.error("the following arguments are required: --cfg")
     if args.cfg:
-        args.cfg, args.opts = files_and_overrides(args.cfg, args.opts)
+        args.cfg, args.opts = split_cfg_arguments(args.cfg, args.opts)
     return args
 
 
@@ -81,8 +92,18 @@ def checked(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows of `plan.check`: of the config given, or of the small models."""
     if not args.cfg:
         return plan.check(plan.small_configs())
-    fresh = ["NUM_GPUS", 0, "NUM_SHARDS", 1, "TRAIN.AUTO_RESUME", False, "TRAIN.CHECKPOINT_FILE_PATH", "",
-             "MODEL.INIT_FROM", ""]  # fmt: skip
+    fresh = [
+        "NUM_GPUS",
+        0,
+        "NUM_SHARDS",
+        1,
+        "TRAIN.AUTO_RESUME",
+        False,
+        "TRAIN.CHECKPOINT_FILE_PATH",
+        "",
+        "MODEL.INIT_FROM",
+        "",
+    ]
     return plan.check({args.cfg[-1]: load_config(args.cfg, [*args.opts, *fresh])})
 
 
@@ -96,23 +117,25 @@ def text(facts: dict[str, Any]) -> str:
     rate, steps, batch = facts["learning_rate"], facts["steps"], facts["batch"]
     same = abs(rate["applied"] / rate["linear"] - 1) < 1e-6
     files = facts["checkpoints"]
-    return "\n".join([
-        f"{facts['model']} on {facts['gpus']} GPUs of {facts['machines']} machine(s), {facts['parallel']}, "
-        f"mixed precision {facts['precision']}",
-        f"global batch {batch['videos']} videos, {batch['videos_per_gpu']} a GPU; at once "
-        f"{batch['clips_at_once']} clip(s)",
-        f"learning rate {rate['applied']:g}; linear from the recipe's {rate['recipe']:g} at "
-        f"{rate['recipe_videos']} videos: {rate['linear']:g}{'' if same else ' - set SOLVER.BASE_LR'}",
-        f"{steps['videos']:,} videos ({steps['source']}): {steps['per_epoch']:,} steps an epoch, "
-        f"{steps['total']:,} in {steps['epochs']} epochs",
-        "",
-        *memory(facts["memory"]),
-        "",
-        *time(facts),
-        "",
-        f"checkpoints: {size(files['bytes'])} each, {files['files']} kept, {size(files['total'])} in all",
-        *verdict(facts["memory"]),
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            f"{facts['model']} on {facts['gpus']} GPUs of {facts['machines']} machine(s), {facts['parallel']}, "
+            f"mixed precision {facts['precision']}",
+            f"global batch {batch['videos']} videos, {batch['videos_per_gpu']} a GPU; at once "
+            f"{batch['clips_at_once']} clip(s)",
+            f"learning rate {rate['applied']:g}; linear from the recipe's {rate['recipe']:g} at "
+            f"{rate['recipe_videos']} videos: {rate['linear']:g}{'' if same else ' - set SOLVER.BASE_LR'}",
+            f"{steps['videos']:,} videos ({steps['source']}): {steps['per_epoch']:,} steps an epoch, "
+            f"{steps['total']:,} in {steps['epochs']} epochs",
+            "",
+            *memory(facts["memory"]),
+            "",
+            *time(facts),
+            "",
+            f"checkpoints: {size(files['bytes'])} each, {files['files']} kept, {size(files['total'])} in all",
+            *verdict(facts["memory"]),
+        ]
+    )
 
 
 def memory(facts: dict[str, Any]) -> list[str]:

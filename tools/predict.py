@@ -17,10 +17,11 @@ from typing import Any
 
 from common import finish, model_parser, parse, the_model
 
-from slowfast_uniformer.apps import film
-from slowfast_uniformer.apps.inputs import find_videos
-from slowfast_uniformer.apps.predict import (
-    Answer,
+from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.inference import video_writer
+from slowfast_uniformer.inference.inputs import find_videos
+from slowfast_uniformer.inference.predict import (
+    VideoPrediction,
     as_csv,
     as_json,
     as_text,
@@ -29,9 +30,8 @@ from slowfast_uniformer.apps.predict import (
     overlay,
     predict,
 )
-from slowfast_uniformer.apps.trained import Trained
-from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.log import progress
+from slowfast_uniformer.inference.predictor import Predictor
+from slowfast_uniformer.runs.log import progress
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -43,9 +43,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--overlay", metavar="OUT.mp4|FOLDER", help="write the videos with their classes on")
     parser.add_argument("--picture", metavar="OUT.png|FOLDER", help="write timelines as pictures")
     parser.add_argument(
-        "--longer-than", type=float, default=30.0, metavar="SECONDS",
-        help="videos that get a timeline (%(default)s)",
-    )  # fmt: skip
+        "--longer-than", type=float, default=30.0, metavar="SECONDS", help="videos that get a timeline (%(default)s)"
+    )
     parser.add_argument("--window", type=float, metavar="SECONDS", help="of a timeline (a clip's length)")
     parser.add_argument("--step", type=float, metavar="SECONDS", help="between windows (half of one)")
     parser.add_argument("--workers", type=int, default=0, help="reading processes (%(default)s: this one)")
@@ -55,12 +54,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def answers(args: argparse.Namespace, model: Trained, failed: list[str]) -> Iterator[dict[str, Any]]:
+def answers(args: argparse.Namespace, model: Predictor, failed: list[str]) -> Iterator[dict[str, Any]]:
     """The rows to print, one after another; pictures and overlays are written on the way."""
     samples = find_videos(args.videos, model.cfg)
     paths = [sample.path for sample in samples]
-    overlays = film.targets(args.overlay, paths, ".mp4") if args.overlay else None
-    pictures = film.targets(args.picture, paths, ".png") if args.picture else None
+    overlays = video_writer.targets(args.overlay, paths, ".mp4") if args.overlay else None
+    pictures = video_writer.targets(args.picture, paths, ".png") if args.picture else None
     longer_than = 0.0 if pictures else args.longer_than
     found = predict(model, samples, args.topk, longer_than, args.window, args.step, args.workers)
     if args.json or args.csv:
@@ -72,7 +71,7 @@ def answers(args: argparse.Namespace, model: Trained, failed: list[str]) -> Iter
             if pictures and answer.spans:
                 draw_timeline(answer.spans, model.names, pictures[number], answer.row["video"])
         except UserError as error:
-            answer = Answer(answer.row | {"error": str(error)}, None, [])
+            answer = VideoPrediction(answer.row | {"error": str(error)}, None, [])
         if "error" in answer.row:
             failed.append(answer.row["error"])
         yield answer.row

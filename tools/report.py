@@ -9,7 +9,7 @@ import argparse
 
 from common import finish
 
-from slowfast_uniformer.apps.report import report
+from slowfast_uniformer.analysis.report import report
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from common import finish
 
-from slowfast_uniformer.apps.slurm import Job, script, submit
-from slowfast_uniformer.config import files_and_overrides
+from slowfast_uniformer.config.load import split_cfg_arguments
+from slowfast_uniformer.distributed.slurm import Job, script, submit
 
 PROGRAM = Path(__file__).resolve().with_name("run_net.py")
 
@@ -35,12 +35,16 @@ def parse_args() -> argparse.Namespace:
     ask.add_argument("--name", default="", help="of the job (the first config's)")
     ask.add_argument("--setup", action="append", default=[], help="shell line to run first; may be repeated")
     ask.add_argument(
-        "--sbatch", dest="options", action="append", default=[], metavar="OPTION",
+        "--sbatch",
+        dest="options",
+        action="append",
+        default=[],
+        metavar="OPTION",
         help="further option of sbatch, as exclusive or constraint=a100; may be repeated",
-    )  # fmt: skip
+    )
     parser.add_argument("opts", nargs="*", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    args.cfg, args.opts = files_and_overrides(args.cfg, args.opts)
+    args.cfg, args.opts = split_cfg_arguments(args.cfg, args.opts)
     args.job = Job(**{name: getattr(args, name) for name in Job.__dataclass_fields__})
     return args
 

@@ -243,3 +243,15 @@ def class_names(cfg: CfgNode) -> list[str] | None:
     if len(names) != cfg.MODEL.NUM_CLASSES:
         raise UserError(f"{path}: {len(names)} class names, but MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}")
     return names
+
+
+def check_same_classes(theirs: list[str] | None, ours: list[str] | None, path: str) -> None:
+    """Refuse weights whose class names differ from the data's: every answer would carry the wrong name."""
+    if theirs and ours and list(theirs) != list(ours):
+        at = next(
+            (i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), min(len(theirs), len(ours))
+        )
+        raise UserError(
+            f"{path}: its class names differ from the data's, first at label {at}. Give the lists the "
+            "checkpoint's order of classes, or correct DATA.CLASS_NAMES"
+        )

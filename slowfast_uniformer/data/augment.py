@@ -112,9 +112,13 @@ class _Clip:
         return self
 
     def transform(
-        self, size: tuple[int, int], _method: Image.Transform, matrix: list[float],
-        resample: Image.Resampling, fillcolor: tuple[int, int, int],
-    ) -> "_Clip":  # fmt: skip
+        self,
+        size: tuple[int, int],
+        _method: Image.Transform,
+        matrix: list[float],
+        resample: Image.Resampling,
+        fillcolor: tuple[int, int, int],
+    ) -> "_Clip":
         return _Clip(affine(self.frames, matrix, resample, fillcolor))
 
 
@@ -126,10 +130,7 @@ def affine(
     lies outside."""
     count, height, width, channels = frames.shape
     a, b, c, d, e, f = matrix
-    x, y = (
-        torch.arange(width, dtype=torch.float64) + 0.5,
-        torch.arange(height, dtype=torch.float64)[:, None] + 0.5,
-    )
+    x, y = (torch.arange(width, dtype=torch.float64) + 0.5, torch.arange(height, dtype=torch.float64)[:, None] + 0.5)
     x, y = (a * x + b * y + c).flatten(), (d * x + e * y + f).flatten()
     (columns, across), (rows, down) = _taps(x, width, resample), _taps(y, height, resample)
     sources = (rows[:, :, None] * width + columns[:, None]).flatten(1)
@@ -154,9 +155,7 @@ def _swapped(values: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(values.view("V3")[..., 0].T)[..., None].view(np.uint8)
 
 
-def _taps(
-    position: torch.Tensor, length: int, resample: Image.Resampling
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _taps(position: torch.Tensor, length: int, resample: Image.Resampling) -> tuple[torch.Tensor, torch.Tensor]:
     """Which of `length` pixels in a line make the value at each position (N), and their weights, both (N, k),
     without those that make none; the outermost go on beyond the ends. Bicubic is Keys's kernel with a = -1,
     as in Pillow."""

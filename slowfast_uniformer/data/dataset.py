@@ -9,11 +9,14 @@ import torch
 from fvcore.common.config import CfgNode
 from torch.utils.data import Dataset
 
-from slowfast_uniformer.data import annotations, faults, sampling, shards
-from slowfast_uniformer.data.decode import FrameFolder, Video, VideoError, opener
-from slowfast_uniformer.data.mirror import mirrored
+from slowfast_uniformer.data import annotations, sampling, shards
+from slowfast_uniformer.data.decode import Video
+from slowfast_uniformer.data.flip_labels import flipped_labels
+from slowfast_uniformer.data.open_video import video_opener
 from slowfast_uniformer.data.transforms import TrainTransform, ViewTransform
-from slowfast_uniformer.rng import mix, seeded
+from slowfast_uniformer.data.video import FrameFolder, VideoError
+from slowfast_uniformer.data.workers import CurrentFiles
+from slowfast_uniformer.seeding import mix, seeded
 
 
 class VideoDataset(Dataset):
@@ -33,15 +36,15 @@ class VideoDataset(Dataset):
         self.split = split
         self.samples = annotations.load(cfg, split) if samples is None else samples
         self.bad_files: dict[str, str] = {}  # path -> cause of what training passes over
-        self.in_hand = faults.InHand(cfg.DATA_LOADER.NUM_WORKERS)
-        self.open_video = opener(cfg.DATA.DECODER, cfg.DATA.READ_TIMEOUT)
+        self.in_hand = CurrentFiles(cfg.DATA_LOADER.NUM_WORKERS)
+        self.open_video = video_opener(cfg.DATA.DECODER, cfg.DATA.READ_TIMEOUT)
         self.sampling = annotations.format_of(cfg, split).sampling
         self.temporal_views = cfg.TEST.NUM_ENSEMBLE_VIEWS if split == "test" else 1
         self.spatial_crops = cfg.TEST.NUM_SPATIAL_CROPS if split == "test" else 1
         crop_size = cfg.DATA.TEST_CROP_SIZE if split == "test" else cfg.DATA.TRAIN_CROP_SIZE
         self.transform = TrainTransform(cfg) if split == "train" else ViewTransform(cfg, crop_size)
         aware = split == "train" and cfg.DATA.FLIP_LABELS
-        self.mirrored = mirrored(cfg, annotations.class_names(cfg)) if aware else None
+        self.mirrored = flipped_labels(cfg, annotations.class_names(cfg)) if aware else None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -125,9 +128,7 @@ class VideoDataset(Dataset):
         pairs = [self._flip(clip, sample.label) for clip in clips]
         return [clip for clip, _ in pairs], [self._target(label) for _, label in pairs]
 
-    def _flip(
-        self, clip: torch.Tensor, label: int | tuple[int, ...]
-    ) -> tuple[torch.Tensor, int | tuple[int, ...]]:
+    def _flip(self, clip: torch.Tensor, label: int | tuple[int, ...]) -> tuple[torch.Tensor, int | tuple[int, ...]]:
         """With DATA.FLIP_LABELS: the clip or, half the time, its mirror image and what that shows."""
         if self.mirrored is None or np.random.uniform() >= 0.5:
             return clip, label

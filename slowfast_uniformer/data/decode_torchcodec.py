@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from slowfast_uniformer.data.decode import READ_TIMEOUT, OpenFile, VideoError, VideoInfo, _Source
+from slowfast_uniformer.data.video import READ_TIMEOUT, OpenFile, VideoError, VideoInfo, VideoSource
 from slowfast_uniformer.errors import UserError
 
 
@@ -32,7 +32,7 @@ def check() -> None:
         )
 
 
-class TorchCodecVideo(_Source):
+class TorchCodecVideo(VideoSource):
     """As `decode.Video`, but `timeout` counts only between frames: no call of torchcodec is cut short."""
 
     def __init__(self, path: str | os.PathLike, open_file: OpenFile = None, timeout: float = READ_TIMEOUT):

@@ -11,8 +11,8 @@ import torch
 from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader, Sampler
 
-from slowfast_uniformer import distributed, interrupt
 from slowfast_uniformer.data.dataset import VideoDataset
+from slowfast_uniformer.distributed import signals, topology
 from slowfast_uniformer.errors import UserError
 
 
@@ -67,12 +67,12 @@ class Loader(DataLoader):
         super().__init__(*args, worker_init_fn=_begin_worker, **options)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        with interrupt.held():
+        with signals.block_signals():
             return super().__iter__()
 
 
 def _begin_worker(_: int) -> None:
-    interrupt.ignore()
+    signals.ignore_signals()
 
 
 def _end_workers() -> None:
@@ -88,22 +88,19 @@ def build_loader(cfg: CfgNode, split: str) -> Loader:
     """The loader of a split for this rank: shuffled whole batches to train, every video once to evaluate."""
     dataset = VideoDataset(cfg, split)
     train = split == "train"
-    devices = distributed.local_size()
+    devices = topology.local_world_size()
     if train:
         if cfg.TRAIN.BATCH_SIZE % devices:
-            raise UserError(
-                f"TRAIN.BATCH_SIZE: {cfg.TRAIN.BATCH_SIZE} cannot be divided among {devices} processes"
-            )
+            raise UserError(f"TRAIN.BATCH_SIZE: {cfg.TRAIN.BATCH_SIZE} cannot be divided among {devices} processes")
         batch = cfg.TRAIN.BATCH_SIZE // devices
     else:  # TEST.BATCH_SIZE counts clips; a video's views stay together
         batch = max(1, cfg.TEST.BATCH_SIZE // devices // dataset.views)
-    world = distributed.world_size()
+    world = topology.world_size()
     if train and len(dataset) < batch * world:
         raise UserError(
-            f"TRAIN.BATCH_SIZE: the train list has {len(dataset)} videos, "
-            f"fewer than one batch of {batch * world}"
+            f"TRAIN.BATCH_SIZE: the train list has {len(dataset)} videos, fewer than one batch of {batch * world}"
         )
-    sampler = EpochSampler(len(dataset), distributed.rank(), world, shuffle=train, seed=cfg.RNG_SEED)
+    sampler = EpochSampler(len(dataset), topology.rank(), world, shuffle=train, seed=cfg.RNG_SEED)
     return loader_of(dataset, sampler, batch)
 
 

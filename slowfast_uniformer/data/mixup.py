@@ -44,9 +44,7 @@ class Mixup:
     def from_config(cls, cfg: CfgNode) -> "Mixup":
         """Read MIXUP and MODEL.NUM_CLASSES."""
         m = cfg.MIXUP
-        return cls(
-            m.ALPHA, m.CUTMIX_ALPHA, m.PROB, m.SWITCH_PROB, m.LABEL_SMOOTH_VALUE, cfg.MODEL.NUM_CLASSES
-        )
+        return cls(m.ALPHA, m.CUTMIX_ALPHA, m.PROB, m.SWITCH_PROB, m.LABEL_SMOOTH_VALUE, cfg.MODEL.NUM_CLASSES)
 
     def __call__(self, clips: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mixed clips (B, 3, T, H, W) and targets (B, num_classes); `clips` itself is left as it is."""

@@ -43,12 +43,7 @@ def dense(
 
 
 def sparse(
-    total: float,
-    num_frames: int,
-    view: int | None = None,
-    num_views: int = 1,
-    start: int = 0,
-    last: int | None = None,
+    total: float, num_frames: int, view: int | None = None, num_views: int = 1, start: int = 0, last: int | None = None
 ) -> np.ndarray:
     """Frame numbers (num_frames,), one in each of num_frames equal segments (TSN, arXiv 1608.00859).
 

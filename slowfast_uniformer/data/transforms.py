@@ -56,9 +56,7 @@ def _random_sides(area: float, part: Iterable[float], ratio: Iterable[float]) ->
     return round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
 
 
-def random_box(
-    height: int, width: int, part: Iterable[float], ratio: Iterable[float]
-) -> tuple[int, int, int, int]:
+def random_box(height: int, width: int, part: Iterable[float], ratio: Iterable[float]) -> tuple[int, int, int, int]:
     """A random box (top, left, height, width) that has a `part` (from, to) of the frame's area and is `ratio`
     (from, to) times as wide as high (arXiv 1409.4842, section 6); after ten that do not fit, the largest in
     the centre that does."""
@@ -140,7 +138,7 @@ class TrainTransform:
         self.flip = data.RANDOM_FLIP and not data.FLIP_LABELS  # that needs the label: data/dataset.py
         self.augment = None
         if aug.ENABLE and aug.AA_TYPE:
-            from slowfast_uniformer.data.augment import clip_augment  # timm takes seconds to import
+            from slowfast_uniformer.data.augment import clip_augment
 
             self.augment = clip_augment(aug.AA_TYPE, aug.INTERPOLATION)
         self.erasing = (aug.RE_PROB, aug.RE_MODE, aug.RE_COUNT) if aug.ENABLE and aug.RE_PROB > 0 else None

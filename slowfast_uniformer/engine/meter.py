@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from slowfast_uniformer import distributed
-from slowfast_uniformer.log import Log
+from slowfast_uniformer.distributed import collectives, topology
+from slowfast_uniformer.runs.recorder import Recorder
 
 if TYPE_CHECKING:
-    from slowfast_uniformer.engine.run import Run
-    from slowfast_uniformer.engine.train import Step
+    from slowfast_uniformer.engine.state import RunState
+    from slowfast_uniformer.engine.step import StepResult
 
 
 class Meter:
     """Figures of one epoch's steps: since the last line, and since the epoch began."""
 
-    def __init__(self, run: "Run", steps: int, log: Log):
+    def __init__(self, run: "RunState", steps: int, log: Recorder):
         self.run, self.steps, self.log = run, steps, log
         epoch, window = run.sums or (None, None)  # of the part of the epoch before a run was continued
         self.epoch, self.window = Sums(epoch), Sums(window)
 
-    def add(self, batch: dict, step: "Step", waited: float) -> None:
+    def add(self, batch: dict, step: "StepResult", waited: float) -> None:
         for sums in (self.epoch, self.window):
             sums.add(batch, step, waited)
 
@@ -74,7 +74,7 @@ class Sums:
     def seconds(self) -> float:
         return time.perf_counter() - self.start
 
-    def add(self, batch: dict, step: "Step", waited: float) -> None:
+    def add(self, batch: dict, step: "StepResult", waited: float) -> None:
         self.hard_labels = step.correct is not None
         none = torch.zeros_like(step.loss)
         loss, norm = (step.loss, step.norm) if step.updated else (none, none)
@@ -85,8 +85,8 @@ class Sums:
 
     def figures(self, device: torch.device) -> dict[str, float]:
         """Mean loss and gradient norm of updates, accuracy, clips per second, waiting; collective."""
-        seconds, world = self.seconds(), distributed.world_size()
-        values = distributed.average(self.read().to(device)).tolist()
+        seconds, world = self.seconds(), topology.world_size()
+        values = collectives.all_reduce_mean(self.read().to(device)).tolist()
         updates, loss, norm, clips, hits, errors, waited = values
         return {
             "loss": loss / updates if updates else math.nan,
@@ -98,7 +98,7 @@ class Sums:
         }
 
 
-def shared_out(states: list[Any], world: int, rank: int) -> Any:
+def reshard(states: list[Any], world: int, rank: int) -> Any:
     """Of the `Meter.state` of all ranks of an earlier run, what this one goes on from. With as many ranks
     each takes its own; otherwise rank 0 takes the sums of all, which are what counts."""
     if len(states) == world:

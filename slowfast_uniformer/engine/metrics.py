@@ -47,10 +47,12 @@ def average_precisions(probabilities: Tensor, labels: Tensor) -> Tensor:
     multi-hot labels (V, K); nan for a class without a video."""
     from torchmetrics.functional.classification import binary_average_precision
 
-    return torch.tensor([
-        100.0 * binary_average_precision(scores, hits.clamp(min=0)).item() if (hits > 0).any() else math.nan
-        for scores, hits in zip(probabilities.T, labels.T, strict=True)
-    ])  # fmt: skip
+    return torch.tensor(
+        [
+            100.0 * binary_average_precision(scores, hits.clamp(min=0)).item() if (hits > 0).any() else math.nan
+            for scores, hits in zip(probabilities.T, labels.T, strict=True)
+        ]
+    )
 
 
 def mean_average_precision(probabilities: Tensor, labels: Tensor) -> float:
@@ -194,7 +196,4 @@ class VideoAggregator:
     def counts(self) -> dict[str, float | int]:
         """`coverage`, the per cent of videos that are answered from all their views, and `num_videos`."""
         total = len(self.labels)
-        return {
-            "coverage": 100.0 * int((self._complete & ~self._failed).sum()) / total,
-            "num_videos": total,
-        }
+        return {"coverage": 100.0 * int((self._complete & ~self._failed).sum()) / total, "num_videos": total}

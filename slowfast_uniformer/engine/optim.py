@@ -62,16 +62,12 @@ def _lr_factors(model: nn.Module, solver: CfgNode) -> dict[str, float]:
     factors = _layer_factors(model, solver)
     if solver.BACKBONE_LR_RATIO != 1.0:
         if not hasattr(model, "image_backbone"):
-            raise UserError(
-                f"SOLVER.BACKBONE_LR_RATIO: {type(model).__name__} has no image ViT; set it to 1.0"
-            )
+            raise UserError(f"SOLVER.BACKBONE_LR_RATIO: {type(model).__name__} has no image ViT; set it to 1.0")
         for name in model.image_backbone():
             factors[name] *= solver.BACKBONE_LR_RATIO
     for part in solver.SPECIAL_LIST:
         if not any(part in name for name in factors):
-            raise UserError(
-                f"SOLVER.SPECIAL_LIST: no parameter of {type(model).__name__} is called like {part!r}"
-            )
+            raise UserError(f"SOLVER.SPECIAL_LIST: no parameter of {type(model).__name__} is called like {part!r}")
     special = [name for name in factors if any(part in name for part in solver.SPECIAL_LIST)]
     return factors | {name: factors[name] * solver.SPECIAL_RATIO for name in special}
 

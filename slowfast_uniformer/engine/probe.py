@@ -10,11 +10,11 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from slowfast_uniformer import distributed, interrupt
-from slowfast_uniformer.data.faults import guarded
-from slowfast_uniformer.engine.test import autocast
+from slowfast_uniformer.data.workers import worker_errors_explained
+from slowfast_uniformer.distributed import collectives, signals, status, topology
+from slowfast_uniformer.engine.step import autocast
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.log import progress
+from slowfast_uniformer.runs.log import progress
 
 logger = logging.getLogger(__name__)
 
@@ -28,16 +28,16 @@ def fit_classifiers(net: nn.Module, loader: DataLoader, cfg: CfgNode) -> None:
     passes = cfg.MODEL.PROBE_EPOCHS
     logger.info("MODEL.INIT_HEAD probe: reading %d videos %d times", len(loader.dataset), passes)
     read, targets = _read(net, loader, cfg)
-    if any(distributed.gather(interrupt.asked())):
-        raise interrupt.Interrupted("a signal has come")
-    parts = distributed.gather((read, targets))
+    if any(collectives.all_gather_objects(signals.stop_requested())):
+        raise signals.Interrupted("a signal has come")
+    parts = collectives.all_gather_objects((read, targets))
     if not all(rows for rows, _ in parts):
         raise UserError("MODEL.INIT_HEAD probe: no training video can be read. Check DATA.PATH_PREFIX")
     targets = torch.cat([each for _, own in parts for each in own])
     for name in parts[0][0]:
         rows = torch.cat([each for own, _ in parts for each in own[name]])
         fitted = logistic_regression(rows, targets, cfg.MODEL.NUM_CLASSES, 1 / passes)
-        weight, bias = distributed.from_main(fitted)
+        weight, bias = collectives.broadcast_object(fitted)
         head = net.get_submodule(name)
         with torch.no_grad():
             head.weight.copy_(weight)
@@ -46,8 +46,10 @@ def fit_classifiers(net: nn.Module, loader: DataLoader, cfg: CfgNode) -> None:
         right = targets.gather(1, right[:, None]) if targets.ndim > 1 else right == targets
         logger.info(
             "MODEL.INIT_HEAD probe: %s fitted to %d clips, of which it has %.1f %% right",
-            name, len(rows), 100 * right.float().mean(),
-        )  # fmt: skip
+            name,
+            len(rows),
+            100 * right.float().mean(),
+        )
 
 
 @torch.no_grad()
@@ -64,17 +66,17 @@ def _read(net: nn.Module, loader: DataLoader, cfg: CfgNode) -> tuple[dict[str, l
         for name in net.classifier
     ]
     net.eval()
-    device, sampler = distributed.device(cfg), loader.sampler
+    device, sampler = topology.device(cfg), loader.sampler
     for epoch in range(cfg.MODEL.PROBE_EPOCHS):
         sampler.epoch, sampler.start = epoch, 0
-        for batch in progress(guarded(loader, cfg), len(loader), f"probe {epoch + 1}"):
-            if interrupt.asked():
+        for batch in progress(worker_errors_explained(loader, cfg), len(loader), f"probe {epoch + 1}"):
+            if signals.stop_requested():
                 break
             if batch["clips"] is not None:
                 with autocast(cfg, device):
                     net(batch["clips"].to(device, non_blocking=True))
                 targets.append(batch["labels"])
-            distributed.doing("loading for the probe")
+            status.set_status("loading for the probe")
     for handle in handles:
         handle.remove()
     return rows, targets
@@ -96,8 +98,7 @@ def logistic_regression(rows: Tensor, targets: Tensor, classes: int, weight: flo
     loss, wanted = F.cross_entropy, targets
     if targets.ndim > 1:
         loss, wanted = F.binary_cross_entropy_with_logits, targets.to(x.dtype)
-    solver = torch.optim.LBFGS(layer.parameters(), max_iter=1000, tolerance_change=1e-12,
-                               line_search_fn="strong_wolfe")  # fmt: skip
+    solver = torch.optim.LBFGS(layer.parameters(), max_iter=1000, tolerance_change=1e-12, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         solver.zero_grad()

@@ -4,99 +4,52 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader
 
-from slowfast_uniformer import checkpoint, distributed, interrupt, rng
+from slowfast_uniformer import seeding
 from slowfast_uniformer.data import annotations
-from slowfast_uniformer.data.faults import BadFiles, guarded
+from slowfast_uniformer.data.bad_videos import BadFiles
 from slowfast_uniformer.data.loader import build_loader
 from slowfast_uniformer.data.mixup import Mixup
 from slowfast_uniformer.data.transforms import to_display
+from slowfast_uniformer.data.workers import worker_errors_explained
+from slowfast_uniformer.distributed import collectives, signals, status, topology
 from slowfast_uniformer.engine.meter import Meter
 from slowfast_uniformer.engine.metrics import VideoAggregator
-from slowfast_uniformer.engine.optim import clip_gradients, lr_at, set_lr
+from slowfast_uniformer.engine.optim import lr_at, set_lr
 from slowfast_uniformer.engine.probe import fit_classifiers
-from slowfast_uniformer.engine.run import Run, begin
-from slowfast_uniformer.engine.test import autocast, evaluate, features
+from slowfast_uniformer.engine.state import RunState, start_run
+from slowfast_uniformer.engine.step import StepResult, training_step
+from slowfast_uniformer.engine.test import evaluate, features
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.log import Log, append, progress
+from slowfast_uniformer.runs import checkpoints
+from slowfast_uniformer.runs.files import append_json_lines
+from slowfast_uniformer.runs.log import progress
+from slowfast_uniformer.runs.recorder import Recorder
 
 logger = logging.getLogger(__name__)
 
 
-class Step(NamedTuple):
-    """What a step did: the batch's loss, gradient norm before clipping, whether the update took place, and
-    how many labels were hit (None where targets are soft)."""
-
-    loss: torch.Tensor
-    norm: torch.Tensor
-    updated: bool
-    correct: torch.Tensor | None
-
-
-def training_step(run: Run, clips: torch.Tensor, targets: torch.Tensor) -> Step:
-    """Forward, backward, update: clips (N, 3, T, H, W), targets (N,) labels or (N, K) probabilities (with
-    DATA.MULTI_LABEL of each class by itself).
-
-    A step whose loss or gradient is not finite leaves weights, optimizer and batch-norm statistics as they
-    were.
-    """
-    cfg = run.cfg
-    criterion = F.binary_cross_entropy_with_logits if cfg.DATA.MULTI_LABEL else F.cross_entropy
-    buffers = [buffer.clone() for buffer in run.net.buffers()]
-    parts = list(zip(clips.chunk(cfg.TRAIN.ACCUM_STEPS), targets.chunk(cfg.TRAIN.ACCUM_STEPS), strict=True))
-    total, correct = torch.zeros(2, device=run.device)
-    for number, (x, y) in enumerate(parts, 1):
-        x, y = x.to(run.device, non_blocking=True), y.to(run.device, non_blocking=True)
-        distributed.sync_gradients(run.model, number == len(parts))  # they are sent with the last part
-        with autocast(cfg, run.device):
-            output = run.model(x)
-        heads = output if isinstance(output, tuple) else (output,)
-        loss = torch.stack([criterion(head.float(), y) for head in heads]).mean()
-        loss = loss * len(x) / len(clips)
-        run.scaler.scale(loss).backward()
-        total += loss.detach()
-        correct += (heads[0].argmax(1) == y).sum() if y.ndim == 1 else 0
-    run.scaler.unscale_(run.optimizer)
-    norm = distributed.whole(clip_gradients(run.net.parameters(), cfg.SOLVER.CLIP_GRADIENT))
-    # Equal on all ranks, as the gradient is, which a bad loss spoils. The only time that a step waits for its
-    # device (docs/performance.md says why).
-    finite = bool(torch.isfinite(norm))
-    run.saver.staged()
-    if finite:
-        run.scaler.step(run.optimizer)
-        if run.ema is not None and run.epoch >= cfg.MODEL.EMA_EPOCH:
-            run.ema.update_parameters(run.net)
-    else:
-        for buffer, before in zip(run.net.buffers(), buffers, strict=True):
-            buffer.copy_(before)
-    run.scaler.update()
-    run.optimizer.zero_grad(set_to_none=True)
-    run.step += 1
-    return Step(total, norm, finite, correct if targets.ndim == 1 else None)
-
-
-def train_one_epoch(run: Run, loader: DataLoader, mixup: Mixup | None, log: Log) -> None:
+def train_one_epoch(run: RunState, loader: DataLoader, mixup: Mixup | None, log: Recorder) -> None:
     """Take the steps that are left of epoch `run.epoch`. Raises Interrupted between two of them where a
     signal has come."""
     cfg, sampler = run.cfg, loader.sampler
     run.model.train()
     sampler.epoch, sampler.start = run.epoch, run.seen
-    batch_of_all = loader.batch_size * distributed.world_size()
+    batch_of_all = loader.batch_size * topology.world_size()
     videos = run.seen + len(loader) * batch_of_all  # that the epoch takes
-    scale = distributed.machines() if cfg.SOLVER.BASE_LR_SCALE_NUM_SHARDS else 1
+    scale = topology.num_machines() if cfg.SOLVER.BASE_LR_SCALE_NUM_SHARDS else 1
     run.meter, last = Meter(run, run.iter + len(loader), log), run.iter + len(loader)
     bad_files = BadFiles(cfg.OUTPUT_DIR, (sample.path for sample in loader.dataset.samples))
     loader.dataset.bad_files |= bad_files.causes
-    for batch, waited in timed(progress(guarded(loader, cfg), len(loader), f"epoch {run.epoch + 1}")):
-        distributed.doing(f"step {run.step + 1}")
+    for batch, waited in timed(progress(worker_errors_explained(loader, cfg), len(loader), f"epoch {run.epoch + 1}")):
+        status.set_status(f"step {run.step + 1}")
         note_bad_videos(cfg, batch, bad_files)
-        rng.seed_all(cfg.RNG_SEED, run.epoch, run.iter, distributed.rank())
+        seeding.seed_all(cfg.RNG_SEED, run.epoch, run.iter, topology.rank())
         clips, targets = batch["clips"], batch["labels"]
         if mixup:
             clips, targets = mixup(clips, targets)
@@ -108,19 +61,19 @@ def train_one_epoch(run: Run, loader: DataLoader, mixup: Mixup | None, log: Log)
         if run.iter % cfg.LOG_PERIOD == 0 or run.iter == last:
             run.meter.write(run.iter, lr)
         save_or_stop(run)
-        distributed.doing(f"loading the batch of step {run.step + 1}")
+        status.set_status(f"loading the batch of step {run.step + 1}")
     run.epoch, run.iter, run.seen, run.meter, run.sums = run.epoch + 1, 0, 0, None, None
 
 
-def save_or_stop(run: Run) -> None:
+def save_or_stop(run: RunState) -> None:
     """Write a checkpoint where one is due within the epoch, and raise Interrupted where some rank has got a
     signal: all ranks do so after the same step."""
     train = run.cfg.TRAIN
     minutes = (time.monotonic() - run.saved) / 60
-    late = distributed.is_main() and 0 < train.CHECKPOINT_MINUTES <= minutes
-    stop, late = run.vote(interrupt.asked(), late)
+    late = topology.is_main() and 0 < train.CHECKPOINT_MINUTES <= minutes
+    stop, late = run.vote(signals.stop_requested(), late)
     if stop:
-        raise interrupt.Interrupted("a signal has come")
+        raise signals.Interrupted("a signal has come")
     if late or (train.CHECKPOINT_STEPS and run.step % train.CHECKPOINT_STEPS == 0):
         run.save()
 
@@ -147,18 +100,24 @@ def note_bad_videos(cfg: CfgNode, batch: dict, bad_files: BadFiles) -> None:
     bad_files.check(cfg.DATA.MAX_BAD_FRACTION)
 
 
-def note_skipped(run: Run, step: Step, batch: dict, samples: list[annotations.Sample]) -> None:
+def note_skipped(run: RunState, step: StepResult, batch: dict, samples: list[annotations.Sample]) -> None:
     """Count and name a step that was skipped; stop after TRAIN.MAX_BAD_STEPS of them in a row."""
     run.bad_in_a_row = 0 if step.updated else run.bad_in_a_row + 1
     if step.updated:
         return
     run.skipped_steps += 1
     videos = [samples[i].path for i in dict.fromkeys(batch["videos"].tolist())]
-    row = {"step": run.step, "rank": distributed.rank(), "loss": str(float(step.loss)),
-           "grad_norm": str(float(step.norm)), "videos": videos}  # fmt: skip
-    append(os.path.join(run.cfg.OUTPUT_DIR, "skipped_steps.jsonl"), row)
-    logger.warning("step %d skipped: loss %g, gradient norm %g; its videos: %s", run.step, step.loss,
-                   step.norm, ", ".join(videos))  # fmt: skip
+    row = {
+        "step": run.step,
+        "rank": topology.rank(),
+        "loss": str(float(step.loss)),
+        "grad_norm": str(float(step.norm)),
+        "videos": videos,
+    }
+    append_json_lines(os.path.join(run.cfg.OUTPUT_DIR, "skipped_steps.jsonl"), row)
+    logger.warning(
+        "step %d skipped: loss %g, gradient norm %g; its videos: %s", run.step, step.loss, step.norm, ", ".join(videos)
+    )
     if run.bad_in_a_row >= run.cfg.TRAIN.MAX_BAD_STEPS:
         raise UserError(
             f"stopped at step {run.step}: {run.bad_in_a_row} steps in a row had a loss or gradient that is "
@@ -167,20 +126,18 @@ def note_skipped(run: Run, step: Step, batch: dict, samples: list[annotations.Sa
         )
 
 
-def validate(run: Run, loader: DataLoader, log: Log) -> float:
+def validate(run: RunState, loader: DataLoader, log: Recorder) -> float:
     """Evaluate on the validation list, write its row and pictures; returns top-1 (or mAP) in per cent."""
     scores, errors = evaluate(run.best_net(), loader, run.cfg, "validation")
     figures = scores.result()
-    log.write(
-        run.step, {"split": "val_epoch", "epoch": run.epoch, **figures, "unreadable_videos": len(errors)}
-    )
-    if distributed.is_main():
+    log.write(run.step, {"split": "val_epoch", "epoch": run.epoch, **figures, "unreadable_videos": len(errors)})
+    if topology.is_main():
         log.evaluation("val", scores, run.class_names, run.step)
         show_clips(run, loader, scores, log)
     return figures["map" if run.cfg.DATA.MULTI_LABEL else "top1_acc"]
 
 
-def show_clips(run: Run, loader: DataLoader, scores: VideoAggregator, log: Log, count: int = 8) -> None:
+def show_clips(run: RunState, loader: DataLoader, scores: VideoAggregator, log: Recorder, count: int = 8) -> None:
     """Draw some validation clips, spread over the list, with their answers."""
     answered = scores.answered.nonzero().flatten().tolist()
     chosen = answered[:: max(1, len(answered) // count)][:count] if log.tensorboard else []
@@ -193,7 +150,7 @@ def show_clips(run: Run, loader: DataLoader, scores: VideoAggregator, log: Log, 
         log.clips("val", clips, answers, run.step)
 
 
-def project(run: Run, loader: DataLoader, log: Log, most: int = 2000) -> None:
+def show_projector(run: RunState, loader: DataLoader, log: Recorder, most: int = 2000) -> None:
     """Show the features of validation clips in TensorBoard's projector."""
     net = run.best_net()
     if not hasattr(net, "forward_features"):  # one's own model may lack it
@@ -206,7 +163,7 @@ def project(run: Run, loader: DataLoader, log: Log, most: int = 2000) -> None:
         log.embedding("val", torch.stack(rows), names, torch.stack(pictures), run.step)
 
 
-def due(period: int, epoch: int, last: int) -> bool:
+def is_due(period: int, epoch: int, last: int) -> bool:
     """Whether something done every `period` epochs is to be done when `epoch` of `last` are done."""
     return epoch % period == 0 or epoch == last
 
@@ -214,48 +171,48 @@ def due(period: int, epoch: int, last: int) -> bool:
 def train(cfg: CfgNode) -> None:
     """Train to SOLVER.MAX_EPOCH, validating and writing checkpoints on the way. Raises Interrupted, with a
     checkpoint written, where a signal asks for an end."""
-    log = Log(cfg.OUTPUT_DIR, cfg.TENSORBOARD.ENABLE, distributed.rank(), cfg.TRACKER)
+    log = Recorder(cfg.OUTPUT_DIR, cfg.TENSORBOARD.ENABLE, topology.rank(), cfg.TRACKER)
     loader, val_loader = build_loader(cfg, "train"), build_loader(cfg, "val")
-    run = begin(cfg, annotations.class_names(cfg), lambda net: fit_classifiers(net, loader, cfg))
+    run = start_run(cfg, annotations.class_names(cfg), lambda net: fit_classifiers(net, loader, cfg))
     mixup = Mixup.from_config(cfg) if cfg.MIXUP.ENABLE else None
-    describe(run, loader, log)
+    log_run_summary(run, loader, log)
     try:
         while run.closed < cfg.SOLVER.MAX_EPOCH:
             if run.epoch == run.closed:
                 train_one_epoch(run, loader, mixup, log)
-            close_epoch(run, val_loader, log)
-    except interrupt.Interrupted:
+            finish_epoch(run, val_loader, log)
+    except signals.Interrupted:
         logger.info("a signal has come after step %d: writing a checkpoint to continue from", run.step)
         run.save()
         run.saver.finish(must=True)
-        distributed.barrier()  # a rank that ends might take the one that writes along
+        collectives.barrier()  # a rank that ends might take the one that writes along
         raise
     finally:
         run.saver.finish()
         log.close()
     run.saver.finish(must=True)
-    distributed.barrier()
+    collectives.barrier()
 
 
-def close_epoch(run: Run, val_loader: DataLoader, log: Log) -> None:
+def finish_epoch(run: RunState, val_loader: DataLoader, log: Recorder) -> None:
     """What is due after an epoch: validation, and checkpoints of it and of the best."""
     cfg, best = run.cfg, None
-    if due(cfg.TRAIN.EVAL_PERIOD, run.epoch, cfg.SOLVER.MAX_EPOCH):
+    if is_due(cfg.TRAIN.EVAL_PERIOD, run.epoch, cfg.SOLVER.MAX_EPOCH):
         top1 = validate(run, val_loader, log)
         if top1 > run.best_top1:
             run.best_top1 = top1
-            best = checkpoint.path_of_best(cfg.OUTPUT_DIR, run.shell is not None)
+            best = checkpoints.best_path(cfg.OUTPUT_DIR, run.shell is not None)
     run.closed = run.epoch
-    closing = due(cfg.TRAIN.CHECKPOINT_PERIOD, run.epoch, cfg.SOLVER.MAX_EPOCH)
+    closing = is_due(cfg.TRAIN.CHECKPOINT_PERIOD, run.epoch, cfg.SOLVER.MAX_EPOCH)
     if best or closing:
         run.save(best, closing)
     if cfg.TENSORBOARD.ENABLE and cfg.TENSORBOARD.PROJECTOR and run.epoch == cfg.SOLVER.MAX_EPOCH:
-        project(run, val_loader, log)
+        show_projector(run, val_loader, log)
 
 
-def describe(run: Run, loader: DataLoader, log: Log) -> None:
+def log_run_summary(run: RunState, loader: DataLoader, log: Recorder) -> None:
     """Log what is about to be trained, with the batch and learning rate that really apply."""
-    cfg, machines = run.cfg, distributed.machines()
+    cfg, machines = run.cfg, topology.num_machines()
     log.resume(run.step, run.closed)
     log.config(cfg)
     scale = machines if cfg.SOLVER.BASE_LR_SCALE_NUM_SHARDS else 1
@@ -265,7 +222,7 @@ def describe(run: Run, loader: DataLoader, log: Log) -> None:
         sum(p.numel() for p in run.net.parameters()) / 1e6,
         sum(p.numel() for p in run.net.parameters() if p.requires_grad) / 1e6,
         run.device,
-        distributed.world_size(),
+        topology.world_size(),
         machines,
     )
     if run.closed >= cfg.SOLVER.MAX_EPOCH:

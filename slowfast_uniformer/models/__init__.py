@@ -1,6 +1,6 @@
-"""Models: tensors and keyword arguments in, tensors out."""
+"""Architectures, and the registry that builds them from a config."""
 
-from slowfast_uniformer.models import ptv, uniformer, uniformerv2  # noqa: F401  (they register their models)
-from slowfast_uniformer.models.build import MODEL_REGISTRY, build_model
+from slowfast_uniformer.models import pytorchvideo, uniformer, uniformerv2  # noqa: F401  (they register their models)
+from slowfast_uniformer.models.registry import MODEL_REGISTRY, build_model
 
 __all__ = ["MODEL_REGISTRY", "build_model"]

@@ -15,11 +15,17 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.models import folding, layers, recompute
-from slowfast_uniformer.models.build import register_model
+from slowfast_uniformer.models import layers
+from slowfast_uniformer.models.registry import register_model
+from slowfast_uniformer.ops import activation_checkpointing, fusion, implementations
+from slowfast_uniformer.ops.activations import GELU
+from slowfast_uniformer.ops.attention import attend, attention_weights
+from slowfast_uniformer.ops.chunked import map_chunked
+from slowfast_uniformer.ops.convolution import PatchConv3d, PointwiseConv3d, StemConv3d
+from slowfast_uniformer.ops.depthwise import DepthwiseConv3d
 
 
-class PatchEmbed(layers.Formed, nn.Module):
+class PatchEmbed(implementations.HasImplementations, nn.Module):
     """Strided convolution, then LayerNorm over channels: (B, C, T, H, W) -> (B, dim, T', H', W').
 
     The norm's eps is 1e-5 here and for the class token, 1e-6 in blocks, as the released models were trained.
@@ -28,39 +34,37 @@ class PatchEmbed(layers.Formed, nn.Module):
     def __init__(self, in_dim: int, dim: int, kernel: tuple[int, int, int], stride: int = 1):
         super().__init__()
         self.norm = nn.LayerNorm(dim)
-        self.proj = layers.PatchConv3d(in_dim, dim, kernel, stride)
+        self.proj = PatchConv3d(in_dim, dim, kernel, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        return layers.lay_out(self.norm(self.proj(x).movedim(1, -1)).movedim(-1, 1), self.forms)
+        return implementations.to_memory_format(self.norm(self.proj(x).movedim(1, -1)).movedim(-1, 1), self.forms)
 
 
-class ConvStem(layers.Formed, nn.Module):
+class ConvStem(implementations.HasImplementations, nn.Module):
     """The light models' first embedding: (B, 3, T, H, W) -> (B, dim, T/2, H/4, W/4), rounded up."""
 
     def __init__(self, dim: int):
         super().__init__()
         self.proj = nn.Sequential(
-            layers.StemConv3d(dim // 2),
+            StemConv3d(dim // 2),
             nn.BatchNorm3d(dim // 2),
-            layers.GELU(),
+            GELU(),
             nn.Conv3d(dim // 2, dim, 3, stride=2, padding=1),
             nn.BatchNorm3d(dim),
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return layers.lay_out(self.proj(layers.lay_out(x, self.forms)), self.forms)
+        return implementations.to_memory_format(self.proj(implementations.to_memory_format(x, self.forms)), self.forms)
 
     def fuse(self) -> None:
         for i in (0, 3):
-            self.proj[i + 1] = folding.fold_into_last(self.proj[i], self.proj[i + 1])
+            self.proj[i + 1] = fusion.fuse_into_previous(self.proj[i], self.proj[i + 1])
 
 
-class Attention(layers.Formed, nn.Module):
+class Attention(implementations.HasImplementations, nn.Module):
     """Multi-head self-attention over the N tokens of (B, N, dim)."""
 
-    def __init__(
-        self, dim: int, heads: int, qkv_bias: bool, qkv_scale: float | None, drop: float, attn_drop: float
-    ):
+    def __init__(self, dim: int, heads: int, qkv_bias: bool, qkv_scale: float | None, drop: float, attn_drop: float):
         super().__init__()
         self.heads = heads
         self.scale = qkv_scale or (dim // heads) ** -0.5
@@ -80,8 +84,8 @@ class Attention(layers.Formed, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         rate = self.attn_drop if self.training else 0.0
         q, k, v = self._heads(x)
-        weights = None if self.forms.attention == "fused" else layers.attention_weights(q, k, self.scale)
-        return self._merge(layers.attend(q, k, v, self.scale, rate, weights))
+        weights = None if self.forms.attention == "fused" else attention_weights(q, k, self.scale)
+        return self._merge(attend(q, k, v, self.scale, rate, weights))
 
 
 class ClassAttention(Attention):
@@ -98,12 +102,12 @@ class ClassAttention(Attention):
             q, k, v = q.float(), k.float(), v.float()
         rate, fused = self.attn_drop if self.training else 0.0, self.forms.attention == "fused"
         with torch.autocast(x.device.type, enabled=False) if self.fp32 else nullcontext():
-            weights = layers.attention_weights(q[:, :, :1] if fused else q, k, self.scale)
-            out = layers.attend(q, k, v, self.scale, rate, None if fused else weights)
+            weights = attention_weights(q[:, :, :1] if fused else q, k, self.scale)
+            out = attend(q, k, v, self.scale, rate, None if fused else weights)
         return self._merge(out), weights[:, :, 0, 1:].mean(dim=1)
 
 
-class _Block(layers.Formed, nn.Module):
+class _Block(implementations.HasImplementations, nn.Module):
     """What all blocks have: position encoding, stochastic depth and, with an `init_value`, layer scale."""
 
     def __init__(self, dim: int, drop_path: float, init_value: float | None, shape: tuple[int, ...]):
@@ -111,7 +115,7 @@ class _Block(layers.Formed, nn.Module):
         for name in ("gamma_1", "gamma_2"):
             gamma = None if init_value is None else nn.Parameter(torch.full(shape, float(init_value)))
             self.register_parameter(name, gamma)
-        self.pos_embed = layers.DepthwiseConv3d(dim, 3)
+        self.pos_embed = DepthwiseConv3d(dim, 3)
         self.drop_path = layers.drop_path(drop_path)
 
     @staticmethod
@@ -121,7 +125,7 @@ class _Block(layers.Formed, nn.Module):
     def _fuse_scale(self, *branches: nn.Module) -> None:
         """Put layer scale into the last layers of the two branches."""
         for name, last in zip(("gamma_1", "gamma_2"), branches, strict=True):
-            folding.scale_rows(last, getattr(self, name))
+            fusion.scale_rows(last, getattr(self, name))
             setattr(self, name, None)
 
 
@@ -131,16 +135,16 @@ class LocalBlock(_Block):
     def __init__(self, dim: int, mlp_ratio: float, drop_path: float, drop: float, init_value: float | None):
         super().__init__(dim, drop_path, init_value, (1, dim, 1, 1, 1))
         self.norm1 = nn.BatchNorm3d(dim)
-        self.conv1 = layers.PointwiseConv3d(dim, dim)
-        self.conv2 = layers.PointwiseConv3d(dim, dim)
-        self.attn = layers.DepthwiseConv3d(dim, 5)
+        self.conv1 = PointwiseConv3d(dim, dim)
+        self.conv2 = PointwiseConv3d(dim, dim)
+        self.attn = DepthwiseConv3d(dim, 5)
         self.norm2 = nn.BatchNorm3d(dim)
         self.mlp = layers.Mlp(dim, int(dim * mlp_ratio), drop, conv=True)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.pos_embed(x)
         mixed = self.attn(self.conv1(self.norm1(x)))
-        return self._rest(x, mixed) if self.training else layers.by_tokens(self._rest, x, mixed)
+        return self._rest(x, mixed) if self.training else map_chunked(self._rest, x, mixed)
 
     def _rest(self, x: Tensor, mixed: Tensor) -> Tensor:
         """What is done to each position by itself."""
@@ -148,8 +152,8 @@ class LocalBlock(_Block):
         return x + self.drop_path(self._scaled(self.gamma_2, self.mlp(self.norm2(x))))
 
     def fuse(self) -> None:
-        self.norm1 = folding.fold_into_next(self.norm1, self.conv1)
-        self.norm2 = folding.fold_into_next(self.norm2, self.mlp.fc1)
+        self.norm1 = fusion.fuse_into_next(self.norm1, self.conv1)
+        self.norm2 = fusion.fuse_into_next(self.norm2, self.mlp.fc1)
         self._fuse_scale(self.conv2, self.mlp.fc2)
 
 
@@ -160,9 +164,15 @@ class GlobalBlock(_Block):
     """
 
     def __init__(
-        self, dim: int, mlp_ratio: float, drop_path: float, drop: float, init_value: float | None,
-        attention: Callable[[int], Attention], split: bool = False,
-    ):  # fmt: skip
+        self,
+        dim: int,
+        mlp_ratio: float,
+        drop_path: float,
+        drop: float,
+        init_value: float | None,
+        attention: Callable[[int], Attention],
+        split: bool = False,
+    ):
         super().__init__(dim, drop_path, init_value, (dim,))
         self.split = split
         if split:
@@ -187,7 +197,7 @@ class GlobalBlock(_Block):
         self._fuse_scale(self.attn.proj, self.mlp.fc2)
 
     def _volume(self, tokens: Tensor, shape: torch.Size) -> Tensor:
-        return layers.lay_out(tokens.transpose(1, 2).reshape(shape), self.forms)
+        return implementations.to_memory_format(tokens.transpose(1, 2).reshape(shape), self.forms)
 
     def _attend_split(self, x: Tensor) -> Tensor:
         """Tokens (B, T·H·W, dim). The residual of the second attention is x, as in the released models."""
@@ -273,13 +283,24 @@ class _FourStages(nn.Module):
     video_only = ("t_norm.", "t_attn.", "gamma_")  # in names of parameters that image checkpoints may lack
 
     def __init__(
-        self, global_block: Callable[..., nn.Module], light: bool, init_value: float | None, *,
-        num_classes: int = 400, embed_dim: Sequence[int] = (64, 128, 320, 512),
-        depth: Sequence[int] = (3, 4, 8, 3), head_dim: int = 64, mlp_ratio: float | Sequence[float] = 4.0,
-        qkv_bias: bool = True, qkv_scale: float | None = None, representation_size: int | None = None,
-        dropout_rate: float = 0.0, attention_dropout_rate: float = 0.0, drop_depth_rate: float = 0.0,
+        self,
+        global_block: Callable[..., nn.Module],
+        light: bool,
+        init_value: float | None,
+        *,
+        num_classes: int = 400,
+        embed_dim: Sequence[int] = (64, 128, 320, 512),
+        depth: Sequence[int] = (3, 4, 8, 3),
+        head_dim: int = 64,
+        mlp_ratio: float | Sequence[float] = 4.0,
+        qkv_bias: bool = True,
+        qkv_scale: float | None = None,
+        representation_size: int | None = None,
+        dropout_rate: float = 0.0,
+        attention_dropout_rate: float = 0.0,
+        drop_depth_rate: float = 0.0,
         std: bool = False,
-    ):  # fmt: skip
+    ):
         super().__init__()
         ratios = list(mlp_ratio) if isinstance(mlp_ratio, Sequence) else [mlp_ratio] * 4
         _check_stages(embed_dim, depth, ratios, head_dim)
@@ -327,7 +348,7 @@ class _FourStages(nn.Module):
         for index, block in enumerate(getattr(self, f"blocks{stage}")):
             step = block
             if index < self.checkpoint_num[stage - 1]:
-                step = recompute.recomputed(block, policy=self.checkpoint_policy)
+                step = activation_checkpointing.checkpointed(block, policy=self.checkpoint_policy)
             state = step(*state) if len(state) > 1 else (step(*state),)
         return state if len(state) > 1 else state[0]
 
@@ -373,19 +394,19 @@ class _FourStages(nn.Module):
     def set_grad_checkpointing(self, num: int | Sequence[int], policy: str = "full") -> None:
         """Recompute the first num[i] blocks of stage i + 1 in the backward pass; an int is for all stages.
         For `policy` see recompute.recomputed."""
-        self.checkpoint_num, self.checkpoint_policy = recompute.checkpoint_counts(num, stages=4), policy
+        self.checkpoint_num, self.checkpoint_policy = activation_checkpointing.checkpoint_counts(num, stages=4), policy
 
     @torch.no_grad()
     def fuse(self) -> "_FourStages":
         """A copy for evaluation: batch norms and layer scale are in the weights of the layers beside them."""
-        model = folding.frozen_copy(self)
+        model = fusion.frozen_copy(self)
         for stage in (1, 2, 3, 4):
             for block in getattr(model, f"blocks{stage}"):
                 block.fuse()
         if isinstance(model.patch_embed1, ConvStem):
             model.patch_embed1.fuse()
         reader = model.pre_logits.fc if len(model.pre_logits) else model.head
-        model.norm = folding.fold_into_next(model.norm, reader)
+        model.norm = fusion.fuse_into_next(model.norm, reader)
         return model
 
 
@@ -419,9 +440,15 @@ class UniformerLight(_FourStages):
     classifier = ("head", "head_cls")
 
     def __init__(
-        self, *, prune_ratio: Sequence[Sequence[float]], trade_off: Sequence[Sequence[float]],
-        layer_scale: bool = False, init_value: float = 0.1, fp32: bool = False, **options: Any,
-    ):  # fmt: skip
+        self,
+        *,
+        prune_ratio: Sequence[Sequence[float]],
+        trade_off: Sequence[Sequence[float]],
+        layer_scale: bool = False,
+        init_value: float = 0.1,
+        fp32: bool = False,
+        **options: Any,
+    ):
         def block(stage: int, index: int, attention: Callable, **own: Any) -> EvoBlock:
             for key, value in (("PRUNE_RATIO", prune_ratio), ("TRADE_OFF", trade_off)):
                 if len(value) != 4 or len(value[stage]) <= index:

@@ -16,8 +16,13 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.models import folding, layers, recompute
-from slowfast_uniformer.models.build import register_model
+from slowfast_uniformer.models import layers
+from slowfast_uniformer.models.registry import register_model
+from slowfast_uniformer.ops import activation_checkpointing, fusion, implementations
+from slowfast_uniformer.ops.activations import QuickGELU
+from slowfast_uniformer.ops.attention import attend, attention_weights
+from slowfast_uniformer.ops.convolution import PatchConv3d, PointwiseConv3d
+from slowfast_uniformer.ops.depthwise import DepthwiseConv3d
 
 # name of UNIFORMERV2.BACKBONE -> width, layers, heads, patch size and resolution of CLIP's image towers
 BACKBONES = {
@@ -30,7 +35,7 @@ FUSIONS = ("sequential", "parallel", "hierarchical_kv", "hierarchical_q")
 CLIP_ARITHMETIC = {"ACTIVATION": "quick_gelu", "LAYER_SCALE": False, "LN_PRE": True, "NORM_EPS": 1e-5}
 
 
-ACTIVATIONS = {"quick_gelu": layers.QuickGELU, "gelu": nn.GELU}
+ACTIVATIONS = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
 
 
 class LayerNorm(nn.LayerNorm):
@@ -40,7 +45,7 @@ class LayerNorm(nn.LayerNorm):
         return super().forward(x.float()).to(x.dtype)
 
 
-class Attention(layers.Formed, nn.Module):
+class Attention(implementations.HasImplementations, nn.Module):
     """Multi-head self-attention with the parameters of `nn.MultiheadAttention`, over tokens (B, N, dim)."""
 
     def __init__(self, dim: int, heads: int):
@@ -57,8 +62,8 @@ class Attention(layers.Formed, nn.Module):
     def _attend(self, *qkv: Tensor) -> Tensor:
         q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in qkv)
         scale = (self.dim // self.heads) ** -0.5
-        weights = None if self.forms.attention == "fused" else layers.attention_weights(q, k, scale)
-        return self.out_proj(layers.attend(q, k, v, scale, weights=weights).transpose(1, 2).flatten(2))
+        weights = None if self.forms.attention == "fused" else attention_weights(q, k, scale)
+        return self.out_proj(attend(q, k, v, scale, weights=weights).transpose(1, 2).flatten(2))
 
 
 class CrossAttention(Attention):
@@ -96,9 +101,9 @@ class LocalBlock(nn.Module):
         hidden = int(dim // reduction)
         self.pos_embed = nn.Sequential(
             nn.BatchNorm3d(dim),
-            layers.PointwiseConv3d(dim, hidden),
-            layers.DepthwiseConv3d(hidden, (3, 1, 1)),
-            layers.PointwiseConv3d(hidden, dim),
+            PointwiseConv3d(dim, hidden),
+            DepthwiseConv3d(hidden, (3, 1, 1)),
+            PointwiseConv3d(hidden, dim),
         )
         nn.init.zeros_(self.pos_embed[3].weight)
         nn.init.zeros_(self.pos_embed[3].bias)
@@ -107,13 +112,20 @@ class LocalBlock(nn.Module):
         return self.pos_embed(x)
 
 
-class Layer(layers.Formed, nn.Module):
+class Layer(implementations.HasImplementations, nn.Module):
     """A layer of the image ViT, with `local` (0, 1, 2) local blocks in it: before attention, and after."""
 
     def __init__(
-        self, dim: int, heads: int, drop_path: float, local: int, reduction: float, activation: str,
-        layer_scale: bool, norm_eps: float,
-    ):  # fmt: skip
+        self,
+        dim: int,
+        heads: int,
+        drop_path: float,
+        local: int,
+        reduction: float,
+        activation: str,
+        layer_scale: bool,
+        norm_eps: float,
+    ):
         super().__init__()
         for name in ("ls_1", "ls_2"):
             self.register_parameter(name, nn.Parameter(torch.ones(dim)) if layer_scale else None)
@@ -141,21 +153,19 @@ class Layer(layers.Formed, nn.Module):
 
     def _mix_frames(self, block: LocalBlock, x: Tensor) -> Tensor:
         cls, patches = x.split((1, x.shape[2] - 1), dim=2)
-        added = block(layers.lay_out(patches.permute(0, 3, 1, 2).unsqueeze(4), self.forms))
+        added = block(implementations.to_memory_format(patches.permute(0, 3, 1, 2).unsqueeze(4), self.forms))
         return torch.cat((cls, patches + self.drop_path(added).squeeze(4).permute(0, 2, 3, 1)), dim=2)
 
 
 class GlobalBlock(nn.Module):
     """Queries (B, M, dim) attend to the tokens (B, N, dim) of all frames; at first they stay as they are."""
 
-    def __init__(
-        self, dim: int, heads: int, mlp_factor: float, dropout: float, drop_path: float, fold: bool
-    ):  # fmt: skip
+    def __init__(self, dim: int, heads: int, mlp_factor: float, dropout: float, drop_path: float, fold: bool):
         super().__init__()
         hidden = round(mlp_factor * dim)
         self.attn = CrossAttention(dim, heads, fold)
         self.ln_1 = nn.LayerNorm(dim)
-        mlp = {"c_fc": nn.Linear(dim, hidden), "gelu": layers.QuickGELU(), "dropout": nn.Dropout(dropout)}
+        mlp = {"c_fc": nn.Linear(dim, hidden), "gelu": QuickGELU(), "dropout": nn.Dropout(dropout)}
         self.mlp = nn.Sequential(OrderedDict(**mlp, c_proj=nn.Linear(hidden, dim)))
         self.ln_2 = nn.LayerNorm(dim)
         self.ln_3 = nn.LayerNorm(dim)
@@ -175,9 +185,18 @@ class Transformer(nn.Module):
     """The layers, the global blocks after those in `return_list`, their fusion, and the classifier."""
 
     def __init__(
-        self, dim: int, layer: partial, layers_: int, drop_path: float, blocks: list[GlobalBlock],
-        return_list: Sequence[int], fusion: str, cls_dropout: float, num_classes: int, frozen: bool,
-    ):  # fmt: skip
+        self,
+        dim: int,
+        layer: partial,
+        layers_: int,
+        drop_path: float,
+        blocks: list[GlobalBlock],
+        return_list: Sequence[int],
+        fusion: str,
+        cls_dropout: float,
+        num_classes: int,
+        frozen: bool,
+    ):
         super().__init__()
         count = len(blocks)
         self.return_list, self.fusion = list(return_list), fusion
@@ -185,7 +204,7 @@ class Transformer(nn.Module):
         self.register_parameter("balance", None if frozen else nn.Parameter(torch.zeros(dim)))
         rates = torch.linspace(0, drop_path, layers_, device="cpu").tolist()
         self.resblocks = nn.ModuleList(layer(drop_path=rate) for rate in rates)
-        self.dpe = nn.ModuleList(layers.DepthwiseConv3d(dim, 3) for _ in blocks)
+        self.dpe = nn.ModuleList(DepthwiseConv3d(dim, 3) for _ in blocks)
         for convolution in self.dpe:
             nn.init.zeros_(convolution.bias)
         self.dec = nn.ModuleList(blocks)
@@ -205,7 +224,7 @@ class Transformer(nn.Module):
         for index, resblock in enumerate(self.resblocks):
             step = partial(self._step, index, grid)
             if index < self.checkpoint_num:
-                step = recompute.recomputed(resblock, step, self.checkpoint_policy)
+                step = activation_checkpointing.checkpointed(resblock, step, self.checkpoint_policy)
             x, video = step(x, video)
         if frames:
             return x[:, :, 0]
@@ -250,15 +269,21 @@ class VisionTransformer(nn.Module):
     """The image ViT's entrance, applied to each frame (or pair of frames), and the transformer."""
 
     def __init__(
-        self, dim: int, patch: int, resolution: int, temporal_downsample: bool, ln_pre: bool, norm_eps: float,
+        self,
+        dim: int,
+        patch: int,
+        resolution: int,
+        temporal_downsample: bool,
+        ln_pre: bool,
+        norm_eps: float,
         transformer: Transformer,
-    ):  # fmt: skip
+    ):
         super().__init__()
         self.class_embedding = nn.Parameter(dim**-0.5 * torch.randn(dim))
         tokens = 1 + (resolution // patch) ** 2
         self.positional_embedding = nn.Parameter(dim**-0.5 * torch.randn(tokens, dim))
         time = (3, 2) if temporal_downsample else (1, 1)  # kernel, stride
-        self.conv1 = layers.PatchConv3d(3, dim, (time[0], patch, patch), time[1], bias=False)
+        self.conv1 = PatchConv3d(3, dim, (time[0], patch, patch), time[1], bias=False)
         self.ln_pre = LayerNorm(dim, eps=norm_eps) if ln_pre else nn.Identity()
         self.transformer = transformer
 
@@ -284,15 +309,35 @@ class Uniformerv2(nn.Module):
     inflates_center = True  # where an image kernel goes in time
 
     def __init__(
-        self, *, num_classes: int = 400, width: int = 768, layers: int = 12, heads: int = 12,
-        patch_size: int = 16, input_resolution: int = 224, n_layers: int = 4, n_dim: int = 768,
-        n_head: int = 12, mlp_factor: float = 4.0, backbone_drop_path_rate: float = 0.0,
-        drop_path_rate: float = 0.0, mlp_dropout: Sequence[float] = (0.5,) * 4, cls_dropout: float = 0.5,
-        return_list: Sequence[int] = (8, 9, 10, 11), dw_reduction: float = 1.5,
-        temporal_downsample: bool = True, no_lmhra: bool = False, double_lmhra: bool = True,
-        frozen: bool = False, fusion: str = "sequential", activation: str = "quick_gelu",
-        layer_scale: bool = False, ln_pre: bool = True, norm_eps: float = 1e-5, fold_projections: bool = True,
-    ):  # fmt: skip
+        self,
+        *,
+        num_classes: int = 400,
+        width: int = 768,
+        layers: int = 12,
+        heads: int = 12,
+        patch_size: int = 16,
+        input_resolution: int = 224,
+        n_layers: int = 4,
+        n_dim: int = 768,
+        n_head: int = 12,
+        mlp_factor: float = 4.0,
+        backbone_drop_path_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        mlp_dropout: Sequence[float] = (0.5,) * 4,
+        cls_dropout: float = 0.5,
+        return_list: Sequence[int] = (8, 9, 10, 11),
+        dw_reduction: float = 1.5,
+        temporal_downsample: bool = True,
+        no_lmhra: bool = False,
+        double_lmhra: bool = True,
+        frozen: bool = False,
+        fusion: str = "sequential",
+        activation: str = "quick_gelu",
+        layer_scale: bool = False,
+        ln_pre: bool = True,
+        norm_eps: float = 1e-5,
+        fold_projections: bool = True,
+    ):
         super().__init__()
         _check(width, layers, heads, n_layers, n_dim, n_head, mlp_dropout, return_list, fusion, activation)
         local = 0 if no_lmhra else 1 + double_lmhra
@@ -301,9 +346,8 @@ class Uniformerv2(nn.Module):
         rates = zip(mlp_dropout, torch.linspace(0, drop_path_rate, n_layers, device="cpu").tolist())  # noqa: B905
         blocks = [GlobalBlock(n_dim, n_head, mlp_factor, *each, fold_projections) for each in rates]
         transformer = Transformer(
-            width, layer, layers, backbone_drop_path_rate, blocks, return_list, fusion, cls_dropout,
-            num_classes, frozen,
-        )  # fmt: skip
+            width, layer, layers, backbone_drop_path_rate, blocks, return_list, fusion, cls_dropout, num_classes, frozen
+        )
         self.backbone = VisionTransformer(
             width, patch_size, input_resolution, temporal_downsample, ln_pre, norm_eps, transformer
         )
@@ -367,25 +411,33 @@ class Uniformerv2(nn.Module):
     def fuse(self) -> "Uniformerv2":
         """A copy for evaluation, with batch norms, layer scale and the factor of QuickGELU in the weights of
         the layers beside them."""
-        model = folding.frozen_copy(self)
+        model = fusion.frozen_copy(self)
         for module in list(model.modules()):
             if isinstance(module, LocalBlock):
-                module.pos_embed[0] = folding.fold_into_next(module.pos_embed[0], module.pos_embed[1])
+                module.pos_embed[0] = fusion.fuse_into_next(module.pos_embed[0], module.pos_embed[1])
             elif isinstance(module, Layer):
                 for name, last in (("ls_1", module.attn.out_proj), ("ls_2", module.mlp.c_proj)):
-                    folding.scale_rows(last, getattr(module, name))
+                    fusion.scale_rows(last, getattr(module, name))
                     setattr(module, name, None)
-            if isinstance(module, (Layer, GlobalBlock)) and isinstance(module.mlp.gelu, layers.QuickGELU):
-                folding.scale_rows(module.mlp.c_fc, torch.tensor(1.702))
+            if isinstance(module, (Layer, GlobalBlock)) and isinstance(module.mlp.gelu, QuickGELU):
+                fusion.scale_rows(module.mlp.c_fc, torch.tensor(1.702))
                 module.mlp.c_proj.weight /= 1.702
                 module.mlp.gelu = nn.SiLU()
         return model
 
 
 def _check(
-    width: int, depth: int, heads: int, n_layers: int, n_dim: int, n_head: int, mlp_dropout: Sequence[float],
-    return_list: Sequence[int], fusion: str, activation: str,
-) -> None:  # fmt: skip
+    width: int,
+    depth: int,
+    heads: int,
+    n_layers: int,
+    n_dim: int,
+    n_head: int,
+    mlp_dropout: Sequence[float],
+    return_list: Sequence[int],
+    fusion: str,
+    activation: str,
+) -> None:
     section, faults = "UNIFORMERV2", []
     if width % heads or n_dim % n_head:
         faults.append(f"WIDTH {width} and N_DIM {n_dim} must divide into HEADS {heads} and N_HEAD {n_head}")

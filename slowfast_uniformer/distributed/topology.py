@@ -1,0 +1,85 @@
+"""Which process this is among all of a run. The only reader of rank variables."""
+
+import os
+import re
+import socket
+from typing import TYPE_CHECKING
+
+from fvcore.common.config import CfgNode
+
+if TYPE_CHECKING:
+    import torch
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK", 0))
+
+
+def world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def local_world_size() -> int:
+    """Processes on this machine, among which its batch is divided."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def num_machines() -> int:
+    return world_size() // local_world_size()
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+def device(cfg: CfgNode) -> "torch.device":
+    """The device of this process: its own GPU, or the CPU when NUM_GPUS is 0."""
+    import torch  # seconds, which a command that prints a help text must not take
+
+    return torch.device("cuda", local_rank()) if cfg.NUM_GPUS else torch.device("cpu")
+
+
+def set_rank_env(local: int, local_size: int, shards: int, shard: int) -> None:
+    """Take the place of process `local` of machine `shard`."""
+    os.environ.update(
+        RANK=str(shard * local_size + local),
+        WORLD_SIZE=str(shards * local_size),
+        LOCAL_RANK=str(local),
+        LOCAL_WORLD_SIZE=str(local_size),
+    )
+
+
+def slurm_task() -> dict[str, int] | None:
+    """Of a process that `srun` started, torchrun's variables; None for others, a batch script among them."""
+    env = os.environ
+    if "SLURM_STEP_NUM_TASKS" not in env or "SLURM_PROCID" not in env:
+        return None
+    counts: list[int] = []  # of tasks on each node, which SLURM writes as "2(x3),1"
+    for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", env["SLURM_STEP_TASKS_PER_NODE"]):
+        counts += [int(count)] * int(times or 1)
+    return {
+        "RANK": int(env["SLURM_PROCID"]),
+        "WORLD_SIZE": int(env["SLURM_STEP_NUM_TASKS"]),
+        "LOCAL_RANK": int(env["SLURM_LOCALID"]),
+        "LOCAL_WORLD_SIZE": counts[int(env["SLURM_NODEID"])],
+    }
+
+
+def slurm_address() -> str:
+    """Where the tasks of a SLURM step meet: on the first node, at a port that follows from the job's and the
+    step's numbers. MASTER_ADDR and MASTER_PORT win."""
+    env = os.environ
+    nodes = env.get("SLURM_STEP_NODELIST") or env["SLURM_JOB_NODELIST"]
+    first = re.match(r"([^,\[]+)(?:\[(\w+))?", nodes)  # of "gpu[03-05,07],big1" it is gpu03
+    host = env.get("MASTER_ADDR") or first[1] + (first[2] or "")
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:  # a node's name need not be that of a host
+        host = env.get("SLURM_LAUNCH_NODE_IPADDR", host)
+    number = 7 * int(env["SLURM_JOB_ID"]) + int(env.get("SLURM_STEP_ID", 0))
+    # below 32768, where the ports begin that Linux gives to connections
+    return f"tcp://{host}:{env.get('MASTER_PORT') or 20000 + number % 12768}"

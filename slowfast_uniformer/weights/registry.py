@@ -1,0 +1,30 @@
+"""Where weights are found: a path, a name in $SLOWFAST_UNIFORMER_WEIGHTS, or an address."""
+
+import os
+
+from slowfast_uniformer import paths
+from slowfast_uniformer.errors import UserError
+
+_ENDINGS = (".pth", ".pyth", ".pt", ".bin", ".safetensors")
+
+
+def find_weights(name: str) -> str:
+    """The local file that MODEL.INIT_FROM means: a path, a name in the folder $SLOWFAST_UNIFORMER_WEIGHTS, or
+    an address that iopath's path manager knows (http:// and whatever you register with `g_pathmgr`).
+
+    The name may lack its ending. Released YAMLs say k400/k400+k710_X.pyth, of a file published as
+    k400_k710_X.pyth: in the folder that is looked for too. Raises UserError if there is no such file.
+    """
+    if "://" in name:
+        return paths.fetch(name)
+    folder = os.environ.get("SLOWFAST_UNIFORMER_WEIGHTS", "")
+    names = [name + ending for ending in ("", *_ENDINGS)] + [os.path.basename(name).replace("+", "_")]
+    candidates = [name, *(os.path.join(folder, each) for each in names if folder)]
+    for path in candidates:
+        if os.path.isfile(path) or (os.path.isdir(path) and path.endswith(".dcp")):
+            return path
+    where = f"in SLOWFAST_UNIFORMER_WEIGHTS ({folder})" if folder else "and SLOWFAST_UNIFORMER_WEIGHTS is unset"
+    raise UserError(
+        f"no weights {name!r}: no such file, {where}. Put the file there, or name its path, "
+        'or set MODEL.INIT_FROM "" to start from random weights'
+    )

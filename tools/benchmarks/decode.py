@@ -1,0 +1,170 @@
+"""Measure data/decode.py: its speed beside that of other decoders, and whether it leaks.
+
+    python tools/benchmarks/decode.py speed|leak [--videos FILE ...] [--positions 12] [--repeats 5] [--reads 5000]
+        [--kills 20]
+
+`speed` reads 16 frames of stride 4 (dense) and 8 spread ones (sparse) at random positions of the videos, or
+of 10-second clips rendered here: 340x256, H.264 with B-frames, a key frame every 12 or 250 frames. Each read
+opens the file, on one thread; rivals take turns, the least CPU time of the repeats counts. `leak` reads sound
+and damaged files, closes some early and kills reading processes (Linux).
+"""
+
+import argparse
+import itertools
+import multiprocessing
+import os
+import random
+import tempfile
+import time
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from timeit import timeit
+
+import av
+import numpy as np
+
+from slowfast_uniformer.data import sampling
+from slowfast_uniformer.data.decode import Video, probe, read_frames
+from slowfast_uniformer.data.video import VideoError
+
+FRAMES, FPS, WIDTH, HEIGHT = 300, 30, 340, 256
+
+
+def render(path: Path, gop: int) -> str:
+    """A clip of a texture that drifts behind another, with some grain."""
+    noise = np.random.RandomState(0)
+    textures = noise.randn(2, HEIGHT + 2 * FRAMES, WIDTH + 2 * FRAMES, 3).cumsum(1).cumsum(2)
+    textures = 255 * (textures - textures.min()) / np.ptp(textures)
+    grain = noise.randn(8, HEIGHT, WIDTH, 1) * 3
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=FPS, options={"x264-params": "log=-1:scenecut=0"})
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.codec_context.gop_size, stream.codec_context.max_b_frames = gop, 3
+        for n in range(FRAMES):
+            picture = textures[0, n : n + HEIGHT, n : n + WIDTH] + grain[n % 8]
+            picture[60:200, 80:240] = textures[1, n : n + 140, 2 * n : 2 * n + 160]
+            frame = av.VideoFrame.from_ndarray(picture.clip(0, 255).astype(np.uint8), format="rgb24")
+            frame.pts = n
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return str(path)
+
+
+def pyav_everything(path: str, indices: np.ndarray) -> None:
+    with av.open(path) as container:
+        container.streams.video[0].thread_type = "NONE"
+        frames = enumerate(container.decode(video=0))
+        [frame.to_ndarray(format="rgb24") for number, frame in frames if number in indices]
+
+
+def pyav_seek(path: str, indices: np.ndarray) -> None:  # for a constant frame rate
+    group = None
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "NONE"
+        for shown in [round(n / (stream.average_rate * stream.time_base)) for n in indices.tolist()]:
+            if group != (group := stream.index_entries.search_timestamp(shown)):
+                container.seek(shown, stream=stream)
+                frames, frame = container.decode(stream), None
+            if frame is None or frame.pts < shown:  # else wanted again, at a short video's end
+                frame = next((frame for frame in frames if frame.pts >= shown), frame)
+            frame.to_ndarray(format="rgb24")
+
+
+def by_decord(path: str, indices: np.ndarray) -> None:
+    import decord
+
+    decord.VideoReader(path, num_threads=1).get_batch(indices).asnumpy()
+
+
+def by_torchcodec(path: str, indices: np.ndarray) -> None:
+    from torchcodec.decoders import VideoDecoder
+
+    VideoDecoder(path, dimension_order="NHWC", seek_mode="exact").get_frames_at(indices.tolist())
+
+
+def speed(paths: list[str], args: argparse.Namespace) -> None:
+    rivals, ratios = [read_frames, pyav_everything, pyav_seek], []
+    for rival in (by_decord, by_torchcodec):
+        try:
+            rival(paths[0], np.arange(2))
+            rivals.append(rival)
+        except (ImportError, OSError, RuntimeError) as error:
+            print(f"without {rival.__name__}: {str(error).splitlines()[0]}")
+    print(f"{'ms a read':32}" + "".join(f"{rival.__name__:>16}" for rival in rivals))
+    for path, kind in itertools.product(paths, ("dense", "sparse")):
+        frames, mean = probe(path).frames, 0.0
+        for _ in range(args.positions):
+            indices = sampling.dense(frames, 16, 4) if kind == "dense" else sampling.sparse(frames, 8)
+            calls = [partial(rival, path, indices) for rival in rivals]
+            turns = [[timeit(c, "", time.process_time, 1) for c in calls] for _ in range(args.repeats)]
+            mean += 1e3 * np.min(turns, 0) / args.positions
+        ratios.append(mean / mean[0])
+        print(f"{Path(path).name[:24]:25}{kind:7}" + "".join(f"{figure:16.1f}" for figure in mean))
+    print(f"{'geometric mean, relative':32}" + "".join(f"{r:16.2f}" for r in np.exp(np.log(ratios).mean(0))))
+
+
+def held() -> tuple[float, int, int]:
+    """Resident MB, threads and open files of this process."""
+    memory = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return memory, len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd"))
+
+
+def mixed_reads(paths: list[str], reads: int) -> list[tuple[float, int, int]]:
+    """Read files, or two frames of them, whether they can be read or not; what is held after each tenth."""
+    figures = []
+    for number in range(1, reads + 1):
+        with suppress(VideoError), Video(random.choice(paths)) as video:
+            if number % 2:
+                video.read(sampling.sparse(video.info.frames, 8))
+            else:
+                next(video.survey())
+        figures += [held()] if number % (reads // 10) == 0 else []
+    return figures
+
+
+def leak(paths: list[str], args: argparse.Namespace) -> None:
+    figures = mixed_reads(paths, args.reads)
+    lines = ("{:.1f} MB, {} threads, {} open files".format(*figure) for figure in figures)
+    slope = np.polyfit(np.arange(2, 10) * args.reads / 1e4, [memory for memory, *_ in figures[2:]], 1)[0]
+    print(*lines, f"{slope:.3f} MB more per 1,000 reads (without the first fifth)", sep="\n")
+    for _ in range(args.kills):
+        process = multiprocessing.get_context("fork").Process(target=mixed_reads, args=(paths, 10**9))
+        process.start()
+        time.sleep(random.uniform(0.1, 0.5))
+        process.kill()
+        process.join()
+        process.close()
+    assert not Path(f"/proc/self/task/{os.getpid()}/children").read_text(), "a process is left"
+    print("after {} killed readers: {:.1f} MB, {} threads, {} open files".format(args.kills, *held()))
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Measure decoding.")
+    parser.add_argument("mode", choices=["speed", "leak"])
+    parser.add_argument("--videos", nargs="+", default=[])
+    defaults = {"positions": 12, "repeats": 5, "reads": 5000, "kills": 20, "seed": 0}
+    for name, default in defaults.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    random.seed(args.seed)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        paths = args.videos or [render(folder / f"key_frame_every_{gop}.mp4", gop) for gop in (12, 250)]
+        if args.mode == "speed":
+            return speed(paths, args)
+        data = Path(paths[0]).read_bytes()
+        quarter = len(data) // 4
+        for n in range(4):
+            damaged = data[: n * quarter] + bytes(quarter) + data[(n + 1) * quarter :]
+            (folder / f"damaged{n}.mp4").write_bytes(damaged)
+        leak([*paths, *map(str, sorted(folder.glob("damaged*")))], args)
+
+
+if __name__ == "__main__":
+    main()
