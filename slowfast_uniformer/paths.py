@@ -1,10 +1,10 @@
-"""Where files are: local paths with ~ and $VARIABLES, and the addresses that iopath's path manager knows
-(http:// and whatever you register with `iopath.common.file_io.g_pathmgr`)."""
+"""Finding files and writing them: ~ and $VARIABLES, addresses (iopath's path manager), atomic replacement."""
 
 import functools
 import os
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from iopath.common.file_io import HTTPURLHandler, PathManager, g_pathmgr
 
@@ -51,3 +51,31 @@ def first_file(paths: list[str]) -> str | None:
             if os.path.isfile(fetch(path)):
                 return path
     return None
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[str]:
+    """A temporary path beside `path` that replaces it when the block ends without an exception.
+
+    The one way in which this program replaces a file: an interrupted or failed write leaves the former file as it
+    was and nothing else. The folder is made if it is missing. The name begins with a dot and keeps the ending, by which
+    some libraries choose a format.
+
+    Raises:
+        OSError: the file cannot be written; callers say which key or argument named it.
+    """
+    folder, name = os.path.split(os.fspath(path))
+    temporary = os.path.join(folder, f".{os.getpid()}.{name}")
+    os.makedirs(folder or ".", exist_ok=True)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        with suppress(FileNotFoundError):
+            os.remove(temporary)
+
+
+def atomic_write(path: str | os.PathLike, text: str) -> None:
+    """Replace a text file (UTF-8) by `text`, all or nothing (see `atomic_path`)."""
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        file.write(text)

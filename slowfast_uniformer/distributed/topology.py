@@ -3,12 +3,67 @@
 import os
 import re
 import socket
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fvcore.common.config import CfgNode
 
 if TYPE_CHECKING:
     import torch
+
+
+@dataclass(frozen=True)
+class Topology:
+    """How many processes share a step, and what follows from that. The one place where batch and rate are derived.
+
+    TRAIN.BATCH_SIZE counts videos per machine and is divided among its ranks.
+    """
+
+    machines: int
+    ranks_per_machine: int
+
+    @property
+    def ranks(self) -> int:
+        return self.machines * self.ranks_per_machine
+
+    def videos_per_rank(self, cfg: CfgNode) -> int:
+        """Videos that one rank reads for an optimizer step."""
+        return cfg.TRAIN.BATCH_SIZE // self.ranks_per_machine
+
+    def videos_per_step(self, cfg: CfgNode) -> int:
+        """The global batch: videos of an optimizer step on all ranks."""
+        return self.videos_per_rank(cfg) * self.ranks
+
+    def clips_per_rank(self, cfg: CfgNode) -> int:
+        """Clips that go through the model on one rank in an optimizer step."""
+        return self.videos_per_rank(cfg) * clips_per_video(cfg)
+
+    def clips_per_step(self, cfg: CfgNode) -> int:
+        """Clips of an optimizer step on all ranks."""
+        return self.clips_per_rank(cfg) * self.ranks
+
+    def lr_scale(self, cfg: CfgNode) -> int:
+        """The factor of all learning rates: the number of machines with SOLVER.BASE_LR_SCALE_NUM_SHARDS, else 1."""
+        return self.machines if cfg.SOLVER.BASE_LR_SCALE_NUM_SHARDS else 1
+
+    def learning_rate(self, cfg: CfgNode) -> float:
+        """The learning rate after warm-up that really applies."""
+        return cfg.SOLVER.BASE_LR * self.lr_scale(cfg)
+
+
+def current() -> Topology:
+    """The topology of the run that this process is a rank of."""
+    return Topology(num_machines(), local_world_size())
+
+
+def planned(cfg: CfgNode) -> Topology:
+    """The topology that a config asks for: NUM_SHARDS machines of NUM_GPUS ranks (one rank on a CPU)."""
+    return Topology(cfg.NUM_SHARDS, max(cfg.NUM_GPUS, 1))
+
+
+def clips_per_video(cfg: CfgNode) -> int:
+    """Differently augmented training clips of each decoded video."""
+    return cfg.AUG.NUM_SAMPLE if cfg.AUG.ENABLE else 1
 
 
 def rank() -> int:
