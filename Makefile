@@ -2,26 +2,45 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Tests at once; a file's tests stay together
+# Test processes; the tests of a file stay together
 JOBS ?= 2
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test lint install clean
+# Install a requirement into the virtual environment: with uv, which is several times as fast, or else with pip
+install = (command -v uv || $(BIN)/python -m pip install --quiet uv) >/dev/null \
+	&& $$(command -v uv || echo $(BIN)/uv) pip install --quiet --python $(BIN)/python --editable '$(1)' \
+	|| $(BIN)/python -m pip install --quiet --editable '$(1)'
 
-demo: install
-	$(BIN)/python datasets/make_demo.py
+.PHONY: demo test test-slow test-all lint install clean
+
+demo: $(VENV)/installed
+	$(BIN)/uniformer demo-data
 	$(BIN)/python tools/run_net.py --cfg configs/demo/uniformer.yaml
 
+# The quick tests; `make test-slow` runs the others, `make test-all` all of them
 test: install
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m 'not slow'
+
+test-slow: install
+	$(PYTEST) -m slow
+
+test-all: install
+	$(PYTEST)
 
 lint: install
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
-install: $(VENV)/installed
+install: $(VENV)/installed-dev
 
 $(VENV)/installed: setup.py
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(call install,.)
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(call install,.[dev])
 	touch $@
 
 clean:

@@ -8,6 +8,8 @@ with open("README.md", encoding="utf-8") as readme:
 EXPORT = ["onnx>=1.18", "onnxscript>=0.5.4", "onnxruntime>=1.22"]
 FEATURES = ["pyarrow>=17"]
 APP = ["gradio>=6.31,<7"]  # theme, style and history are arguments of launch there
+# Folders of the checkout that are part of the package when it is installed
+FOLDERS = {"slowfast_uniformer.configs": "configs", "slowfast_uniformer.datasets": "datasets"}
 
 setup(
     name="slowfast_uniformer",
@@ -15,9 +17,15 @@ setup(
     description="Train and test UniFormer video classifiers",
     long_description=long_description,
     long_description_content_type="text/markdown",
-    package_data={"slowfast_uniformer": ["labels/*.json", "apps/*.html"]},
+    entry_points={"console_scripts": ["uniformer=slowfast_uniformer.cli.main:main"]},
     python_requires=">=3.10",
-    packages=find_packages(include=["slowfast_uniformer", "slowfast_uniformer.*"]),
+    packages=[*find_packages(include=["slowfast_uniformer", "slowfast_uniformer.*"]), *FOLDERS],
+    package_dir=FOLDERS,
+    package_data={
+        "slowfast_uniformer": [f"**/*.{ending}" for ending in ("yaml", "json", "html", "css", "sbatch")],
+        "slowfast_uniformer.configs": ["**/*.yaml"],
+        "slowfast_uniformer.datasets": ["*.md", "labels/*.txt"],
+    },
     install_requires=[
         "torch>=2.9,<2.15",
         "torchvision>=0.24,<0.30",
@@ -42,6 +50,7 @@ setup(
             "pytest>=8,<10",
             "pytest-xdist>=3.7",  # the tests on as many cores as there are
             "ruff>=0.6",
+            "import-linter>=2",  # imports of the package point down (docs/architecture.md)
             "playwright>=1.50",  # drives an installed Chromium
             "wandb>=0.19,<1",
             "mlflow-skinny>=2.14,<4",
@@ -49,9 +58,10 @@ setup(
             *EXPORT,
             *FEATURES,
         ],
-        "app": APP,  # tools/demo_app.py
-        "export": EXPORT,  # tools/export.py --format onnx
-        "features": FEATURES,  # tools/features.py --output OUT.parquet
+        "app": APP,  # uniformer app
+        "completion": ["argcomplete>=3"],  # of commands and options by the shell
+        "export": EXPORT,  # uniformer export --format onnx
+        "features": FEATURES,  # uniformer features --output OUT.parquet
         "wandb": ["wandb>=0.19,<1"],  # TRACKER wandb
         "mlflow": ["mlflow>=2.14,<4"],  # TRACKER mlflow; mlflow-skinny is enough for a server
         "torchcodec": ["torchcodec>=0.8"],  # DATA.DECODER torchcodec; needs FFmpeg's shared libraries besides

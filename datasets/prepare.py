@@ -2,29 +2,40 @@
 
     python datasets/prepare.py NAME --annotations DIR --out DIR [--videos DIR] [--split 1] [--force]
 
-NAME is a row of `DATASETS`. datasets/DATASET.md says for each what to put into --annotations and what to
-expect. With --videos, paths are those of the files found below it, whatever their folder and ending, and
-videos that are not there are left out and counted; without, paths are as the data set distributes them.
-Label order is that of datasets/labels/, and classes.txt is written beside the lists.
+NAME is a row of `DATASETS`. datasets/DATASET.md says for each which files belong into --annotations and how many
+videos to expect. With --videos, paths are those of the files found below that folder, in any subfolder and with any
+ending, and missing videos are left out and counted; without it, paths are as the data set distributes them. Labels
+follow the order of datasets/labels/, and classes.txt is written beside the lists.
 """
 
 import argparse
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
 from slowfast_uniformer.errors import UserError
 
-HERE = Path(__file__).resolve().parent
-MAPS = HERE.parent / "slowfast_uniformer" / "labels"
+LABELS = Path(__file__).resolve().parent / "labels"
+MAPS = resources.files("slowfast_uniformer") / "labels"  # Kinetics-710 labels of the smaller releases' classes
 Lists = dict[str, list[str]]  # file name to its lines
 
 
 class Source:
-    """What a data set's function is given: its annotations, its classes, its videos."""
+    """Input of a data set's function: its annotation files, its classes, its videos.
+
+    Args:
+        annotations: Folder of the data set's own files.
+        videos: Folder of the videos or frame folders; None if the lists shall have the usual paths.
+        names: Class names in label order.
+        split: Number of the split, for data sets that have several.
+
+    Attributes:
+        missing: Number of videos that were not found.
+    """
 
     def __init__(self, annotations: Path, videos: Path | None, names: list[str], split: int = 1):
         self.annotations, self.folder, self.names, self.split = annotations, videos, names, split
@@ -35,41 +46,42 @@ class Source:
             raise UserError(f"--videos {videos}: no such folder")
 
     def file(self, *names: str) -> Path:
-        """The first of these annotation files that is there."""
+        """The first of these annotation files that exists."""
         for name in names:
             if (self.annotations / name).is_file():
                 return self.annotations / name
         raise UserError(f"{self.annotations} holds no {' or '.join(names)}; see datasets/DATASET.md")
 
     def lines(self, *names: str) -> Iterator[tuple[str, str]]:
-        """(where, line) of every line that is not blank."""
+        """(position for messages, line) of every line that is not blank."""
         path = self.file(*names)
         for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
             if line.strip():
                 yield f"{path}, line {number}", line.strip()
 
     def rows(self, *names: str) -> Iterator[tuple[str, dict[str, str]]]:
-        """(where, row) of a CSV file with a header."""
+        """(position for messages, row) of a CSV file with a header."""
         path = self.file(*names)
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             yield from ((f"{path}, line {reader.line_num}", row) for row in reader)
 
     def json(self, *names: str) -> object:
+        """Content of a JSON file."""
         path = self.file(*names)
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return json.loads(path.read_text(encoding="utf-8-sig"))
         except ValueError as error:
             raise UserError(f"{path}: not JSON ({error})") from None
 
     def label(self, name: str, where: str) -> int:
-        """A class's label; releases of a data set differ in capitals, which do not count."""
+        """Label of a class. Case is ignored, as releases of a data set differ in it."""
         if name.lower() not in self._labels:
             raise UserError(f"{where}: {name!r} is not one of the {len(self.names)} classes")
         return self._labels[name.lower()]
 
     def path(self, usual: str, *other_stems: str) -> str | None:
-        """Path of a video that is usually called `usual`; None, and counted, if it is not there."""
+        """Path of a video whose usual path is given; None, and counted as missing, if it is not found."""
         if self.folder is None:
             return usual
         if self._found is None:
@@ -82,7 +94,7 @@ class Source:
         return None
 
     def frames(self, video: str) -> int:
-        """How many pictures a video's folder holds."""
+        """Number of images in a video's frame folder."""
         if self.folder is None:
             raise UserError("--videos: the folder of frame folders is needed, to count the frames")
         folder = self.folder / video
@@ -91,8 +103,8 @@ class Source:
         return count
 
 
-def tested(lists: Lists) -> Lists:
-    """The test list is the validation list, where the labels of a test set are kept secret."""
+def add_test_list(lists: Lists) -> Lists:
+    """Use the validation list for testing, where the labels of the test set are not public."""
     return {**lists, "test.csv": lists["val.csv"]}
 
 
@@ -110,7 +122,7 @@ def kinetics(source: Source) -> Lists:
             label = source.label(name, where)
             if path := source.path(f"{name}/{video}_{start:06d}_{end:06d}.mp4", video):
                 lines.append(f"{path} {label}")
-    return tested(lists)
+    return add_test_list(lists)
 
 
 def k710(source: Source) -> Lists:
@@ -123,15 +135,17 @@ def k710(source: Source) -> Lists:
             for where, line in source.lines(f"{name}/{split}.csv"):
                 path, _, label = line.rpartition(" ")
                 if not path or not label.isdigit() or int(label) >= len(to_710):
-                    raise UserError(f"{where}: 'path label' expected, as this program writes {name}'s lists")
+                    raise UserError(
+                        f"{where}: 'path label' expected, as in the lists that this script writes for {name}"
+                    )
                 rows.append((Path(path).stem[:11], f"{name}/{path} {to_710[int(label)]}"))
     val = dict(reversed(parts["val"]))
     train = {video: line for video, line in reversed(parts["train"]) if video not in val}
-    return tested({"train.csv": list(train.values())[::-1], "val.csv": list(val.values())[::-1]})
+    return add_test_list({"train.csv": list(train.values())[::-1], "val.csv": list(val.values())[::-1]})
 
 
 def something(source: Source, version: str, videos: dict[str, Iterator[tuple[str, str, str]]]) -> Lists:
-    """Lists `folder frames label` of frame folders from (where, id, class name or "") of each video."""
+    """Lists `folder frames label` of frame folders from (position, id, class name or "") of each video."""
     lists: Lists = {}
     for split, rows in videos.items():
         lines = lists[f"somesome{version}_rgb_{split}_split.txt"] = []
@@ -154,7 +168,7 @@ def sthv1(source: Source) -> Lists:
 
 
 def sthv2(source: Source) -> Lists:
-    """Something-Something V2's JSON, for videos that were extracted into frame folders."""
+    """Something-Something V2's JSON, for videos extracted into frame folders."""
 
     def rows(split: str) -> Iterator[tuple[str, str, str]]:
         names = (f"{split}.json", f"something-something-v2-{split}.json")
@@ -175,20 +189,20 @@ def mit(source: Source) -> Lists:
             label = source.label(category, where)
             if path := source.path(path):
                 lines.append(f"{path} {label}")
-    return tested(lists)
+    return add_test_list(lists)
 
 
 def activitynet(source: Source) -> Lists:
-    """ActivityNet's JSON, and that of HACS Segments: `path total start end label`. Training has a line for
-    each annotated part, validation one for each video and class."""
+    """JSON of ActivityNet and HACS Segments, to lists `path total start end label`. Training has a line for each
+    annotated segment, validation a line for each video and class."""
     lists: Lists = {"train.csv": [], "val.csv": []}
     names = ("activity_net.v1-3.min.json", "HACS_segments_v1.1.1.json")
     where = source.file(*names)
-    for video, about in source.json(*names)["database"].items():
-        parts = {(part["label"], *map(float, part["segment"])) for part in about["annotations"]}
-        if about["subset"] == "testing" or not parts:
+    for video, entry in source.json(*names)["database"].items():
+        parts = {(part["label"], *map(float, part["segment"])) for part in entry["annotations"]}
+        if entry["subset"] == "testing" or not parts:
             continue
-        train, total = about["subset"] == "training", float(about["duration"])
+        train, total = entry["subset"] == "training", float(entry["duration"])
         path = source.path(f"v_{video}.mp4", video)
         seen: set[str] = set()
         for name, start, end in sorted(parts):
@@ -196,7 +210,7 @@ def activitynet(source: Source) -> Lists:
             if path and 0 <= start < min(end, total) and (train or name not in seen):
                 lists["train.csv" if train else "val.csv"].append(f"{path} {total} {start} {end} {label}")
             seen.add(name)
-    return tested(lists)
+    return add_test_list(lists)
 
 
 def ucf101(source: Source) -> Lists:
@@ -216,11 +230,11 @@ def ucf101(source: Source) -> Lists:
                 raise UserError(f"{where}: label {number}, but classInd.txt says {label + 1}")
             if path := source.path(usual):
                 lines.append(f"{path} {label}")
-    return tested(lists)
+    return add_test_list(lists)
 
 
 def hmdb51(source: Source) -> Lists:
-    """<class>_test_splitN.txt: `video.avi 0|1|2`, for neither, training and testing."""
+    """<class>_test_splitN.txt: `video.avi 0|1|2` for unused, training and testing."""
     lists: Lists = {"train.csv": [], "val.csv": []}
     for label, name in enumerate(source.names):
         for where, line in source.lines(f"{name}_test_split{source.split}.txt"):
@@ -230,7 +244,7 @@ def hmdb51(source: Source) -> Lists:
                 raise UserError(f"{where}: 'video.avi 0', 1 or 2 expected, found {line!r}")
             if use != "0" and (path := source.path(f"{name}/{video}")):
                 lists["train.csv" if use == "1" else "val.csv"].append(f"{path} {label}")
-    return tested(lists)
+    return add_test_list(lists)
 
 
 def charades(source: Source) -> Lists:
@@ -247,20 +261,25 @@ def charades(source: Source) -> Lists:
                 ) from None
             if path := source.path(f"{row['id']}.mp4"):
                 lines.append(f"{path} {','.join(map(str, sorted(actions))) or '-'}")
-    return tested(lists)
+    return add_test_list(lists)
 
 
 def charades_names(annotations: Path) -> list[str]:
-    """The classes that Charades_v1_classes.txt gives (`c000 Holding some clothes`)."""
+    """Class names from Charades_v1_classes.txt (`c000 Holding some clothes`)."""
     lines = Source(annotations, None, []).lines("Charades_v1_classes.txt")
     return [line.partition(" ")[2] for _, line in lines]
 
 
 class Dataset(NamedTuple):
-    """How a data set is prepared, and where its classes come from."""
+    """How a data set is prepared.
+
+    Attributes:
+        lists: Makes the lists.
+        names: A file of class names in labels/, or a function that reads them from the annotations.
+    """
 
     lists: Callable[[Source], Lists]
-    names: str | Callable[[Path], list[str]]  # a file in labels/, or what reads the classes
+    names: str | Callable[[Path], list[str]]
 
 
 DATASETS = {
@@ -282,40 +301,55 @@ DATASETS = {
 def prepare(
     name: str, annotations: Path, out: Path, videos: Path | None = None, split: int = 1, force: bool = False
 ) -> tuple[Lists, int]:
-    """Write a data set's lists and classes.txt; returns the lists and how many videos were not there."""
-    way = DATASETS[name]
+    """Write the lists and classes.txt of a data set.
+
+    Args:
+        name: A row of `DATASETS`.
+        annotations: Folder of the data set's own files.
+        out: Folder to write to.
+        videos: Folder of the videos or frame folders; None for the usual paths.
+        split: Number of the split of UCF101 and HMDB51, 1 to 3.
+        force: Replace lists that exist.
+
+    Returns:
+        The lists (file name to lines) and the number of missing videos.
+
+    Raises:
+        UserError: A file is missing or malformed, or a list exists or would be empty.
+    """
+    dataset = DATASETS[name]
     if not annotations.is_dir():
         raise UserError(f"--annotations {annotations}: no such folder")
-    known = way.names(annotations) if callable(way.names) else _labels(way.names)
-    source = Source(annotations, videos, known, split)
-    lists = way.lists(source)
+    names = dataset.names(annotations) if callable(dataset.names) else _packaged_names(dataset.names)
+    source = Source(annotations, videos, names, split)
+    lists = dataset.lists(source)
     if empty := [list_name for list_name, lines in lists.items() if not lines]:
         raise UserError(f"{empty[0]} would be empty; is --videos {videos} the folder of {name}'s videos?")
-    if there := [list_name for list_name in lists if (out / list_name).exists() and not force]:
-        raise UserError(f"{out} has {', '.join(there)} already; --force replaces, --out names another place")
+    if existing := [list_name for list_name in lists if (out / list_name).exists() and not force]:
+        raise UserError(f"{out} has {', '.join(existing)} already; --force replaces, --out names another place")
     out.mkdir(parents=True, exist_ok=True)
-    for list_name, lines in {**lists, "classes.txt": known}.items():
+    for list_name, lines in {**lists, "classes.txt": names}.items():
         (out / list_name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return lists, source.missing
 
 
-def _labels(name: str) -> list[str]:
-    return (HERE / "labels" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+def _packaged_names(name: str) -> list[str]:
+    return (LABELS / f"{name}.txt").read_text(encoding="utf-8").splitlines()
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Turn a data set's own annotations into lists.")
     parser.add_argument("name", choices=DATASETS)
     parser.add_argument("--annotations", type=Path, required=True, help="folder of the data set's own files")
-    parser.add_argument("--out", type=Path, required=True, help="where the lists go")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the lists")
     parser.add_argument("--videos", type=Path, help="folder of the videos, or of frame folders")
     parser.add_argument("--split", type=int, default=1, choices=(1, 2, 3), help="of UCF101 and HMDB51")
-    parser.add_argument("--force", action="store_true", help="replace lists that are there already")
-    return parser.parse_args()
+    parser.add_argument("--force", action="store_true", help="replace existing lists")
+    return parser.parse_args(argv)
 
 
-def main() -> None:
-    args = parse_args()
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
     try:
         lists, missing = prepare(args.name, args.annotations, args.out, args.videos, args.split, args.force)
     except UserError as error:
@@ -324,7 +358,7 @@ def main() -> None:
     for name, lines in lists.items():
         print(f"{len(lines):8} {args.out / name}")
     if missing:
-        print(f"{missing:8} videos are not in {args.videos} and were left out")
+        print(f"{missing:8} videos were not found in {args.videos} and are left out")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,45 @@
-"""Training and testing of UniFormer video classifiers."""
+"""Training and testing of UniFormer video classifiers.
 
-from typing import Any
+From Python:
+
+    from slowfast_uniformer import list_recipes, load_config, load_model, test, train
+
+    cfg = load_config("k400/uniformer_s", ["OUTPUT_DIR", "runs/k400_s"])
+    result = train(cfg)                          # {"output_dir": ..., "checkpoint": ..., "best_top1": ...}
+    figures = test(cfg)                          # {"top1_acc": ..., "top5_acc": ..., ...}
+    model = load_model(result["checkpoint"])
+    print(model.predict("video.mp4"))
+
+Names are imported at their first use: `import slowfast_uniformer` alone imports no other package.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from slowfast_uniformer.config.load import load_config
+    from slowfast_uniformer.config.recipes import list_recipes
+    from slowfast_uniformer.engine.job import test_run as test
+    from slowfast_uniformer.engine.job import train_run as train
+    from slowfast_uniformer.inference.predictor import load_model
 
 __version__ = "0.1.0"
-__all__ = ["load_model"]
+__all__ = ["list_recipes", "load_config", "load_model", "test", "train"]
+_PLACES = {
+    "list_recipes": ("config.recipes", "list_recipes"),
+    "load_config": ("config.load", "load_config"),
+    "load_model": ("inference.predictor", "load_model"),
+    "test": ("engine.job", "test_run"),
+    "train": ("engine.job", "train_run"),
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "load_model":  # at its first use, for it imports everything
-        from slowfast_uniformer.inference.predictor import load_model
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    module, function = _PLACES[name]
+    return getattr(import_module(f"{__name__}.{module}"), function)
 
-        return load_model
-    raise AttributeError(f"module {__name__} has no attribute {name}")
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,6 +1,5 @@
-"""The one exception that means "the input is at fault": its text is all a user needs to see."""
+"""The exception for errors in the user's input."""
 
 
 class UserError(Exception):
-    """Bad input. The message names the file, line or key at fault and the remedy; tools print it without a
-    traceback."""
+    """Invalid input. The message names the file, line or key and the remedy; commands print it without a traceback."""

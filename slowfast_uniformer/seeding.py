@@ -1,7 +1,7 @@
-"""Randomness as a function of position: (RNG_SEED, epoch, video or step, rank) determine every draw of a run.
+"""Random numbers as a function of position: (RNG_SEED, epoch, video or step, rank) determine every draw of a run.
 
-Nothing depends on how many workers load, nor on what ran before, so a run that is continued draws as if it
-had never stopped, and a checkpoint needs to carry no generator's state.
+No draw depends on the number of DataLoader workers or on earlier draws. So a resumed run draws the same numbers as one
+that was never interrupted, and checkpoints need no generator states.
 """
 
 import random
@@ -13,7 +13,7 @@ import torch
 
 
 def mix(*numbers: int) -> int:
-    """A 32-bit seed out of several whole numbers (numpy's SeedSequence)."""
+    """Return a 32-bit seed that depends on all of the non-negative integers (numpy's SeedSequence)."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
@@ -27,7 +27,7 @@ def seed_all(*numbers: int) -> None:
 
 @contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
-    """Seed the CPU generators inside the block and give them back their states after it."""
+    """Seed the CPU generators of Python, NumPy and PyTorch in the block, and restore their states after it."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     seed = mix(*numbers)
     random.seed(seed)

@@ -14,13 +14,12 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
 VIDEOS = {"train": 16, "val": 9}  # 9: not divisible among two processes
-LONG = ["distributed", "recovery", "model_info", "slurm", "launch", "model_zoo"]
 
 
 def pytest_collection_modifyitems(items: list) -> None:
-    """The files that take longest come first, so that processes which share the tests end together."""
-    place = {f"test_{name}": number for number, name in enumerate(LONG)}
-    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+    """The files with slow tests come first, so that processes which share the tests end together."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def load_script(path: str):
@@ -33,25 +32,29 @@ def load_script(path: str):
     return module
 
 
-def status_of(script) -> int:
-    """The exit status of a command of tools/, as `load_script` gives it, with the arguments of sys.argv."""
+def exit_status(call) -> int:
+    """The exit status of a command: of `call()`, with errors handled as the console script does."""
+    from slowfast_uniformer.cli.common import finish
+
     try:
-        script.finish(script.main)
+        finish(call)
     except SystemExit as stop:
         return stop.code
     return 0
 
 
 @pytest.fixture(autouse=True)
-def signals():
-    """A test leaves the handlers of signals as they were: what is ignored is so in processes that are started
-    later, too, and a pool of them would wait for ever for its workers to end."""
+def process_state():
+    """A test leaves the package's logger and the handlers of signals as they were. What is ignored would be so in
+    processes that are started later, too, and a pool of them would wait for ever for its workers to end."""
     from slowfast_uniformer.distributed.signals import SIGNALS
 
     before = {number: signal.getsignal(number) for number in SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+    if log := sys.modules.get("slowfast_uniformer.runs.log"):
+        log.remove_logging()
 
 
 @pytest.fixture(scope="session")
@@ -125,14 +128,12 @@ def trained(demo, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def command(monkeypatch, capfd):
-    """Call a command of tools/ by its file name and arguments; returns exit status, standard output and
-    standard error."""
+def command(capfd):
+    """Call `uniformer COMMAND` in this process; returns exit status, standard output and standard error."""
+    from slowfast_uniformer.cli import main
 
     def call(name: str, *arguments: object) -> tuple[int, str, str]:
-        script = load_script(f"tools/{name}")
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        return status_of(script), *capfd.readouterr()
+        return exit_status(lambda: main.run([name, *map(str, arguments)])), *capfd.readouterr()
 
     return call
 
@@ -145,7 +146,7 @@ def run_net(monkeypatch, capfd):
     def call(overrides: list, *arguments: str) -> tuple[int, str, str]:
         config = ROOT / "tests" / "empty.yaml"
         monkeypatch.setattr(sys, "argv", ["run_net.py", "--cfg", str(config), *arguments, *map(str, overrides)])
-        return status_of(script), *capfd.readouterr()
+        return exit_status(script.main), *capfd.readouterr()
 
     return call
 

@@ -1,13 +1,13 @@
 """Trains every PyTorchVideo model for a step on a process group, then scores clips with it.
 
-Run under torchrun by test_ptv.py: python tests/ddp_ptv.py OUT. Rank 0 saves of each model whether the update
-took place, and the logits.
+Run under torchrun by tests/models/test_pytorchvideo.py: python tests/ddp_ptv.py OUT. Rank 0 saves of each model
+whether the update took place, and the logits.
 """
 
 import sys
 
 import torch
-from test_models import CLASSES, SMALL
+from small_models import CLASSES, SMALL
 
 from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.distributed import launch, topology

@@ -3,7 +3,6 @@ links lead somewhere, and every program is run by some test. The commands of doc
 test."""
 
 import ast
-import contextlib
 import functools
 import importlib
 import importlib.util
@@ -15,11 +14,13 @@ import sys
 import textwrap
 
 import pytest
-from conftest import ROOT, load_script
+from conftest import ROOT, exit_status, load_script
 
+from slowfast_uniformer.cli import main
 from slowfast_uniformer.config.compat import RENAMED, RETIRED
 from slowfast_uniformer.config.keys import flatten, get_cfg
 from slowfast_uniformer.config.load import load_config
+from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.models.registry import MODEL_REGISTRY
 
 PATTERNS = ("README.md", "INSTALL.md", "docs/*.md", "datasets/*.md")
@@ -60,7 +61,7 @@ def commands(text: str) -> list[str]:
     lines = [line for block in code(text) for line in block.splitlines()] + inline
     parts = [re.sub(r"^(\w+=\S+ )+|^(\./)?\.venv/bin/", "", part) for x in lines for part in x.split(" && ")]
     parts = [re.sub(r"^prepare\.py(?= )", PREPARE, part) for part in parts]
-    return [part for part in parts if re.match(r"(python3?|make|pip|tensorboard|torchrun|srun) \S", part)]
+    return [part for part in parts if re.match(r"(uniformer|python3?|make|pip|tensorboard|torchrun|srun) \S", part)]
 
 
 def every_command() -> list:
@@ -93,15 +94,27 @@ def check_script(path: str, arguments: list[str], monkeypatch) -> None:
     if not hasattr(module, "parse_args"):
         assert not arguments, f"{path} takes no arguments"
         return
-    args = module.parse_args()
+    check_config(module.parse_args())
+
+
+def check_config(args) -> None:
+    """The config of a command's arguments is valid."""
     overrides = getattr(args, "opts", None) or getattr(args, "overrides", [])
     load_config(getattr(args, "cfg", None), overrides, runs_here=False)
+
+
+def check_uniformer(arguments: list[str], monkeypatch) -> None:
+    name, *rest = arguments
+    if name not in ("COMMAND", "--help", "--version"):
+        check_config(main.load_command(name).parse_args(rest))
 
 
 def check_python(arguments: list[str], monkeypatch) -> None:
     option, *rest = arguments
     if option == "-c":
         exec(compile(rest[0], "<page>", "exec"), {})
+    elif option == "-m" and rest[0] == "slowfast_uniformer":
+        check_uniformer(rest[1:], monkeypatch)
     elif option == "-m":
         assert importlib.util.find_spec(rest[0]), rest[0]
     else:
@@ -129,19 +142,22 @@ def check_tensorboard(arguments: list[str], monkeypatch) -> None:
 def check_launcher(arguments: list[str], monkeypatch) -> None:
     """torchrun and srun: our program behind them; srun's own options are SLURM's business."""
     own = [n for n, word in enumerate(arguments) if SCRIPT.fullmatch(word)]
-    if own:
+    if "slowfast_uniformer" in arguments:
+        check_uniformer(arguments[arguments.index("slowfast_uniformer") + 1 :], monkeypatch)
+    elif own:
         check_script(arguments[own[0]], arguments[own[0] + 1 :] or ["--cfg", EMPTY], monkeypatch)
 
 
 def check_torchrun(arguments: list[str], monkeypatch) -> None:
     from torch.distributed.run import get_args_parser
 
-    own = any(map(SCRIPT.fullmatch, arguments))
+    own = any(map(SCRIPT.fullmatch, arguments)) or "slowfast_uniformer" in arguments
     get_args_parser().parse_args([*arguments, *([] if own else ["tools/run_net.py"])])
     check_launcher(arguments, monkeypatch)
 
 
 CHECKS = {
+    "uniformer": check_uniformer,
     "python": check_python,
     "python3": check_python,
     "make": check_make,
@@ -167,8 +183,11 @@ def test_commands_are_found_and_faults_in_them_too(monkeypatch):
         test_a_command_is_understood(fault, monkeypatch)
     with pytest.raises(AssertionError, match="tools/no.py"):
         test_a_command_is_understood("python tools/no.py", monkeypatch)
-    with pytest.raises(SystemExit):
-        test_a_command_is_understood("python tools/slurm.py --nodse 1", monkeypatch)
+    for fault in ("uniformer slurm --nodse 1", "python -m slowfast_uniformer slurm --nodse 1"):
+        with pytest.raises(SystemExit):
+            test_a_command_is_understood(fault, monkeypatch)
+    with pytest.raises(UserError, match="the nearest one is slurm"):
+        test_a_command_is_understood("uniformer slrm --nodes 1", monkeypatch)
 
 
 @each_page
@@ -205,6 +224,14 @@ def test_the_model_of_the_page_trains(tmp_path, monkeypatch, tiny, run_net):
     assert status == 0 and out.startswith("top-1 "), errors
 
 
+def call_of(command: str) -> list[str]:
+    """The name of our command that a line calls, and its arguments; run_net.py is train."""
+    program, *words = shlex.split(command)
+    if program != "uniformer":
+        words[0] = words[0].replace("tools/run_net.py", "train")
+    return words
+
+
 def test_the_walk_through_works(tmp_path, monkeypatch, demo, tiny, capfd):
     """The commands for one's own videos, in their order, with sizes for seconds added."""
     for number, video in enumerate(sorted((demo / "videos").rglob("*.mp4"))):
@@ -216,20 +243,14 @@ def test_the_walk_through_works(tmp_path, monkeypatch, demo, tiny, capfd):
     own = {"OUTPUT_DIR", "DATA.PATH_TO_DATA_DIR", "DATA.PATH_PREFIX", "MODEL.NUM_CLASSES"}  # the commands'
     sizes = [str(x) for pair in zip(tiny[::2], tiny[1::2], strict=True) if pair[0] not in own for x in pair]
     steps = commands(PAGES["docs/getting_started.md"].partition("## 5.")[2])
-    assert [SCRIPT.search(step)[0] for step in steps] == [
-        "tools/make_lists.py",
-        "tools/check_dataset.py",
-        "tools/run_net.py",
-    ]
-    for step in steps:
-        _, path, *arguments = shlex.split(step)
+    calls = [call_of(step) for step in steps]
+    assert [name for name, *_ in calls] == ["lists", "check", "train"]
+    for name, *arguments in calls:
         arguments += sizes if "--cfg" in arguments else []
-        here = ["--workers", "0"] if "check_dataset" in path else []  # starting others takes longer
-        monkeypatch.setattr(sys, "argv", [path, *here, *arguments])
-        with contextlib.suppress(SystemExit):
-            script(path).main()
-        said = capfd.readouterr().err
-        assert "error" not in said, said
+        here = ["--workers", "0"] if name == "check" else []  # starting others takes longer
+        status = exit_status(lambda words=[name, *here, *arguments]: main.run(words))
+        errors = capfd.readouterr().err
+        assert status == 0 and "error" not in errors, errors
     header, *rows = (tmp_path / "runs/mine/predictions.csv").read_text().splitlines()
     assert rows and all(row.split(",")[4] in ("backhand", "forehand") for row in rows)
 

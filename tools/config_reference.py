@@ -1,61 +1,43 @@
-"""Write docs/config.md, and the table of keys in docs/migration.md, from slowfast_uniformer/config/keys.py.
+"""Write the tables of keys in docs/config.md and docs/migration.md, below the mark in each.
 
 python tools/config_reference.py
 
-What a key or section means is the comment behind its line there; why a key is retired is the sentence that a
-run logs.
+The meaning of a key or section is its comment in slowfast_uniformer/config/defaults.yaml, and the reason why a key of
+another program is not supported is in compat.yaml beside it.
 """
 
-import inspect
 import re
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from slowfast_uniformer.config.compat import RENAMED, RETIRED
-from slowfast_uniformer.config.keys import flatten, get_cfg
+from slowfast_uniformer.config.keys import DEFAULTS, flatten, get_cfg
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAD = """# Config keys
-
-Made by `python tools/config_reference.py` from [keys.py](../slowfast_uniformer/config/keys.py). A value is
-looked for on the command line, then in the files after `--cfg`, the last one first, then in those that they
-name as `_BASE_`; what none of them has is as below.
-
-    python tools/run_net.py --cfg configs/demo/uniformer.yaml TRAIN.BATCH_SIZE 32 DATA.RANDOM_FLIP True
-
-In a YAML that is `TRAIN:` and `DATA:` with `BATCH_SIZE: 32` and `RANDOM_FLIP: True` indented below them. A
-value has the type of its default: text, a number, True or False, a list; `null` is nothing. In paths of
-lists and videos `~`, `$NAME` and `${NAME:-otherwise}` are replaced. An unknown key ends the run with
-the nearest known one, a value that cannot work with the reason. What a run had for every key is in the
-`config.yaml` of its OUTPUT_DIR; its log begins with those that are not as below.
-"""
-RETIRED_HEAD = """
-## Keys of other programs
-
-Understood in files of the UniFormer releases and of SlowFast, but no keys here; what becomes of them is in
-[migration.md](migration.md#keys-that-are-other-ones-or-none-here).
-
-"""
 MARK = "<!-- from here on written by tools/config_reference.py -->\n"
-TABLE_HEAD = "\n| key there | here | because |\n|---|---|---|\n"
+ANCHOR = "keys-that-are-other-ones-or-none-here"  # the heading in docs/migration.md
 
 
 def meanings() -> dict[str, str]:
-    """The comment behind every key and section of `config.get_cfg`."""
-    line = r"^    c\.([A-Z0-9_.]+) = .*  # (.+)$"
-    return dict(re.findall(line, inspect.getsource(get_cfg), re.MULTILINE))
+    """Return the comment of every key and section in defaults.yaml."""
+    found, section = {}, ""
+    lines = re.findall(r"^( *)(\w+):.*  # (.+)$", DEFAULTS.read_text(encoding="utf-8"), re.MULTILINE)
+    for indent, name, meaning in lines:
+        section = section if indent else name
+        found[f"{section}.{name}" if indent else name] = meaning
+    return found
 
 
-def marked_up(text: str) -> str:
-    """A sentence of config.py as Markdown: keys and pages stand out, and nothing else does."""
+def to_markdown(text: str) -> str:
+    """Return a sentence as Markdown, with keys as code and pages as links."""
     text = re.sub(r"([|*<])", r"\\\1", text)
     text = re.sub(r"\bdocs/(\w+\.md)", r"[\1](\1)", text)
     return re.sub(r"\$?\b[A-Z][A-Z0-9]*[_.][A-Z0-9_.]*[A-Z0-9]\b", r"`\g<0>`", text)
 
 
-def shown(value: Any) -> str:
-    """A value as a YAML has it."""
+def to_yaml(value: Any) -> str:
+    """Return a value as code, in YAML's notation."""
     value = dict(value) if isinstance(value, dict) else value
     return f"`{ {'': chr(34) * 2, 'None': 'null'}.get(str(value), value) }`"
 
@@ -64,45 +46,48 @@ def is_section(key: str) -> bool:
     return not set("._") & set(key)
 
 
-def page() -> str:
-    """The text of docs/config.md."""
-    told, parts = meanings(), [HEAD]
-    leaves = flatten(get_cfg())
-    for section, group in groupby(leaves, lambda leaf: leaf[0].rpartition(".")[0]):
-        about = told.get(section, "machines, folder, seed")
-        title = f"{section or 'Without a section'}\n\n{about[0].upper()}{about[1:]}."
-        parts.append(f"\n## {title}\n\n| key | default | meaning |\n|---|---|---|\n")
-        parts.extend(f"| `{key}` | {shown(value)} | {marked_up(told[key])} |\n" for key, value in group)
-    names = [f"`{key}.*`" if is_section(key) else f"`{key}`" for key in [*RENAMED, *RETIRED]]
-    return "".join([*parts, RETIRED_HEAD, ",\n".join(names), ".\n"])
+def key_name(key: str) -> str:
+    """Return a retired key or section as code."""
+    return f"`{key}.*`" if is_section(key) else f"`{key}`"
 
 
-def fate(key: str) -> tuple[str, str]:
-    """What becomes of a key that is none here, and why."""
+def sections() -> str:
+    """Return what docs/config.md has below its mark: a table for each section, and the keys of other programs."""
+    meaning, parts = meanings(), []
+    for section, group in groupby(flatten(get_cfg()), lambda pair: pair[0].rpartition(".")[0]):
+        about = meaning.get(section, "machines, seed and output")
+        parts.append(f"\n## {section or 'Without a section'}\n\n{about[0].upper()}{about[1:]}.\n")
+        parts.append("\n| key | default | meaning |\n|---|---|---|\n")
+        parts.extend(f"| `{key}` | {to_yaml(value)} | {to_markdown(meaning[key])} |\n" for key, value in group)
+    others = ",\n".join(map(key_name, [*RENAMED, *RETIRED]))
+    intro = f"Accepted in files of the UniFormer releases and SlowFast; see [migration.md](migration.md#{ANCHOR})."
+    return f"{''.join(parts)}\n## Keys of other programs\n\n{intro}\n\n{others}.\n"
+
+
+def outcome(key: str) -> tuple[str, str]:
+    """Return what happens to a key of other programs, and the reason."""
     if key in RENAMED:
         return f"`{RENAMED[key]}`", "one key for all models"
     harmless, reason = RETIRED[key]
     if harmless is None:
         return "ignored", reason
-    values = "switched off" if is_section(key) else " or ".join(map(shown, harmless)) or "empty"
+    values = "switched off" if is_section(key) else " or ".join(map(to_yaml, harmless)) or "empty"
     return f"ignored if {values}, else refused", reason
 
 
 def table() -> str:
-    """The table of docs/migration.md."""
-    rows = []
-    for (what, reason), keys in groupby([*RENAMED, *RETIRED], fate):
-        names = ", ".join(f"`{key}.*`" if is_section(key) else f"`{key}`" for key in keys)
-        rows.append(f"| {names} | {what} | {marked_up(reason)} |\n")
-    return TABLE_HEAD + "".join(rows)
+    """Return what docs/migration.md has below its mark: the table of keys of other programs."""
+    groups = groupby([*RENAMED, *RETIRED], outcome)
+    rows = [f"| {', '.join(map(key_name, keys))} | {what} | {to_markdown(why)} |\n" for (what, why), keys in groups]
+    return f"\n| key | here | reason |\n|---|---|---|\n{''.join(rows)}"
 
 
-def guide(text: str) -> str:
-    """docs/migration.md with the table as it is now."""
-    return text.partition(MARK)[0] + MARK + table()
+def updated(text: str, generated: str) -> str:
+    """Return a page with what is below its mark replaced."""
+    return f"{text.partition(MARK)[0]}{MARK}{generated}"
 
 
 if __name__ == "__main__":
-    (ROOT / "docs/config.md").write_text(page(), encoding="utf-8")
-    path = ROOT / "docs/migration.md"
-    path.write_text(guide(path.read_text(encoding="utf-8")), encoding="utf-8")
+    for name, generated in (("config", sections()), ("migration", table())):
+        path = ROOT / f"docs/{name}.md"
+        path.write_text(updated(path.read_text(encoding="utf-8"), generated), encoding="utf-8")

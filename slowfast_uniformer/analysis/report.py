@@ -1,6 +1,6 @@
-"""One HTML page, needing nothing besides, of one run or several: curves, classes, mistakes, configs, cost.
+"""One self-contained HTML page on one run or several: curves, classes, mistakes, configs, cost.
 
-What is shown is put together here as plain values; report.html lays it out and escapes it.
+The values of the page are computed here; report.html lays them out, words them and escapes them.
 """
 
 import os
@@ -12,13 +12,15 @@ from typing import Any
 
 import jinja2
 
+from slowfast_uniformer import paths
 from slowfast_uniformer.analysis.report_classes import classes, mistakes
 from slowfast_uniformer.analysis.report_figures import Chart, Points, chart
 from slowfast_uniformer.config.keys import flatten, get_cfg
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.runs.folder import Row, RunFolder, is_number, read_run
+from slowfast_uniformer.runs.files import Row
+from slowfast_uniformer.runs.folder import RunFolder, is_number, read_run
 
-CURVES = (
+CURVES = (  # title, unit, key of the rows of metrics.jsonl
     ("Loss", "", "loss"),
     ("Top-1 accuracy", "%", "top1_acc"),
     ("Mean average precision", "%", "map"),
@@ -27,38 +29,41 @@ CURVES = (
 )
 SPEED = (("Clips per second", "", "clips_per_second"), ("Waiting for data", "%", "data_wait_percent"))
 KINDS = {"train_iter": "train", "val_epoch": "val", "test_final": "test"}
-SCORES = {"top1_acc": "top-1", "map": "mAP", "top5_acc": "top-5", "mean_class_acc": "mean of classes"}
-MISTAKES = 12  # shown of one run; of several half as many each
-WHERE = {"OUTPUT_DIR", "SHARD_ID"}  # differ between any two runs
+MISTAKES = 12  # shown of one run; half as many of each of several
+VARYING = {"OUTPUT_DIR", "SHARD_ID"}  # keys that differ between any two runs
 
 
 def report(folders: Sequence[str], output: str | None = None) -> str:
-    """Write the page on the runs in `folders` to `output`, which is report.html in the first of them unless
-    given; returns its path. Raises UserError where a folder is no run's or the page cannot be written."""
+    """Write the page on one run or several.
+
+    Args:
+        folders: OUTPUT_DIR of each run.
+        output: path of the page; None for report.html in the first folder.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        UserError: where a folder is not a run's, or the page cannot be written.
+    """
     runs = [read_run(folder) for folder in folders]
     path = output or os.path.join(folders[0], "report.html")
-    page = render(runs)
     try:
-        Path(path + ".tmp").write_text(page, encoding="utf-8")
-        os.replace(path + ".tmp", path)
+        paths.atomic_write(path, render(runs))
     except OSError as error:
-        Path(path + ".tmp").unlink(missing_ok=True)
         raise UserError(f"--output: cannot write {path}: {error.strerror}") from None
     return path
 
 
 def render(runs: Sequence[RunFolder]) -> str:
-    """The page, HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(os.path.dirname(__file__)),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    names = short_names([run.path for run in runs])
-    return environment.get_template("report.html").render(
-        names=names,
+    """The page as HTML."""
+    loader = jinja2.FileSystemLoader(os.path.dirname(__file__))
+    undefined = jinja2.StrictUndefined
+    page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=undefined)
+    page.filters |= {"percent": percent, "duration": duration}
+    page.tests["finite"] = is_number
+    return page.get_template("report.html").render(
+        names=short_names([run.path for run in runs]),
         runs=[overview(run) for run in runs],
         curves=charts(runs, CURVES),
         speed=charts(runs, SPEED),
@@ -70,9 +75,9 @@ def render(runs: Sequence[RunFolder]) -> str:
     )
 
 
-def short_names(paths: Sequence[str]) -> list[str]:
-    """The ends of paths, as long as it takes to tell them apart."""
-    parts = [Path(os.path.abspath(path)).parts for path in paths]
+def short_names(folders: Sequence[str]) -> list[str]:
+    """The last parts of paths, as many as it takes to tell them apart."""
+    parts = [Path(os.path.abspath(folder)).parts for folder in folders]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(own[-length:]) for own in parts]
         if len(set(names)) == len(set(parts)):
@@ -81,147 +86,148 @@ def short_names(paths: Sequence[str]) -> list[str]:
 
 
 def overview(run: RunFolder) -> dict[str, Any]:
-    """What stands at the top: the state of the run, its main figure, and others."""
-    tests, validations = run.of("test_final"), run.of("val_epoch")
-    scores = [(key, name) for key, name in SCORES.items() if tests and is_number(tests[-1].get(key))]
-    figures = [(name, percent(tests[-1][key]), "test") for key, name in scores]
+    """The rows of metrics.jsonl that the top of the page is made of; None where there is none."""
+    tests, validations, training = run.of("test_final"), run.of("val_epoch"), run.of("train_iter", "train_epoch")
     measure = "map" if any("map" in row for row in validations) else "top1_acc"
     valid = [row for row in validations if is_number(row.get(measure))]
-    if valid:
-        best = max(valid, key=lambda row: row[measure])
-        place = f"validation, epoch {best.get('epoch')}"
-        figures.append((f"best {SCORES[measure]}", percent(best[measure]), place))
-    if tests:
-        count, coverage = tests[-1].get("num_videos", "?"), tests[-1].get("coverage", 100.0)
-        answered = "all answered" if coverage == 100.0 else f"{percent(coverage)} answered"
-        figures.append(("test videos", f"{count:,}" if is_number(count) else "?", answered))
-    model = str(run.config.get("MODEL.MODEL_NAME", "No config.yaml"))
-    if "DATA.NUM_FRAMES" in run.config:
-        model += f", {run.config['DATA.NUM_FRAMES']} frames of {run.config.get('DATA.TRAIN_CROP_SIZE')} px"
-    losses = [row["loss"] for row in run.of("train_epoch", "train_iter") if is_number(row.get("loss"))]
-    if losses:
-        figures.append(("loss", f"{losses[-1]:.3g}", "training, last"))
     return {
-        "state": state(run),
-        "figures": figures,
-        "model": model,
-        "recipe": run.config.get("RECIPE", ""),
         "path": run.path,
-        "unlabelled": bool(tests) and not scores,
+        "config": run.config,
+        "test": {key: value for key, value in tests[-1].items() if is_number(value)} if tests else None,
+        "measure": measure,
+        "best": max(valid, key=lambda row: row[measure], default=None),
+        "last": training[-1] if training else None,
+        "losses": numbers(run.of("train_epoch", "train_iter"), "loss"),
     }
 
 
-def state(run: RunFolder) -> str:
-    """How far a run has come, in words."""
-    training = run.of("train_iter", "train_epoch")
-    if not training:
-        return "test only" if run.of("test_final") else "no training yet"
-    last, epochs = training[-1], run.config.get("SOLVER.MAX_EPOCH")
-    done = last.get("epoch", 0) - (last.get("iter") != last.get("iters"))
-    if done != epochs:
-        left = last.get("eta_seconds")
-        eta = f", {duration(left)} left" if is_number(left) else ""
-        return f"epoch {last.get('epoch')} of {epochs or '?'}{eta}"
-    return f"{done} epochs" + (", tested" if run.of("test_final") else ", not tested")
-
-
 def charts(runs: Sequence[RunFolder], kinds: Sequence[tuple[str, str, str]]) -> list[Chart]:
-    """A chart of each of `kinds` (title, unit, key of rows) of which some run has figures."""
-    all_charts = (
-        chart(
-            title,
-            unit,
-            [(n, kind, points(run, split, key)) for n, run in enumerate(runs) for split, kind in KINDS.items()],
-        )
-        for title, unit, key in kinds
-    )
-    return [one for one in all_charts if one]
+    """A chart of each of `kinds` (title, unit, key) that some run has values of."""
+    found = []
+    for title, unit, key in kinds:
+        lines = [(n, kind, points(run, split, key)) for n, run in enumerate(runs) for split, kind in KINDS.items()]
+        found.append(chart(title, unit, lines))
+    return [one for one in found if one]
 
 
 def points(run: RunFolder, split: str, key: str) -> Points:
-    """A figure by epoch; a test stands where training ended, and nowhere if there was none."""
-    places = [at for row in run.of("train_iter", "val_epoch") if (at := epoch(row)) is not None]
-    end = max(places, default=None)
-    found = ((end if split == "test_final" else epoch(row), row.get(key)) for row in run.of(split))
-    found = [(at, value) for at, value in found if at is not None and is_number(value)]
-    return found[-1:] if split == "test_final" else found
+    """A metric by epoch; a test is placed where training ended, and nowhere if there was none."""
+    if split == "test_final":
+        epochs = [epoch(row) for row in run.of("train_iter", "val_epoch")]
+        end = max((at for at in epochs if at is not None), default=None)
+        placed = [(end, row.get(key)) for row in run.of(split)][-1:]
+    else:
+        placed = [(epoch(row), row.get(key)) for row in run.of(split)]
+    return [(at, value) for at, value in placed if at is not None and is_number(value)]
 
 
 def epoch(row: Row) -> float | None:
-    """Where a row stands, in epochs done."""
-    at, done, steps = (row.get(key) for key in ("epoch", "iter", "iters"))
-    if not is_number(at):
+    """Epochs done when a row was written."""
+    number, done, steps = (row.get(key) for key in ("epoch", "iter", "iters"))
+    if not is_number(number):
         return None
-    return at - 1 + done / steps if is_number(done) and is_number(steps) and steps else float(at)
+    return number - 1 + done / steps if is_number(done) and is_number(steps) and steps else float(number)
 
 
 def differences(runs: Sequence[RunFolder]) -> list[tuple[str, list[str]]]:
-    """Keys in which runs differ, or of one run those that are not the default, and their values by run."""
+    """Config keys in which runs differ, or one run from the defaults, and the values by run."""
     known = [run.config for run in runs if run.config]
     if len(runs) == len(known) == 1:
         known.append(dict(flatten(get_cfg())))
-    keys = dict.fromkeys(key for config in known for key in config)
-    values = {key: [config.get(key) for config in known] for key in keys if key not in WHERE}
-    unequal = sorted(key for key, row in values.items() if any(value != row[0] for value in row))
+    keys = {key for config in known for key in config} - VARYING
+    unequal = [key for key in sorted(keys) if any(config.get(key) != known[0].get(key) for config in known)]
     return [(key, [shown(run.config.get(key)) if run.config else "?" for run in runs]) for key in unequal]
 
 
 def costs(runs: Sequence[RunFolder]) -> list[tuple[str, list[str]]]:
-    """Speed, time, memory, machines and versions: a title, and what holds for each run."""
-    table = [cost(run) for run in runs]
-    titles = dict.fromkeys(title for column in table for title in column)
-    return [(title, [column.get(title, "–") for column in table]) for title in titles]
+    """Speed, time, memory, machines and versions: a title, and the value for each run."""
+    columns = [cost(run) for run in runs]
+    titles = dict.fromkeys(title for column in columns for title in column)
+    return [(title, [column.get(title, "–") for column in columns]) for title in titles]
 
 
 def cost(run: RunFolder) -> dict[str, str]:
-    """Facts on a run by title. The time is that of the steps themselves: clips over clips per second."""
-    rows, start = run.of("train_iter"), run.starts[-1] if run.starts else {}
-    speeds = [row["clips_per_second"] for row in rows if is_number(row.get("clips_per_second"))]
-    seconds, ranks = train_seconds(run), start.get("ranks", 1)
-    facts: dict[str, str] = {}
-    if speeds:
-        waits = [row["data_wait_percent"] for row in rows if is_number(row.get("data_wait_percent"))]
-        facts["Clips per second, median"] = f"{median(speeds):,.1f}"
-        facts["Waiting for data, median"] = percent(median(waits)) if waits else "–"
-    if seconds:
-        facts["Time in training steps"] = duration(seconds)
-        facts["Device hours in steps"] = f"{seconds * ranks / 3600:,.2f}"
-    for title, key in (("Peak memory, MB", "memory_mb"), ("Steps skipped", "skipped_steps")):
-        values = [row[key] for row in rows if is_number(row.get(key))]
-        facts |= {title: f"{max(values):,.0f}"} if values else {}
-    replaced = [row["bad_videos"] for row in rows if is_number(row.get("bad_videos"))]
-    facts |= {"Unreadable videos replaced": f"{sum(replaced):,.0f}"} if replaced else {}
-    if not start:
-        return facts
-    hosts, versions = start.get("hosts") or [], start.get("versions") or {}
-    facts["Device"] = f"{ranks} × {start.get('device', '?')}"
-    facts["Hosts"] = ", ".join(map(str, hosts)) or "–"
-    facts["Started"] = f"{run.starts[0].get('time', '?')}" + (
-        f", {len(run.starts) - 1} more until {start.get('time', '?')}" if len(run.starts) > 1 else ""
-    )
-    facts["Commit"] = short_commit(str(start.get("commit") or "–"))
-    facts["Command"] = " ".join(map(str, start.get("command") or []))
-    versions = {"python": start.get("python"), **versions}
-    return facts | {f"{name} version": str(value) for name, value in versions.items()}
+    """Facts on a run by title."""
+    rows, first, last = run.of("train_iter"), run.starts[:1], run.starts[-1:]
+    speeds, waits = numbers(rows, "clips_per_second"), numbers(rows, "data_wait_percent")
+    memory, skipped, replaced = (numbers(rows, key) for key in ("memory_mb", "skipped_steps", "bad_videos"))
+    seconds, device_seconds = train_time(run)
+    facts = {
+        "Clips per second, median": speeds and f"{median(speeds):,.1f}",
+        "Waiting for data, median": waits and percent(median(waits)),
+        "Time in training steps": seconds and duration(seconds),
+        "Device hours in steps": seconds and f"{device_seconds / 3600:,.2f}",
+        "Peak memory, MB": memory and f"{max(memory):,.0f}",
+        "Steps skipped": skipped and f"{max(skipped):,.0f}",
+        "Unreadable videos replaced": replaced and f"{sum(replaced):,.0f}",
+    }
+    for start in last:
+        restarts = len(run.starts) - 1
+        facts |= {
+            "Device": f"{start.get('ranks', 1)} × {start.get('device', '?')}",
+            "Hosts": ", ".join(map(str, start.get("hosts") or ["–"])),
+            "Started": f"{first[0].get('time', '?')}"
+            + (f", {restarts} more until {start.get('time', '?')}" if restarts else ""),
+            "Commit": short_commit(str(start.get("commit") or "–")),
+            "Command": " ".join(map(str, start.get("command") or [])),
+            "python version": str(start.get("python")),
+        }
+        facts |= {f"{name} version": str(value) for name, value in (start.get("versions") or {}).items()}
+    return {title: value for title, value in facts.items() if value}
 
 
-def train_seconds(run: RunFolder) -> float:
-    """How long the steps took that are recorded, 0 where the config does not tell what a step is."""
-    keys = ("TRAIN.BATCH_SIZE", "NUM_SHARDS", "AUG.NUM_SAMPLE")
-    batch = [run.config.get(key) for key in keys]
-    if not all(map(is_number, batch)):
-        return 0.0
-    seconds, before = 0.0, {}
-    for row in run.of("train_iter"):
-        at, done, speed = row.get("epoch"), row.get("iter"), row.get("clips_per_second")
+def train_time(run: RunFolder) -> tuple[float, float]:
+    """Seconds that the recorded training steps took (clips over clips per second), and seconds times devices.
+
+    Zero where nothing says how many clips a step has.
+    """
+    rows, starts = run.of("train_iter"), run.starts
+    steps = numbers(rows, "iters")
+    if not run.config.get("TRAIN.ENABLE", True):  # the last start only tested: trust the first one instead
+        starts, steps = starts[::-1], steps[::-1]
+    trusted = starts[-1] if starts else {}
+    clips_per_epoch = clips_per_step(run, trusted) * steps[-1] if steps else 0
+    seconds, device_seconds, before = 0.0, 0.0, {}
+    for row in rows:
+        number, done, speed = row.get("epoch"), row.get("iter"), row.get("clips_per_second")
         if is_number(done) and is_number(speed) and speed > 0:
-            seconds += (done - before.get(at, 0)) * batch[0] * batch[1] * batch[2] / speed
-            before[at] = done
-    return seconds
+            start = start_of(run, starts, row["iters"], clips_per_epoch) if is_number(row.get("iters")) else trusted
+            spent = (done - before.get(number, 0)) * clips_per_step(run, start) / speed
+            seconds, device_seconds = seconds + spent, device_seconds + spent * start.get("ranks", 1)
+            before[number] = done
+    return seconds, device_seconds
+
+
+def start_of(run: RunFolder, starts: Sequence[Row], steps_per_epoch: int, clips_per_epoch: float) -> Row:
+    """The row of starts.jsonl of the process that wrote a row of metrics.jsonl with these `iters`.
+
+    Rows do not name it, but the steps of an epoch tell how many clips a step has. Of several starts that fit it is the
+    last.
+    """
+
+    def error(start: Row) -> float:
+        return abs(clips_per_step(run, start) * steps_per_epoch - clips_per_epoch)
+
+    return min(reversed(starts), key=error, default={})
+
+
+def clips_per_step(run: RunFolder, start: Row) -> int:
+    """Clips of an optimizer step on all ranks, of a start; 0 where neither it nor the config tells."""
+    if is_number(start.get("clips_per_step")):
+        return start["clips_per_step"]
+    # Starts of older runs lack it. Under torchrun NUM_SHARDS is 1 on any number of machines.
+    machines = max(len(start.get("hosts") or ()), run.config.get("NUM_SHARDS", 1))
+    clips_per_video = run.config.get("AUG.NUM_SAMPLE", 1) if run.config.get("AUG.ENABLE") else 1
+    return run.config.get("TRAIN.BATCH_SIZE", 0) * machines * clips_per_video
+
+
+def numbers(rows: Sequence[Row], key: str) -> list[float]:
+    """The finite values of a column."""
+    return [row[key] for row in rows if is_number(row.get(key))]
 
 
 def short_commit(text: str) -> str:
-    """Its first digits, and the "+" of a checkout that was changed."""
+    """The first digits, and the "+" of a checkout with local changes."""
     return text[:10] + "+" * text.endswith("+")
 
 
@@ -230,11 +236,10 @@ def percent(value: Any) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people."""
-    text = str(timedelta(seconds=round(seconds)))
-    return f"{seconds:.0f} s" if seconds < 100 else text
+    """Seconds as 5 s or 1:02:03."""
+    return f"{seconds:.0f} s" if seconds < 100 else str(timedelta(seconds=round(seconds)))
 
 
 def shown(value: Any) -> str:
-    """A config's value."""
+    """A value of a config."""
     return "–" if value is None or value == "" else str(value)

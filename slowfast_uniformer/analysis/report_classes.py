@@ -1,83 +1,84 @@
-"""What a report says of classes: how well each is told, which are confused, and the worst mistakes."""
+"""Classes in a report: per-class accuracy, the confusion matrix, and the most confident mistakes."""
 
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
-from slowfast_uniformer.analysis.report_figures import picture, strip
-from slowfast_uniformer.engine.metrics import average_precisions
-from slowfast_uniformer.runs.folder import Prediction, RunFolder
+from slowfast_uniformer.analysis.report_figures import picture, video_strip
+from slowfast_uniformer.runs.folder import RunFolder
+from slowfast_uniformer.runs.predictions import Prediction
 
-MATRIX = 30  # classes of a confusion matrix that has names and counts; of more it is a picture
+MATRIX = 30  # most classes of a confusion matrix with names and counts; of more it is an image
 PAIRS, ENDS = 15, 10  # most confused pairs; best and worst classes
 
 
 def classes(run: RunFolder) -> dict[str, Any] | None:
-    """How well each class is told; None where nothing tells it."""
+    """Per-class accuracy (average precision of a multi-label run) and confusion; None without labelled predictions."""
     labelled = [prediction for prediction in run.predictions or () if prediction.labels]
     if not labelled:
         return None
-    several = bool(run.classes)
-    scores = _precisions(run, labelled) if several else _hits(labelled)
+    multi_label = bool(run.classes)
+    scores = _average_precisions(run, labelled) if multi_label else _accuracies(labelled)
     ranked = sorted(scores, key=lambda label: (-scores[label][0], -scores[label][1], label))
-    bars = [(run.names.get(k, str(k)), scores[k][0], scores[k][1]) for k in ranked]
-    ends = (bars, []) if len(bars) <= 2 * ENDS else (bars[:ENDS], bars[-ENDS:])
+    bars = [(run.names.get(label, str(label)), *scores[label]) for label in ranked]
+    best, worst = (bars, []) if len(bars) <= 2 * ENDS else (bars[:ENDS], bars[-ENDS:])
     return {
-        "measure": "average precision, %" if several else "% of videos right",
-        "best": ends[0],
-        "worst": ends[1],
+        "measure": "average precision, %" if multi_label else "accuracy, % of videos",
+        "best": best,
+        "worst": worst,
         "count": len(bars),
-        "matrix": None if several else matrix(run, labelled),
-        "pairs": [] if several else pairs(run, labelled),
+        "matrix": None if multi_label else confusion(run, labelled),
+        "pairs": [] if multi_label else confused_pairs(run, labelled),
     }
 
 
-def _hits(labelled: Sequence[Prediction]) -> dict[int, tuple[float, int]]:
-    """Per cent that is right, and number of videos, by class."""
+def _accuracies(labelled: Sequence[Prediction]) -> dict[int, tuple[float, int]]:
+    """Accuracy in per cent, and number of videos, by class."""
     videos = Counter(p.labels[0] for p in labelled)
-    right = Counter(p.labels[0] for p in labelled if not p.wrong)
-    return {label: (100 * right[label] / count, count) for label, count in videos.items()}
+    correct = Counter(p.labels[0] for p in labelled if not p.wrong)
+    return {label: (100 * correct[label] / count, count) for label, count in videos.items()}
 
 
-def _precisions(run: RunFolder, labelled: Sequence[Prediction]) -> dict[int, tuple[float, int]]:
+def _average_precisions(run: RunFolder, labelled: Sequence[Prediction]) -> dict[int, tuple[float, int]]:
     """Average precision in per cent, and number of videos, by class."""
+    import torch  # seconds, which the report of a single-label run does without
+
+    from slowfast_uniformer.engine.metrics import average_precisions
+
     truth = torch.zeros(len(labelled), len(run.classes), dtype=torch.int64)
     for row, prediction in zip(truth, labelled, strict=True):
         row[[label for label in prediction.labels if label < len(row)]] = 1
     found = average_precisions(torch.tensor([p.probabilities for p in labelled]), truth).tolist()
-    counts = truth.sum(0).tolist()
-    return {k: (found[k], count) for k, count in enumerate(counts) if count}
+    return {label: (found[label], count) for label, count in enumerate(truth.sum(0).tolist()) if count}
 
 
-def matrix(run: RunFolder, labelled: Sequence[Prediction]) -> dict[str, Any]:
-    """The confusion matrix of the classes that occur: rows of (count, share of the true class), or with many
-    classes a picture."""
-    answers = {p.prediction for p in labelled if p.prediction is not None}
-    labels = sorted({p.labels[0] for p in labelled} | answers)
+def confusion(run: RunFolder, labelled: Sequence[Prediction]) -> dict[str, Any]:
+    """The confusion matrix of the classes that occur, with a last column for videos that failed, if any.
+
+    Its rows are true classes. Of many classes it is an image instead of counts.
+    """
+    predicted = {p.prediction for p in labelled if p.prediction is not None}
+    labels = sorted({p.labels[0] for p in labelled} | predicted)
     place = {label: i for i, label in enumerate(labels)}
     counts = np.zeros((len(labels), len(labels) + any(p.prediction is None for p in labelled)), np.int64)
     for p in labelled:
-        counts[place[p.labels[0]], -1 if p.prediction is None else place[p.prediction]] += 1
+        counts[place[p.labels[0]], place.get(p.prediction, -1)] += 1
     names = [run.names.get(label, str(label)) for label in labels]
-    columns = names + ["not answered"] * (counts.shape[1] - len(labels))
+    columns = names + ["failed"] * (counts.shape[1] - len(labels))
     if len(labels) > MATRIX:
         return {"picture": picture(counts), "names": names, "columns": columns}
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    cells = [list(zip(*row, strict=True)) for row in zip(counts.tolist(), shares.tolist(), strict=True)]
-    return {"picture": None, "names": names, "columns": columns, "cells": cells}
+    return {"picture": None, "names": names, "columns": columns, "counts": counts.tolist()}
 
 
-def pairs(run: RunFolder, labelled: Sequence[Prediction]) -> list[tuple[str, str, int, float]]:
-    """The most confused classes: true, predicted, how often, and in what per cent of the true class."""
+def confused_pairs(run: RunFolder, labelled: Sequence[Prediction]) -> list[tuple[str, str, int, float]]:
+    """The most confused classes: true, predicted, number of videos, and per cent of the true class's videos."""
     videos = Counter(p.labels[0] for p in labelled)
     wrong = Counter((p.labels[0], p.prediction) for p in labelled if p.wrong and p.prediction is not None)
-    name = run.names
     return [
-        (name.get(true, str(true)), name.get(told, str(told)), count, 100 * count / videos[true])
-        for (true, told), count in wrong.most_common(PAIRS)
+        (run.names.get(true, str(true)), run.names.get(predicted, str(predicted)), count, 100 * count / videos[true])
+        for (true, predicted), count in wrong.most_common(PAIRS)
     ]
 
 
@@ -89,10 +90,10 @@ def mistakes(run: RunFolder, most: int) -> list[dict[str, Any]]:
         {
             "video": p.video,
             "true": p.label_name,
-            "told": p.prediction_name,
+            "predicted": p.prediction_name,
             "probability": 100 * p.probability,
             "true_probability": next((100 * value for name, value in p.top if name == p.label_name), None),
-            "strip": strip(run, p.video),
+            "strip": video_strip(run, p.video),
         }
         for p in wrong[:most]
     ]

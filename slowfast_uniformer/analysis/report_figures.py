@@ -1,9 +1,8 @@
-"""The figures of a report as plain numbers, paths and data URIs; report.html draws them."""
+"""Charts and images of a report as numbers, SVG paths and data URIs; report.html draws them."""
 
 import base64
 import io
 import math
-import os
 from collections.abc import Sequence
 from statistics import fmean
 from typing import NamedTuple
@@ -11,21 +10,27 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from slowfast_uniformer.data import shards
-from slowfast_uniformer.data.decode import Video
-from slowfast_uniformer.data.video import FrameFolder
+from slowfast_uniformer.data.lists import path_sample
+from slowfast_uniformer.data.open_video import open_sample
 from slowfast_uniformer.runs.folder import RunFolder
 
-SIZE = 1000  # a chart is drawn in a square of this side, which the page stretches
-FRAMES, HEIGHT, ROOM = 6, 96, 140  # of a strip: frames, their height, and the widest a frame may be
-RIGHT, WRONG = (72, 133, 210), (214, 118, 40)  # of a picture, on light and dark pages
+SIZE = 1000  # side of the square in which a chart is drawn; the page stretches it
+FRAMES, HEIGHT, MAX_WIDTH = 6, 96, 140  # frames of a strip, and their size in pixels
+RIGHT, WRONG = (72, 133, 210), (214, 118, 40)  # colours of an image, on light and dark pages
 TIMEOUT = 10.0  # seconds to read a video
 Points = list[tuple[float, float]]
 
 
 class Line(NamedTuple):
-    """A line of a chart: its run (from 0), `kind` (train, val or test), points, and what to draw: a path, and
-    strokes of no length that round caps make dots."""
+    """A line of a chart.
+
+    Attributes:
+        run: its run, from 0.
+        kind: train, val or test.
+        points: (epoch, value).
+        path: SVG path of the line.
+        dots: SVG path of strokes without length, which round caps make dots.
+    """
 
     run: int
     kind: str
@@ -35,7 +40,7 @@ class Line(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """A chart from epoch 0 to `right`: ticks are (place from left or bottom in per cent, label)."""
+    """A chart from epoch 0 to `right`. Ticks are (per cent from the left or bottom, label)."""
 
     title: str
     unit: str
@@ -46,8 +51,10 @@ class Chart(NamedTuple):
 
 
 def chart(title: str, unit: str, series: Sequence[tuple[int, str, Points]], most: int = 250) -> Chart | None:
-    """A chart of (run, kind, points by epoch), None if there is no point. Of a series of more than `most`
-    points, neighbours are averaged."""
+    """A chart of series (run, kind, points), or None if there is no point.
+
+    Neighbours are averaged where a series has more than `most` points.
+    """
     series = [(run, kind, thin(points, most)) for run, kind, points in series if points]
     if not series:
         return None
@@ -56,10 +63,10 @@ def chart(title: str, unit: str, series: Sequence[tuple[int, str, Points]], most
     right, low, high = max(max(xs), x_ticks[1]), y_ticks[0], y_ticks[-1]
     lines = []
     for run, kind, points in series:
-        at = [f"{SIZE * x / right:.1f} {SIZE * (high - y) / (high - low):.1f}" for x, y in points]
-        dotted = len(at) == 1 or (kind != "train" and len(at) <= 60)
-        dots = "".join(f"M{place}h0" for place in at) if dotted else ""
-        lines.append(Line(run, kind, points, "M" + "L".join(at), dots))
+        places = [f"{SIZE * x / right:.1f} {SIZE * (high - y) / (high - low):.1f}" for x, y in points]
+        dotted = len(places) == 1 or (kind != "train" and len(places) <= 60)
+        dots = "".join(f"M{place}h0" for place in places) if dotted else ""
+        lines.append(Line(run, kind, points, "M" + "L".join(places), dots))
     x = [(100 * value / right, f"{value:g}") for value in x_ticks if value <= right]
     y = [(100 * (value - low) / (high - low), f"{value:g}") for value in y_ticks]
     return Chart(title, unit, x, y, right, lines)
@@ -83,37 +90,34 @@ def ticks(low: float, high: float, whole: bool = False) -> list[float]:
 
 
 def picture(matrix: np.ndarray) -> str:
-    """A matrix of counts (K, K or K + 1) as a PNG of a pixel each, less transparent where more of the row
-    lies: what is right in one colour, what is wrong in another."""
+    """A confusion matrix (K, K or K + 1) as a PNG with a pixel per cell.
+
+    The larger the share of its row, the less transparent is a cell; correct ones differ in colour from errors.
+    """
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     pixels = np.empty((*matrix.shape, 4), np.uint8)
     pixels[..., :3], pixels[..., 3] = WRONG, np.round(255 * np.cbrt(share))
-    np.einsum("iic->ic", pixels[:, : len(pixels)])[:, :3] = RIGHT
-    return _uri(Image.fromarray(pixels), "PNG")
+    diagonal = np.arange(len(pixels))
+    pixels[diagonal, diagonal, :3] = RIGHT
+    return _data_uri(Image.fromarray(pixels), "PNG")
 
 
-def strip(run: RunFolder, video: str) -> list[str]:
-    """JPEGs of frames spread over a video; none if it cannot be read."""
+def video_strip(run: RunFolder, video: str) -> list[str]:
+    """Frames spread over a video as JPEGs; none if it cannot be read."""
+    template = str(run.config.get("DATA.IMAGE_TEMPLATE", "{:05d}.jpg"))
     try:
-        with open_video(run.find(video), str(run.config.get("DATA.IMAGE_TEMPLATE", "{:05d}.jpg"))) as source:
+        with open_sample(path_sample(run.find(video), template), template, timeout=TIMEOUT) as source:
             numbers = np.linspace(0, source.frames - 1, FRAMES + 2).round().astype(int)[1:-1]
             frames = source.read(numbers, short_side=HEIGHT)
-    except Exception:  # decoders have many ways to say that; a report lacks a picture then, and says so
+    except Exception:  # decoders raise many; the page then says that the frames are missing
         return []
     height, width = frames.shape[1:3]
-    size = (max(HEIGHT // 2, min(ROOM, round(width * HEIGHT / height))), HEIGHT)
-    pictures = (ImageOps.fit(Image.fromarray(frame), size) for frame in frames)
-    return [_uri(picture, "JPEG", quality=72, optimize=True) for picture in pictures]
+    size = (max(HEIGHT // 2, min(MAX_WIDTH, round(width * HEIGHT / height))), HEIGHT)
+    images = (ImageOps.fit(Image.fromarray(frame), size) for frame in frames)
+    return [_data_uri(image, "JPEG", quality=72, optimize=True) for image in images]
 
 
-def open_video(path: str, template: str) -> Video | FrameFolder:
-    """A video file, one in a tar, or a folder of frames, to be closed."""
-    if os.path.isdir(path):
-        return FrameFolder(path, template, len(os.listdir(path)))
-    return Video(path, shards.opener(path), TIMEOUT)
-
-
-def _uri(image: Image.Image, form: str, **options: int) -> str:
+def _data_uri(image: Image.Image, image_format: str, **options: int) -> str:
     data = io.BytesIO()
-    image.save(data, form, **options)
-    return f"data:image/{form.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"
+    image.save(data, image_format, **options)
+    return f"data:image/{image_format.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"

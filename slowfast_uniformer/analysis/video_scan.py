@@ -1,6 +1,6 @@
-"""Read many videos in parallel and keep what was found, so that none is read twice.
+"""Read many videos in parallel and cache what was found, so that no video is read twice.
 
-Results go to a file of JSON lines, one as soon as a video is read: a run that was interrupted goes on there.
+Results go to a file of JSON lines, a line as soon as a video is read: an interrupted scan continues there.
 """
 
 import hashlib
@@ -18,17 +18,25 @@ from threading import Thread
 from typing import Any, NamedTuple
 
 from slowfast_uniformer.data import sampling, shards
-from slowfast_uniformer.data.decode import Video
-from slowfast_uniformer.data.video import FrameFolder, VideoError
+from slowfast_uniformer.data.annotations import UNLABELLED, Sample
+from slowfast_uniformer.data.open_video import open_sample
+from slowfast_uniformer.data.video import VideoError
 from slowfast_uniformer.runs.log import progress
 
 Facts = dict[str, Any]
 
 
 class Job(NamedTuple):
-    """A video as it is now, and how to read it. `size` (bytes; -1 where nothing is) and `mtime` (ns) are of
-    the file, folder or tar; a folder has `images`, a template of names, and `listed` of them; `spread` is the
-    number of frames to read, 0 for all."""
+    """A video in its present state, and how to read it; the key of the cache.
+
+    Attributes:
+        path: Video file, tar member or frame folder.
+        size: Bytes of the file, folder or tar; -1 if it does not exist.
+        mtime: Modification time of the same, in ns.
+        images: DATA.IMAGE_TEMPLATE for a frame folder, else None.
+        listed: Number of frames that the list says a frame folder has, else None.
+        spread: Number of frames to read, spread over the video; 0 for all.
+    """
 
     path: str
     size: int
@@ -39,20 +47,26 @@ class Job(NamedTuple):
 
 
 def make_job(path: str, images: str, listed: int | None, spread: int) -> Job:
-    """The job of reading `path`; `listed` is None where lists do not count frames."""
+    """The job of reading `path`; `listed` is None for lists without frame counts."""
     folder = listed is not None and not os.path.isfile(path) and not shards.opener(path)
     there = next((place for place in (Path(path), *Path(path).parents) if place.exists()), None)
-    known = there and (there == Path(path) or there.is_file())  # a file above it is a tar
+    known = there and (there == Path(path) or there.is_file())  # a parent that is a file is a tar
     state = (there.stat().st_size, there.stat().st_mtime_ns) if known else (-1, 0)
     return Job(path, *state, *((images, listed) if folder else (None, None)), spread)
 
 
 def scan_videos(jobs: list[Job], path: str, workers: int) -> tuple[dict[Job, Facts], int]:
-    """What `examine` finds for each job, and how many of them had to be read now.
+    """Read the videos that the cache does not hold.
 
-    `path` is the file of results: read first, and added to. `workers` processes read, or this one if 0.
+    Args:
+        jobs: The videos.
+        path: The cache, a file of JSON lines; read first and appended to.
+        workers: Number of reading processes; 0 reads in this process.
+
+    Returns:
+        What `examine` found for each job, and the number of videos that were read.
     """
-    cached = _cached(path)
+    cached = _read_cache(path)
     results = {job: cached.get(job._replace(spread=0)) or cached.get(job) for job in jobs}
     new = [job for job, facts in results.items() if not facts]
     with open(path, "a", encoding="utf-8") as file:
@@ -63,32 +77,32 @@ def scan_videos(jobs: list[Job], path: str, workers: int) -> tuple[dict[Job, Fac
     return results, len(new)
 
 
-def _cached(path: str) -> dict[Job, Facts]:
-    known: dict[Job, Facts] = {}
+def _read_cache(path: str) -> dict[Job, Facts]:
+    cached: dict[Job, Facts] = {}
     with open(path, "a+", encoding="utf-8") as file:
         file.seek(0)
         line = "\n"
         for line in file:
             if line.endswith("}}\n"):
                 row = json.loads(line)
-                known[Job(*(row[field] for field in Job._fields))] = row["facts"]
-        if not line.endswith("\n"):  # writing it was interrupted
+                cached[Job(*(row[field] for field in Job._fields))] = row["facts"]
+        if not line.endswith("\n"):  # the last write was interrupted
             file.write("\n")
-    return known
+    return cached
 
 
 def _read_all(jobs: list[Job], workers: int) -> Iterator[tuple[Job, Facts]]:
-    """Examine all, in any order. When a process is lost, what was being read is read again one by one."""
+    """Examine all videos, in any order. If a process dies, the videos it may have read are read one by one."""
     if not workers:
         yield from ((job, examine(job)) for job in jobs)
         return
-    with _interrupts() as interrupted:
+    with _deferred_interrupt() as interrupted:
         yield from _read_in_pools(deque(jobs), workers, interrupted)
 
 
 @contextmanager
-def _interrupts() -> Iterator[list]:
-    """A list that grows with Ctrl-C: in the middle of a pool's work KeyboardInterrupt can leave it locked."""
+def _deferred_interrupt() -> Iterator[list]:
+    """A list that Ctrl-C fills: KeyboardInterrupt inside a pool's own code can leave its locks held."""
     interrupted: list[bool] = []
     before = signal.signal(signal.SIGINT, lambda *_: interrupted.append(True))
     try:
@@ -112,22 +126,22 @@ def _read_in_pools(waiting: deque[Job], workers: int, interrupted: list) -> Iter
                     facts = future.result()
                     yield running.pop(future), facts
         except BrokenProcessPool:
-            yield from ((job, _alone(job)) for job in running.values())
+            yield from ((job, _examine_alone(job)) for job in running.values())
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, get_context("spawn"), _follow)
+    return ProcessPoolExecutor(workers, get_context("spawn"), _init_worker)
 
 
-def _follow() -> None:
-    """In a reading process: leave Ctrl-C to the main one, and end with it if that is killed."""
+def _init_worker() -> None:
+    """Leave Ctrl-C to the main process, and end with it if it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
 
 
-def _alone(job: Job) -> Facts:
+def _examine_alone(job: Job) -> Facts:
     with _pool(1) as pool:
         try:
             return pool.submit(examine, job).result()
@@ -136,34 +150,39 @@ def _alone(job: Job) -> Facts:
 
 
 def examine(job: Job) -> Facts:
-    """Read a video: `frames`, `fps`, `width`, `height`, `hash` of its bytes, and if all frames are read how
-    many `sizes` they have and how many are `damaged`; or `error` for what cannot be read."""
+    """Read a video.
+
+    Returns:
+        `frames`, `fps`, `width`, `height`, and `hash` of its bytes; if all frames are read also `sizes`, the number of
+        different frame sizes, and `damaged`, the number of frames that decode with errors. Only `error` if the video
+        cannot be read.
+    """
     try:
-        in_tar = shards.opener(job.path)
-        opened = FrameFolder(job.path, job.images, job.listed) if job.images else Video(job.path, in_tar)
-        with opened as video:
+        with open_sample(Sample(job.path, UNLABELLED, job.listed), job.images) as video:
             info = video.info
             facts = {"frames": info.frames, "fps": info.fps, "width": info.width, "height": info.height}
             if job.spread:
                 video.read(sampling.sparse(info.frames, job.spread, 0, 1))
             else:
-                frames = Counter(video.survey())
+                frames = Counter(video.decode_all())
                 facts["sizes"] = len({(width, height) for width, height, _ in frames})
                 facts["damaged"] = sum(count for (*_, damaged), count in frames.items() if damaged)
         return facts | {"hash": _hash(job)}
     except VideoError as error:
         return {"error": str(error)}
-    except Exception as error:  # damaged files bring about errors that nobody foresaw
+    except Exception as error:  # damaged files can raise anything
         return {"error": f"cannot read {job.path}: {type(error).__name__}: {error}"}
 
 
 def _hash(job: Job) -> str:
-    """Of the file's bytes, or of all images'."""
-    names = [job.images.format(n + 1) for n in range(job.listed)] if job.images else [""]
+    """BLAKE2 hash of the file's bytes, or of all images' of a frame folder."""
+    paths = [job.path]
+    if job.images:
+        paths = [os.path.join(job.path, job.images.format(number)) for number in range(1, job.listed + 1)]
     digest = hashlib.blake2b(digest_size=16)
-    for name in names:
-        path = os.path.join(job.path, name) if name else job.path
-        with (shards.opener(path) or (lambda path=path: open(path, "rb", 0)))() as file:
+    for path in paths:
+        open_member = shards.opener(path)
+        with open_member() if open_member else open(path, "rb", 0) as file:
             while block := file.read(2**20):
                 digest.update(block)
     return digest.hexdigest()

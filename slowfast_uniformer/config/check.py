@@ -1,11 +1,19 @@
-"""Checks of a merged config: values that cannot work are refused by key before anything starts."""
+"""Checks of a merged config: values that cannot work are refused, by key, before anything starts.
 
-import torch
+The values that single keys accept are in `limits.yaml` beside this file.
+"""
+
+import glob
+import importlib.util
+import sys
+
 from fvcore.common.config import CfgNode
 
-from slowfast_uniformer.config.keys import flatten
+from slowfast_uniformer.config.keys import DEFAULTS, flatten, read_table
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.runs.trackers import TRACKERS, is_missing
+
+_LIMITS = read_table(DEFAULTS.with_name("limits.yaml"))
+GPU_DEVICES = ("/dev/nvidia[0-9]*", "/dev/dxg", "/dev/kfd", "/dev/nvhost*", "/dev/nvmap")  # NVIDIA, WSL, AMD, Jetson
 
 
 def _check(ok: bool, message: str) -> None:
@@ -13,83 +21,81 @@ def _check(ok: bool, message: str) -> None:
         raise UserError(message)
 
 
-def validate(c: CfgNode, runs_here: bool) -> None:
-    """Refuse values that cannot work, by key, before anything is started."""
-    gpus = torch.cuda.device_count()
-    _check(
-        c.NUM_GPUS >= 0 and (c.NUM_GPUS <= gpus or not runs_here),
-        f"NUM_GPUS: {c.NUM_GPUS}, but this machine has {gpus} usable GPU(s). Set NUM_GPUS {gpus}"
-        + (" (0 runs on the CPU)" if gpus == 0 else ""),
-    )
-    for key in ("TRAIN.BATCH_SIZE", "TEST.BATCH_SIZE"):
-        size, devices = dict(flatten(c))[key], max(c.NUM_GPUS, 1)
-        _check(size >= 1 and size % devices == 0, f"{key}: {size} cannot be divided among {devices} device(s)")
-    choices = {
-        "TRAIN.MIXED_PRECISION": ("none", "bf16", "fp16"),
-        "MODEL.PARALLEL": ("ddp", "fsdp"),
-        "DATA.ENSEMBLE_METHOD": ("sum", "max"),
-        "DATA.DECODER": ("pyav", "torchcodec"),
-        "SOLVER.LR_POLICY": ("cosine", "steps_with_relative_lrs"),
-        "SOLVER.OPTIMIZING_METHOD": ("sgd", "adam", "adamw"),
-        "AUG.RE_MODE": ("pixel", "rand", "const"),
-        "MODEL.CHECKPOINT_POLICY": ("full", "selective"),
-        "MODEL.DW_CONV": ("auto", "conv3d", "unrolled"),
-        "MODEL.LAYOUT": ("auto", "contiguous", "channels_last"),
-        "UNIFORMERV2.ACTIVATION": ("auto", "quick_gelu", "gelu"),
-        "UNIFORMERV2.LAYER_SCALE": ("auto", True, False),
-        "UNIFORMERV2.LN_PRE": ("auto", True, False),
-        "TEST.NUM_SPATIAL_CROPS": (1, 3),
-        "TRACKER": ("", *TRACKERS),
-    }
-    values = dict(flatten(c))
-    for key, allowed in choices.items():
+def check(cfg: CfgNode) -> None:
+    """Refuse values that work on no machine.
+
+    Raises:
+        UserError: names the key and what it accepts.
+    """
+    values = dict(flatten(cfg))
+    for key, minimum in _LIMITS["minimum"].items():
+        _check(values[key] >= minimum, f"{key}: {values[key]} must be {minimum} or more")
+    for key, allowed in _LIMITS["choices"].items():
         _check(values[key] in allowed, f"{key}: {values[key]!r} is not one of {', '.join(map(repr, allowed))}")
+    for key in ("TRAIN.BATCH_SIZE", "TEST.BATCH_SIZE"):
+        devices = max(cfg.NUM_GPUS, 1)
+        _check(values[key] % devices == 0, f"{key}: {values[key]} cannot be divided among {devices} device(s)")
+    _check(0 <= cfg.SHARD_ID < cfg.NUM_SHARDS, f"SHARD_ID: {cfg.SHARD_ID} must be from 0 to NUM_SHARDS - 1")
+    _check(cfg.DIST_TIMEOUT > 0, f"DIST_TIMEOUT: {cfg.DIST_TIMEOUT} must be above 0")
+    head = cfg.MODEL.INIT_HEAD
     _check(
-        not (runs_here and is_missing(c.TRACKER)),
-        f"TRACKER: {c.TRACKER} is not installed: pip install 'slowfast_uniformer[{c.TRACKER}]'",
-    )
-    positive = (
-        "TRAIN.ACCUM_STEPS TRAIN.EVAL_PERIOD TRAIN.CHECKPOINT_PERIOD TRAIN.MAX_BAD_STEPS "
-        "TRAIN.MAX_BAD_VIDEOS TEST.NUM_ENSEMBLE_VIEWS "
-        "DATA.NUM_FRAMES DATA.SAMPLING_RATE DATA.TRAIN_CROP_SIZE DATA.TEST_CROP_SIZE "
-        "AUG.NUM_SAMPLE SOLVER.MAX_EPOCH MODEL.NUM_CLASSES MODEL.PROBE_EPOCHS NUM_SHARDS LOG_PERIOD"
-    )
-    for key in positive.split():
-        _check(values[key] >= 1, f"{key}: {values[key]} must be 1 or more")
-    _check(0 <= c.SHARD_ID < c.NUM_SHARDS, f"SHARD_ID: {c.SHARD_ID} must be from 0 to NUM_SHARDS - 1")
-    for key in (
-        "DATA.READ_TIMEOUT DATA_LOADER.NUM_WORKERS TRAIN.CHECKPOINT_STEPS TRAIN.CHECKPOINT_MINUTES "
-        "TRAIN.KEEP_CHECKPOINTS"
-    ).split():
-        _check(values[key] >= 0, f"{key}: {values[key]} must be 0 or more")
-    _check(c.DIST_TIMEOUT > 0, f"DIST_TIMEOUT: {c.DIST_TIMEOUT} must be above 0")
-    _check(
-        c.MODEL.INIT_HEAD in ("keep", "new", "probe") or c.MODEL.INIT_HEAD.startswith("map:"),
-        f"MODEL.INIT_HEAD: {c.MODEL.INIT_HEAD!r} is not keep, new, probe or map:FILE",
+        head in ("keep", "new", "probe") or head.startswith("map:"),
+        f"MODEL.INIT_HEAD: {head!r} is not keep, new, probe or map:FILE",
     )
     _check(
-        c.MODEL.INIT_HEAD != "probe" or c.MODEL.INIT_FROM,
-        "MODEL.INIT_HEAD: probe fits a classifier to what weights say of the videos; set MODEL.INIT_FROM",
+        head != "probe" or cfg.MODEL.INIT_FROM,
+        "MODEL.INIT_HEAD: probe fits a classifier to the features of pretrained weights; set MODEL.INIT_FROM",
     )
-    same = len(c.SOLVER.STEPS) == len(c.SOLVER.LRS) > 0 and c.SOLVER.STEPS[0] == 0
+    steps, factors = cfg.SOLVER.STEPS, cfg.SOLVER.LRS
     _check(
-        c.SOLVER.LR_POLICY == "cosine" or same,
+        cfg.SOLVER.LR_POLICY == "cosine" or (len(steps) == len(factors) > 0 and steps[0] == 0),
         "SOLVER.STEPS and SOLVER.LRS must be equally long, and STEPS begin with 0, for this SOLVER.LR_POLICY",
     )
     _check(
-        not (c.DATA.MULTI_LABEL and c.MIXUP.ENABLE),
-        "MIXUP.ENABLE: mixup and label smoothing are for one label a video; not with DATA.MULTI_LABEL",
+        not (cfg.DATA.MULTI_LABEL and cfg.MIXUP.ENABLE),
+        "MIXUP.ENABLE: mixup and label smoothing need one label per video; not with DATA.MULTI_LABEL",
     )
     _check(
-        not (c.DATA.MULTI_LABEL and c.DATA.PATH_LABEL_SEPARATOR == ","),
-        "DATA.PATH_LABEL_SEPARATOR: with DATA.MULTI_LABEL ',' stands between labels; take another",
+        not (cfg.DATA.MULTI_LABEL and cfg.DATA.PATH_LABEL_SEPARATOR == ","),
+        "DATA.PATH_LABEL_SEPARATOR: with DATA.MULTI_LABEL ',' separates labels; choose another",
     )
     _check(
-        c.DATA.RANDOM_FLIP or not c.DATA.FLIP_LABELS,
-        "DATA.FLIP_LABELS says what flipping does to labels, but DATA.RANDOM_FLIP is False: set it True",
+        cfg.DATA.RANDOM_FLIP or not cfg.DATA.FLIP_LABELS,
+        "DATA.FLIP_LABELS: defines label changes under a flip, but DATA.RANDOM_FLIP is False: set it True",
     )
-    relative = (bool(c.DATA.TRAIN_JITTER_SCALES_RELATIVE), bool(c.DATA.TRAIN_JITTER_ASPECT_RELATIVE))
     _check(
-        relative[0] == relative[1],
+        bool(cfg.DATA.TRAIN_JITTER_SCALES_RELATIVE) == bool(cfg.DATA.TRAIN_JITTER_ASPECT_RELATIVE),
         "DATA.TRAIN_JITTER_SCALES_RELATIVE and DATA.TRAIN_JITTER_ASPECT_RELATIVE: set both or neither",
     )
+
+
+def num_gpus() -> int:
+    """Return the number of usable GPUs; torch is only imported where a GPU's device file exists."""
+    if sys.platform == "linux" and not any(map(glob.glob, GPU_DEVICES)):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def check_devices(cfg: CfgNode) -> None:
+    """Refuse a NUM_GPUS that this machine does not have.
+
+    Raises:
+        UserError: names the number of GPUs to set.
+    """
+    if cfg.NUM_GPUS > 0 and cfg.NUM_GPUS > (gpus := num_gpus()):
+        raise UserError(
+            f"NUM_GPUS: {cfg.NUM_GPUS}, but this machine has {gpus} usable GPU(s). Set NUM_GPUS {gpus}"
+            + (" (0 runs on the CPU)" if gpus == 0 else "")
+        )
+
+
+def check_tracker(cfg: CfgNode) -> None:
+    """Refuse a TRACKER whose package is not installed.
+
+    Raises:
+        UserError: says what to install.
+    """
+    if cfg.TRACKER and importlib.util.find_spec(cfg.TRACKER) is None:
+        raise UserError(f"TRACKER: {cfg.TRACKER} is not installed: pip install 'slowfast_uniformer[{cfg.TRACKER}]'")

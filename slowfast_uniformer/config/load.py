@@ -1,136 +1,30 @@
-"""Every key, its default and its meaning; loading is merge, validate, infer, freeze.
-
-Names and defaults are those of the UniFormer releases and SlowFast, so that their YAML files load here. Keys
-that have no meaning here stand in `RETIRED` with the reason. After `load_config` nobody writes the config.
-"""
+"""Loading a config: read, merge, derive, freeze, check. Afterwards it is read-only; see `variant`."""
 
 import ast
 import difflib
 import itertools
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import yaml
 from fvcore.common.config import CfgNode
 
-from slowfast_uniformer.config.check import validate
+from slowfast_uniformer.config.check import check, check_devices, check_tracker
 from slowfast_uniformer.config.compat import RENAMED, RETIRED, apply_released_defaults, retired_note
-from slowfast_uniformer.config.keys import CN, flatten, get_cfg
-from slowfast_uniformer.config.recipe_notes import departures
+from slowfast_uniformer.config.keys import flatten, get_cfg
+from slowfast_uniformer.config.recipes import find_config
 from slowfast_uniformer.errors import UserError
 
-# Keys that take a value of another type than their default's: (key, types accepted besides)
-_FREE_TYPES = {
+# Keys that also accept other types than their default's
+_OTHER_TYPES = {
     "UNIFORMER.MLP_RATIO": (int, float, list),
     "TRAIN.MIXED_PRECISION": (bool, str),
     "UNIFORMERV2.LAYER_SCALE": (bool, str),
     "UNIFORMERV2.LN_PRE": (bool, str),
     "UNIFORMERV2.NORM_EPS": (float, str),
 }
-
-
-def _read_yaml(path: str) -> dict:
-    if not os.path.isfile(path):
-        raise UserError(f"{path}: no such config file. Configs are in configs/<dataset>/<model>.yaml")
-    try:
-        content = CN.load_yaml_with_base(path)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{mark.name}, line {mark.line + 1}" if mark else path
-        raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: its _BASE_ {error.filename} does not exist") from None
-    except (AttributeError, TypeError):
-        content = None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a config; expected sections such as TRAIN: with keys below them")
-    return content
-
-
-def _coerce(key: str, value: Any, default: Any, source: str) -> Any:
-    """`value` in the type of the key's default, or an error that says what the key takes."""
-    wanted = type(default)
-    if default is None:
-        return value
-    if key in _FREE_TYPES and isinstance(value, _FREE_TYPES[key]):
-        return value
-    if isinstance(value, tuple):
-        value = list(value)
-    if isinstance(value, wanted) and not (wanted is int and isinstance(value, bool)):
-        return value
-    try:
-        if wanted is float and not isinstance(value, bool):
-            return float(value)  # also "1e-4", which YAML reads as a string
-        if wanted is int and not isinstance(value, bool) and float(value) == int(float(value)):
-            return int(float(value))
-    except (TypeError, ValueError, OverflowError):
-        pass
-    if wanted is str and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return str(value)
-    takes = {bool: "True or False", int: "a whole number", float: "a number", str: "text", list: "a list"}[wanted]
-    raise UserError(f"{source}: {key}: {value!r} does not fit; it takes {takes} (default {default!r})")
-
-
-def _merge(cfg: CfgNode, given: dict, source: str, notes: list[str]) -> None:
-    known = dict(flatten(cfg))
-    for key, value in flatten(given):
-        key = RENAMED.get(key, key)
-        if key == "MODEL.ARGS" or key.startswith("MODEL.ARGS."):
-            cfg.MODEL.ARGS.update(value if isinstance(value, dict) else {key.split(".", 2)[2]: value})
-            continue
-        if key not in known:
-            note = retired_note(key, value, source)
-            if note is None:
-                close = difflib.get_close_matches(key, [*known, *RETIRED], n=1, cutoff=0.0)[0]
-                raise UserError(f"{source}: unknown key {key}; the nearest known one is {close}")
-            if note not in notes:
-                notes.append(note)
-            continue
-        *path, leaf = key.split(".")
-        node = cfg
-        for name in path:
-            node = node[name]
-        if key == "MODEL.INIT_FROM" and value is None:
-            value = ""
-        node[leaf] = _coerce(key, value, known[key], source)
-
-
-def _decode(text: Any) -> Any:
-    """A command-line value as Python reads it, or the text itself."""
-    if not isinstance(text, str):
-        return text
-    literal = {"true": True, "false": False, "null": None}.get(text, text)
-    try:
-        return ast.literal_eval(literal) if isinstance(literal, str) else literal
-    except (ValueError, SyntaxError):
-        return text
-
-
-def _nest(pairs: Sequence[Any]) -> dict:
-    if len(pairs) % 2:
-        raise UserError(f"command line: {pairs[-1]!r} has no value; overrides are KEY VALUE pairs")
-    nested, defaults = {}, dict(flatten(get_cfg()))
-    for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-        *path, leaf = str(key).split(".")
-        node = nested
-        for name in path:
-            node = node.setdefault(name, {})
-        decoded = _decode(value)
-        is_name = type(decoded) in (int, float) and isinstance(defaults.get(key), str)  # 2022_01 is no number
-        node[leaf] = value if is_name else decoded
-    return nested
-
-
-def _infer(c: CfgNode) -> None:
-    """Derive what follows from other keys."""
-    amp = {True: "fp16", False: "none"}.get(c.TRAIN.MIXED_PRECISION, c.TRAIN.MIXED_PRECISION)
-    c.TRAIN.MIXED_PRECISION = str(amp).lower()
-    if c.NUM_GPUS == 0:
-        c.DIST_BACKEND = "gloo"
-    eps = c.UNIFORMERV2.NORM_EPS
-    if eps != "auto":  # YAML reads 1e-6 as text
-        c.UNIFORMERV2.NORM_EPS = _coerce("UNIFORMERV2.NORM_EPS as a number", eps, 1e-5, "config")
+_TYPE_NAMES = {bool: "True or False", int: "an integer", float: "a number", str: "text", list: "a list"}
+_TYPE_NAMES[CfgNode] = "a section"
 
 
 def load_config(
@@ -139,54 +33,197 @@ def load_config(
     notes: list[str] | None = None,
     runs_here: bool = True,
 ) -> CfgNode:
-    """Read, merge, validate, infer and freeze a config.
+    """Read, merge, derive, freeze and check a config.
 
-    `path` is a YAML file or several, later ones winning, or what `to_plain` has made of a config; `overrides`
-    is a flat KEY, VALUE, ... list that wins over all. Sentences on released keys that have no meaning here,
-    and on what makes a run another than the RECIPE it names, are appended to `notes`. Unless it `runs_here`,
-    the config may ask for GPUs this machine lacks. Raises UserError, naming file and key, for a missing file,
-    an unknown key or a value that does not fit.
+    Args:
+        path: a YAML file, a recipe's name (see `find_config`) or a config as nested dicts (see `to_dict`), or several
+            of them; later ones win.
+        overrides: KEY, VALUE, ... pairs, which win over all of them; values may be text as on a command line.
+        notes: a list to which notes are appended: on keys that are ignored, on the defaults of released configs, and
+            on a schedule that ends in its warm-up.
+        runs_here: also check that this machine has the GPUs and the tracker that the config asks for.
+
+    Returns:
+        The config with every key, frozen.
+
+    Raises:
+        UserError: a missing or invalid file, an unknown key or an invalid value; names the file and the key.
     """
-    cfg, notes = get_cfg(), [] if notes is None else notes
-    recipe, given = None, {}
-    for file in [path] if isinstance(path, str | dict) else path or []:
-        stored = isinstance(file, dict)
-        content = file if stored else _read_yaml(file)
-        _merge(cfg, content, "stored config" if stored else file, notes)
-        given |= flatten(content)
-        recipe = recipe or cfg.clone()
-    nested = _nest(list(overrides))
-    _merge(cfg, nested, "command line", notes)
-    given |= flatten(nested)
+    notes = [] if notes is None else notes
+    cfg = _merged(path, overrides, notes)
+    check(cfg)
+    if cfg.SOLVER.WARMUP_EPOCHS >= cfg.SOLVER.MAX_EPOCH:
+        notes.append(
+            f"SOLVER.WARMUP_EPOCHS: {cfg.SOLVER.WARMUP_EPOCHS:g} of SOLVER.MAX_EPOCH {cfg.SOLVER.MAX_EPOCH}: the "
+            "learning rate is still rising when the run ends and does not reach SOLVER.BASE_LR"
+        )
+    if runs_here:
+        check_tracker(cfg)
+        check_devices(cfg)
+    return cfg
+
+
+def load_recipe(path: str | dict) -> CfgNode:
+    """Return the config of one file alone, frozen but unchecked: it may be valid only with the overrides of a run.
+
+    It is what `recipe_notes` compares a run with.
+    """
+    return _merged(path, (), [])
+
+
+def variant(cfg: CfgNode, overrides: Sequence[Any] = (), runs_here: bool = False) -> CfgNode:
+    """Return a new frozen config: `cfg` with `overrides` (KEY, VALUE, ...), merged and checked as any other.
+
+    Raises:
+        UserError: as `load_config`.
+    """
+    return load_config(to_dict(cfg), overrides, runs_here=runs_here)
+
+
+def _merged(path: str | dict | Sequence[str | dict] | None, overrides: Sequence[Any], notes: list[str]) -> CfgNode:
+    """The defaults with files and overrides merged over them and values derived, frozen."""
+    cfg, given = get_cfg(), {}
+    sources = [path] if isinstance(path, str | dict) else path or []
+    for name, values in [*map(_read, sources), ("command line", _parse_overrides(overrides))]:
+        _merge(cfg, values, name, notes)
+        given |= values
     if note := apply_released_defaults(cfg, given):
         notes.append(note)
-    _infer(cfg)
-    validate(cfg, runs_here)
-    solver = cfg.SOLVER
-    if solver.WARMUP_EPOCHS >= solver.MAX_EPOCH:
-        notes.append(
-            f"SOLVER.WARMUP_EPOCHS: {solver.WARMUP_EPOCHS:g} of SOLVER.MAX_EPOCH {solver.MAX_EPOCH}, so that "
-            "the learning rate is still rising when the run ends and does not reach SOLVER.BASE_LR"
-        )
-    if recipe and cfg.RECIPE:
-        notes.extend(departures(recipe, cfg))
+    _derive(cfg)
     cfg.freeze()
     return cfg
 
 
-def split_cfg_arguments(cfg: Sequence[str], opts: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Take apart what a command was given: of the words after --cfg, the YAML files and, with `opts`, the KEY
-    VALUE pairs that follow them."""
-    files = [cfg[0], *itertools.takewhile(lambda text: text.endswith((".yaml", ".yml")), cfg[1:])]
-    return files, [*cfg[len(files) :], *opts]
+def _read(source: str | dict) -> tuple[str, dict[str, Any]]:
+    """The name of a config for messages, and its values by key."""
+    if isinstance(source, dict):
+        return "stored config", dict(flatten(source))
+    path = find_config(source)
+    return path, dict(flatten(_read_yaml(path)))
+
+
+def _read_yaml(path: str) -> dict:
+    """The content of a file, merged over that of its _BASE_ files."""
+    try:
+        content = CfgNode.load_yaml_with_base(path)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{mark.name}, line {mark.line + 1}" if mark else path
+        raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: its _BASE_ {error.filename} does not exist") from None
+    except (AssertionError, AttributeError, TypeError):  # it, or a file below it, has values where sections belong
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a config; expected sections such as TRAIN: with keys below them")
+    return content
+
+
+def _parse_overrides(pairs: Sequence[Any]) -> dict[str, Any]:
+    """Values by key, text as Python would read it."""
+    if len(pairs) % 2:
+        raise UserError(f"command line: {pairs[-1]!r} has no value; overrides are KEY VALUE pairs")
+    defaults, values = dict(flatten(get_cfg())), {}
+    for key, text in zip(map(str, pairs[::2]), pairs[1::2], strict=True):
+        value = _parse(text) if isinstance(text, str) else text
+        is_name = isinstance(defaults.get(key), str) and type(value) in (int, float)  # 2022_01 is a file's name
+        values[key] = text if is_name else value
+    return dict(flatten(values))
+
+
+def _parse(text: str) -> Any:
+    """A value on the command line: a Python literal, true, false, null, or else the text itself."""
+    words = {"true": True, "false": False, "null": None}
+    try:
+        return words[text] if text in words else ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _merge(cfg: CfgNode, given: dict[str, Any], source: str, notes: list[str]) -> None:
+    """Set the keys in `given`; append notes on those that are retired."""
+    defaults = dict(flatten(get_cfg()))
+    for key, value in given.items():
+        key = RENAMED.get(key, key)
+        if key == "MODEL.INIT_FROM" and value is None:
+            value = ""
+        if key == "MODEL.ARGS":
+            cfg.MODEL.ARGS.update(_coerce(key, value, defaults[key], source))
+        elif key in defaults:
+            _set(cfg, key, _coerce(key, value, defaults[key], source))
+        elif key.startswith("MODEL.ARGS."):
+            _set(cfg, key, value)
+        elif note := retired_note(key, value, source):
+            if note not in notes:  # several files may have the key
+                notes.append(note)
+        else:
+            nearest = difflib.get_close_matches(key, [*defaults, *RETIRED], n=1, cutoff=0.0)[0]
+            raise UserError(f"{source}: unknown key {key}; the nearest known one is {nearest}")
+
+
+def _set(cfg: CfgNode, key: str, value: Any) -> None:
+    *sections, leaf = key.split(".")
+    for section in sections:
+        cfg = cfg.setdefault(section, CfgNode())  # only below MODEL.ARGS may one be missing
+    cfg[leaf] = value
+
+
+def _coerce(key: str, value: Any, default: Any, source: str) -> Any:
+    """`value` in the type of the key's default; an error if it has another."""
+    wanted = type(default)
+    if isinstance(value, tuple):
+        value = list(value)
+    if default is None or isinstance(value, _OTHER_TYPES.get(key, ())):
+        return value
+    if wanted is CfgNode and isinstance(value, dict):
+        return CfgNode(value)
+    if isinstance(value, wanted) and not (wanted is int and isinstance(value, bool)):
+        return value
+    if not isinstance(value, bool):
+        try:
+            if wanted is float:
+                return float(value)  # also "1e-4", which YAML reads as text
+            if wanted is int and float(value) == int(float(value)):
+                return int(float(value))
+        except (TypeError, ValueError, OverflowError):
+            pass
+        if wanted is str and isinstance(value, int | float):
+            return str(value)
+    raise UserError(f"{source}: {key}: {value!r} is not {_TYPE_NAMES[wanted]} (default {default!r})")
+
+
+def _derive(cfg: CfgNode) -> None:
+    """Set values that follow from others."""
+    precision = {True: "fp16", False: "none"}.get(cfg.TRAIN.MIXED_PRECISION, cfg.TRAIN.MIXED_PRECISION)
+    cfg.TRAIN.MIXED_PRECISION = str(precision).lower()
+    if cfg.NUM_GPUS == 0:
+        cfg.DIST_BACKEND = "gloo"
+    if cfg.UNIFORMERV2.NORM_EPS != "auto":  # YAML reads 1e-6 as text
+        cfg.UNIFORMERV2.NORM_EPS = _coerce("UNIFORMERV2.NORM_EPS as a number", cfg.UNIFORMERV2.NORM_EPS, 1e-5, "config")
+
+
+def split_cfg_arguments(words: Sequence[str], opts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split what follows --cfg into configs and KEY VALUE pairs.
+
+    Args:
+        words: the words after --cfg. The first is a config, and so are those next to it that end in .yaml or .yml or,
+            as names of recipes and unlike keys, contain a slash.
+        opts: further words of KEY VALUE pairs.
+
+    Returns:
+        The configs and all words of the pairs.
+    """
+    further = itertools.takewhile(lambda word: word.endswith((".yaml", ".yml")) or "/" in word, words[1:])
+    configs = [words[0], *further]
+    return configs, [*words[len(configs) :], *opts]
 
 
 def difference(cfg: CfgNode) -> dict[str, Any]:
-    """The keys whose value is not the default, with their values."""
+    """Return the keys whose value is not the default, with their values."""
     defaults = dict(flatten(get_cfg()))
     return {key: value for key, value in flatten(cfg) if defaults.get(key) != value}
 
 
 def to_dict(cfg: CfgNode) -> dict:
-    """The config as nested dicts, as a checkpoint carries it."""
+    """Return the config as nested dicts, as a checkpoint contains it."""
     return {key: to_dict(value) if isinstance(value, dict) else value for key, value in cfg.items()}

@@ -1,36 +1,60 @@
-"""Notes on where a config departs from the recipe that it names."""
+"""Notes on where a run departs from the recipe that its config names."""
 
-from collections.abc import Iterator
+from typing import Protocol
 
 from fvcore.common.config import CfgNode
 
 
-def departures(recipe: CfgNode, cfg: CfgNode) -> Iterator[str]:
-    """Sentences on what leaves the recipe of the first file without saying so."""
-    batch, wanted = (c.TRAIN.BATCH_SIZE * c.NUM_SHARDS for c in (cfg, recipe))
-    rate, scaled = (
-        c.SOLVER.BASE_LR * (c.NUM_SHARDS if c.SOLVER.BASE_LR_SCALE_NUM_SHARDS else 1) for c in (cfg, recipe)
-    )
-    if abs(rate / batch - scaled / wanted) > 1e-6 * scaled / wanted:
-        yield (
-            f"{cfg.RECIPE} has a global batch of {wanted} videos at a learning rate of {scaled:g}; this "
-            f"run has {batch} at {rate:g}. Scaled linearly, SOLVER.BASE_LR would be "
-            f"{cfg.SOLVER.BASE_LR * scaled * batch / wanted / rate:g}; TRAIN.ACCUM_STEPS keeps the batch"
+class Topology(Protocol):
+    """What is needed of `distributed.topology.Topology`."""
+
+    def videos_per_step(self, cfg: CfgNode) -> int: ...
+
+    def learning_rate(self, cfg: CfgNode) -> float: ...
+
+    def lr_scale(self, cfg: CfgNode) -> int: ...
+
+
+def recipe_notes(cfg: CfgNode, recipe: CfgNode, topology: Topology, recipe_topology: Topology) -> list[str]:
+    """Return a note on each departure from the recipe that may change the accuracy unnoticed.
+
+    Args:
+        cfg: the run's config.
+        recipe: the config of the first file after --cfg alone.
+        topology: the run's real topology, also under torchrun and srun.
+        recipe_topology: the one that `recipe` asks for.
+
+    Returns:
+        Notes on the ratio of learning rate and global batch, crop sizes, views and frame sampling; none if the
+        config names no RECIPE.
+    """
+    if not cfg.RECIPE:
+        return []
+    notes = []
+    batch, recipe_batch = topology.videos_per_step(cfg), recipe_topology.videos_per_step(recipe)
+    rate, recipe_rate = topology.learning_rate(cfg), recipe_topology.learning_rate(recipe)
+    wanted = recipe_rate * batch / recipe_batch  # by the linear scaling rule (Goyal et al., arXiv 1706.02677)
+    if abs(rate - wanted) > 1e-6 * wanted:
+        notes.append(
+            f"{cfg.RECIPE} has a global batch of {recipe_batch} videos at a learning rate of {recipe_rate:g}; this run "
+            f"has {batch} at {rate:g}. Scaled linearly, SOLVER.BASE_LR would be "
+            f"{wanted / topology.lr_scale(cfg):g}; gradient accumulation (TRAIN.ACCUM_STEPS) keeps the batch"
         )
     for key in ("TRAIN_CROP_SIZE", "TEST_CROP_SIZE"):
         if cfg.DATA.TRAIN_CROP_SIZE != cfg.DATA.TEST_CROP_SIZE and cfg.DATA[key] != recipe.DATA[key]:
-            yield (
-                f"DATA.{key}: {cfg.DATA[key]} where {cfg.RECIPE} has {recipe.DATA[key]}; training sees "
+            notes.append(
+                f"DATA.{key}: {cfg.DATA[key]} where {cfg.RECIPE} has {recipe.DATA[key]}; training uses "
                 f"{cfg.DATA.TRAIN_CROP_SIZE} pixels and the test {cfg.DATA.TEST_CROP_SIZE}"
             )
     views, published = ((c.TEST.NUM_ENSEMBLE_VIEWS, c.TEST.NUM_SPATIAL_CROPS) for c in (cfg, recipe))
     if views != published:
-        yield (
+        notes.append(
             f"TEST.NUM_ENSEMBLE_VIEWS, NUM_SPATIAL_CROPS: {views[0]} x {views[1]} views where the published "
             f"figures of {cfg.RECIPE} are of {published[0]} x {published[1]}"
         )
     if cfg.TRAIN.DATASET == recipe.TRAIN.DATASET and cfg.TEST.DATASET != recipe.TEST.DATASET:
-        yield (
+        notes.append(
             f"TEST.DATASET: {cfg.TEST.DATASET} where {cfg.RECIPE} has {recipe.TEST.DATASET}: validation and "
-            "test choose frames in another way than training"
+            "test sample frames in another way than training"
         )
+    return notes

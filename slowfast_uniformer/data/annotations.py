@@ -1,8 +1,10 @@
-"""Lists of videos: one line, one video. A data set is a row of `FORMATS` and its YAML.
+"""Annotation lists: one video per line. A data set is a row of `FORMATS` and its YAML.
 
-Fields are counted from the end of the line, so a path may contain the separator; it names a video file, a
-folder of numbered frames, or a video in a tar (data/shards.py). Lists and class names may lie wherever
-iopath's path manager reaches. What official files need to become such lists, datasets/prepare.py does.
+Fields are counted from the end of the line, so a path may contain the separator. A path names a video file, a
+folder of numbered frames, or a member of a tar file (data/shards.py). Lists and class names can be anywhere
+iopath's path manager reaches. datasets/prepare.py converts the files that data sets are distributed with.
+
+Imports neither PyTorch nor NumPy nor a decoder: commands check lists and class names before these are loaded.
 """
 
 import json
@@ -10,6 +12,8 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from fvcore.common.config import CfgNode
@@ -17,15 +21,20 @@ from fvcore.common.config import CfgNode
 from slowfast_uniformer import paths
 from slowfast_uniformer.errors import UserError
 
-UNLABELLED = -1  # the label of a video whose class only the data set's owner knows; in testing alone
-Rows = Iterator[tuple[str, dict[str, str]]]  # where a row stands, and its fields
+UNLABELLED = -1  # label of a video whose class only the data set's owner knows; valid in test lists alone
+Fields = dict[str, str]  # name of a column to its text
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One video of a list: path; label, or labels with DATA.MULTI_LABEL; for a folder of frames how many the
-    list says it has; and of a video that is annotated in `part` only (start, end, total length), in one
-    unit."""
+    """One video of a list.
+
+    Attributes:
+        path: Video file, frame folder or tar member.
+        label: Class index; with DATA.MULTI_LABEL a tuple of class indices.
+        frames: Number of frames of a frame folder; None for video files.
+        part: (start, end, total length) of the annotated part, all in one unit; None for the whole video.
+    """
 
     path: str
     label: int | tuple[int, ...]
@@ -34,47 +43,52 @@ class Sample:
 
     @property
     def labels(self) -> tuple[int, ...]:
-        """Its labels: one, several with DATA.MULTI_LABEL, none where the list has none."""
+        """All labels: one, several with DATA.MULTI_LABEL, none for an unlabelled video."""
         if isinstance(self.label, tuple):
             return self.label
         return () if self.label == UNLABELLED else (self.label,)
 
 
-def _lines(text: str, path: str, cfg: CfgNode, fields: tuple[str, ...]) -> Rows:
-    separator = separator_of(text, cfg, fields)
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
+class Row(NamedTuple):
+    """One video of a list before parsing: its line number (its position in a JSON list), where it is for error
+    messages, its text, and the function that splits the text into fields."""
+
+    number: int
+    where: str
+    text: str
+    fields: Callable[[], Fields]
+
+
+def line_rows(text: str, path: str, cfg: CfgNode, columns: tuple[str, ...]) -> Iterator[Row]:
+    """Rows of a list with one video per line; empty lines do not count."""
+    separator = cfg.DATA.PATH_LABEL_SEPARATOR
+    if separator == "auto":
+        separator = "," if not cfg.DATA.MULTI_LABEL and _has_commas(text, len(columns)) else " "
+    for number, line in enumerate(map(str.strip, text.splitlines()), 1):
+        if line:
             where = f"{path}, line {number}"
-            yield where, split_line(line, where, separator, fields)
+            yield Row(number, where, line, partial(_split, line, where, separator, columns))
 
 
-def separator_of(text: str, cfg: CfgNode, fields: tuple[str, ...]) -> str:
-    """What stands between the fields of a list's lines."""
-    if cfg.DATA.PATH_LABEL_SEPARATOR != "auto":
-        return cfg.DATA.PATH_LABEL_SEPARATOR
-    return "," if not cfg.DATA.MULTI_LABEL and _has_commas(text, len(fields)) else " "
-
-
-def split_line(line: str, where: str, separator: str, fields: tuple[str, ...]) -> dict[str, str]:
-    """The fields of one line by name; UserError says `where` it has too few."""
-    values = line.strip().rsplit(separator, len(fields) - 1)
-    if len(values) != len(fields) or not values[0]:
-        raise UserError(
-            f"{where}: expected {len(fields)} fields ({' '.join(fields)}) separated by {separator!r}, "
-            f"found {line.strip()!r}. Correct the line or set DATA.PATH_LABEL_SEPARATOR"
-        )
-    return dict(zip(fields, values, strict=True))
-
-
-def _has_commas(text: str, fields: int) -> bool:
-    """Whether commas separate the fields of a list's first line: all but the path are numbers then."""
+def _has_commas(text: str, columns: int) -> bool:
+    """Whether commas separate the fields of the first line: all fields but the path are numbers then."""
     line = next((line for line in text.splitlines() if line.strip()), "")
-    path, *numbers = line.rsplit(",", fields - 1)
-    return len(numbers) == fields - 1 and all(re.fullmatch(r"\s*-?[\d.]+\s*", number) for number in numbers)
+    path, *numbers = line.rsplit(",", columns - 1)
+    return len(numbers) == columns - 1 and all(re.fullmatch(r"\s*-?[\d.]+\s*", number) for number in numbers)
 
 
-def _sthv2(text: str, path: str, cfg: CfgNode, fields: tuple[str, ...]) -> Rows:
-    """Something-Something V2's own JSON: the label is the template without its brackets."""
+def _split(line: str, where: str, separator: str, columns: tuple[str, ...]) -> Fields:
+    values = line.rsplit(separator, len(columns) - 1)
+    if len(values) != len(columns) or not values[0]:
+        raise UserError(
+            f"{where}: expected {len(columns)} fields ({' '.join(columns)}) separated by {separator!r}, "
+            f"found {line!r}. Correct the line or set DATA.PATH_LABEL_SEPARATOR"
+        )
+    return dict(zip(columns, values, strict=True))
+
+
+def _sthv2(text: str, path: str, cfg: CfgNode, columns: tuple[str, ...]) -> Iterator[Row]:
+    """Something-Something V2's own JSON: the class name is the template without its brackets."""
     names = class_names(cfg)
     if names is None:
         raise UserError(f"{path}: its classes are given by name; put labels.json beside it")
@@ -85,24 +99,31 @@ def _sthv2(text: str, path: str, cfg: CfgNode, fields: tuple[str, ...]) -> Rows:
         raise UserError(f"{path}: not a JSON list of videos with an id each ({error})") from None
     for number, (video, template) in enumerate(entries, 1):
         where = f"{path}, video {number} (id {video})"
-        name = None if template is None else template.replace("[", "").replace("]", "")
-        if name is not None and name not in labels:
-            raise UserError(f"{where}: no class is named {name!r}; correct labels.json or DATA.CLASS_NAMES")
-        yield where, {"path": f"{video}.webm", "label": labels.get(name, str(UNLABELLED))}
+        yield Row(number, where, video, partial(_sthv2_fields, video, template, where, labels))
+
+
+def _sthv2_fields(video: str, template: str | None, where: str, labels: dict[str, str]) -> Fields:
+    name = None if template is None else template.replace("[", "").replace("]", "")
+    if name is not None and name not in labels:
+        raise UserError(f"{where}: no class is named {name!r}; correct labels.json or DATA.CLASS_NAMES")
+    return {"path": f"{video}.webm", "label": labels.get(name, str(UNLABELLED))}
 
 
 @dataclass(frozen=True)
 class Format:
     """How a data set is listed and sampled.
 
-    `fields` name a line's columns; `list_names` gives the file names that the list of (cfg, split) may have;
-    `sampling` is dense or sparse (data/sampling.py); `read` takes a list's text apart.
+    Attributes:
+        columns: Names of a line's fields.
+        list_names: File names that the list of (cfg, split) can have.
+        sampling: "dense" or "sparse" (data/sampling.py).
+        rows: Splits the text of a list into rows.
     """
 
-    fields: tuple[str, ...]
+    columns: tuple[str, ...]
     list_names: Callable[[CfgNode, str], list[str]]
     sampling: str
-    read: Callable[[str, str, CfgNode, tuple[str, ...]], Rows] = _lines
+    rows: Callable[[str, str, CfgNode, tuple[str, ...]], Iterator[Row]] = line_rows
 
 
 def _csv(cfg: CfgNode, split: str) -> list[str]:
@@ -132,11 +153,11 @@ FORMATS = {
 
 
 def format_of(cfg: CfgNode, split: str) -> Format:
-    """The format that TRAIN.DATASET (or TEST.DATASET, for split val and test) names."""
-    key = "TRAIN.DATASET" if split == "train" else "TEST.DATASET"
-    name = cfg.TRAIN.DATASET if split == "train" else cfg.TEST.DATASET
+    """The format that TRAIN.DATASET names, or TEST.DATASET for the splits val and test."""
+    section = "TRAIN" if split == "train" else "TEST"
+    name = cfg[section].DATASET
     if name not in FORMATS:
-        raise UserError(f"{key}: {name!r} is not one of {', '.join(FORMATS)}")
+        raise UserError(f"{section}.DATASET: {name!r} is not one of {', '.join(FORMATS)}")
     return FORMATS[name]
 
 
@@ -148,72 +169,91 @@ def list_path(cfg: CfgNode, split: str) -> str:
 
 
 def load(cfg: CfgNode, split: str) -> list[Sample]:
-    """Read a split's list. UserError names the file and line of what is wrong with it."""
-    path, form = list_path(cfg, split), format_of(cfg, split)
-    try:
-        with open(paths.fetch(path), encoding="utf-8-sig") as file:
-            text = file.read()
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot read the {split} list ({error.strerror}). Set DATA.PATH_TO_DATA_DIR to the "
-            "folder of your lists; tools/make_lists.py writes them from a folder of class folders, "
-            "datasets/prepare.py from a data set's own files"
-        ) from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not a text file in UTF-8") from None
-    rules = Rules.of(cfg, split)
-    samples = [to_sample(row, where, rules) for where, row in form.read(text, path, cfg, form.fields)]
-    if not samples:
-        raise UserError(f"{path}: the {split} list is empty")
+    """Read the list of a split.
+
+    Raises:
+        UserError: The list cannot be read or has a wrong line; the message names file and line.
+    """
+    samples = []
+    for _, sample in read_rows(cfg, split):
+        if isinstance(sample, UserError):
+            raise sample
+        samples.append(sample)
     return samples
 
 
-class Rules(NamedTuple):
-    """What rows are read by; looking into the config for each would take longer than all the rest."""
+def read_rows(cfg: CfgNode, split: str) -> Iterator[tuple[Row, Sample | UserError]]:
+    """Each row of a split's list with its sample, or with the error that says what is wrong with it.
 
-    prefix: str
-    classes: int
-    multi_label: bool
-    may_lack_label: bool
-
-    @classmethod
-    def of(cls, cfg: CfgNode, split: str) -> "Rules":
-        prefix = paths.expand(cfg.DATA.PATH_PREFIX)
-        return cls(prefix, cfg.MODEL.NUM_CLASSES, cfg.DATA.MULTI_LABEL, split == "test")
-
-
-def to_sample(row: dict[str, str], where: str, rules: Rules) -> Sample:
-    """The sample that a row of a list means; UserError says `where` it is wrong."""
-    path = os.path.join(rules.prefix, row["path"].strip())
-    frames = _number(row["frames"], "frames", where) if "frames" in row else None
-    label = _label(row["label"].strip(), where, rules)
-    if frames is not None and frames < 1:
-        raise UserError(f"{where}: a video of {frames} frames")
-    if "total" not in row:
-        return Sample(path, label, frames)
-    start, end, total = (_number(row[name], name, where, float) for name in ("start", "end", "total"))
-    if not (0 <= start <= end and start < total):
-        raise UserError(f"{where}: a part from {start:g} to {end:g} of {total:g}; correct or remove the line")
-    return Sample(path, label, frames, (start, end, total))
+    Raises:
+        UserError: The list as a whole cannot be read or is empty.
+    """
+    path, form = list_path(cfg, split), format_of(cfg, split)
+    remedy = (
+        ". Set DATA.PATH_TO_DATA_DIR to the folder of your lists; `uniformer lists` writes lists for a folder of class "
+        "folders, datasets/prepare.py for a public data set"
+    )
+    text = read_text(path, f"{split} list", remedy)
+    parser, row = _SampleParser(cfg, split), None
+    for row in form.rows(text, path, cfg, form.columns):
+        try:
+            sample = parser.sample(row.fields(), row.where)
+        except UserError as error:
+            sample = error
+        yield row, sample
+    if row is None:
+        raise UserError(f"{path}: the {split} list is empty")
 
 
-def _label(text: str, where: str, rules: Rules) -> int | tuple[int, ...]:
-    """The label, or with DATA.MULTI_LABEL those that commas separate; "-" is none of the classes."""
-    if rules.multi_label and text == "-":
-        return ()
-    labels = [_number(text, "label", where) for text in (text.split(",") if rules.multi_label else [text])]
-    if labels == [UNLABELLED] and rules.may_lack_label and not rules.multi_label:
-        return UNLABELLED
-    for label in labels:
-        if not 0 <= label < rules.classes:
-            raise UserError(
-                f"{where}: label {label} is outside 0 to {rules.classes - 1} "
-                f"(MODEL.NUM_CLASSES is {rules.classes}). Correct the label or the key"
-            )
-    return tuple(labels) if rules.multi_label else labels[0]
+def read_text(path: str, kind: str, remedy: str = "") -> str:
+    """Text of a list; `kind` and `remedy` are parts of the error message."""
+    try:
+        return Path(paths.fetch(path)).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the {kind} ({error.strerror}){remedy}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: the {kind} is not a text file in UTF-8") from None
 
 
-def _number(text: str, name: str, where: str, kind: type = int) -> int | float:
+class _SampleParser:
+    """Makes samples of fields. Takes the keys out of the config once: lists have up to a million lines."""
+
+    def __init__(self, cfg: CfgNode, split: str):
+        self.prefix = paths.expand(cfg.DATA.PATH_PREFIX)
+        self.classes, self.multi_label = cfg.MODEL.NUM_CLASSES, cfg.DATA.MULTI_LABEL
+        self.unlabelled_allowed = split == "test" and not self.multi_label
+
+    def sample(self, fields: Fields, where: str) -> Sample:
+        path = os.path.join(self.prefix, fields["path"].strip())
+        frames = parse_number(fields["frames"], "frames", where) if "frames" in fields else None
+        label = self.label(fields["label"].strip(), where)
+        if frames is not None and frames < 1:
+            raise UserError(f"{where}: a video of {frames} frames")
+        if "total" not in fields:
+            return Sample(path, label, frames)
+        start, end, total = (parse_number(fields[name], name, where, float) for name in ("start", "end", "total"))
+        if not (0 <= start <= end and start < total):
+            raise UserError(f"{where}: a part from {start:g} to {end:g} of {total:g}; correct or remove the line")
+        return Sample(path, label, frames, (start, end, total))
+
+    def label(self, text: str, where: str) -> int | tuple[int, ...]:
+        """The label, or with DATA.MULTI_LABEL the labels that commas separate; "-" is an empty set of them."""
+        if self.multi_label and text == "-":
+            return ()
+        labels = [parse_number(label, "label", where) for label in (text.split(",") if self.multi_label else [text])]
+        if labels == [UNLABELLED] and self.unlabelled_allowed:
+            return UNLABELLED
+        for label in labels:
+            if not 0 <= label < self.classes:
+                raise UserError(
+                    f"{where}: label {label} is outside 0 to {self.classes - 1} "
+                    f"(MODEL.NUM_CLASSES is {self.classes}). Correct the label or the key"
+                )
+        return tuple(labels) if self.multi_label else labels[0]
+
+
+def parse_number(text: str, name: str, where: str, kind: type = int) -> int | float:
+    """The number that a field holds; UserError names the place and the field."""
     try:
         return kind(text)
     except ValueError:
@@ -222,10 +262,10 @@ def _number(text: str, name: str, where: str, kind: type = int) -> int | float:
 
 
 def class_names(cfg: CfgNode) -> list[str] | None:
-    """Class names in label order, or None where no file gives them.
+    """Class names in label order, or None if there is no file of them.
 
-    DATA.CLASS_NAMES may be a text file (a name a line), a JSON list, or a JSON object of name to label. Not
-    set, it is classes.txt beside the lists, or Something-Something's labels.json.
+    DATA.CLASS_NAMES can be a text file (one name per line), a JSON list, or a JSON object of name to label. If
+    it is not set, classes.txt beside the lists is read, or Something-Something's labels.json.
     """
     folder = paths.expand(cfg.DATA.PATH_TO_DATA_DIR)
     usual = ("classes.txt", "labels.json", "something-something-v2-labels.json")
@@ -233,7 +273,7 @@ def class_names(cfg: CfgNode) -> list[str] | None:
     if not path:
         return None
     try:
-        with open(paths.fetch(path), encoding="utf-8") as file:
+        with open(paths.fetch(path), encoding="utf-8-sig") as file:
             content = json.load(file) if path.endswith(".json") else file.read().splitlines()
         if isinstance(content, dict):
             content = sorted(content, key=lambda name: int(content[name]))
@@ -245,13 +285,17 @@ def class_names(cfg: CfgNode) -> list[str] | None:
     return names
 
 
-def check_same_classes(theirs: list[str] | None, ours: list[str] | None, path: str) -> None:
-    """Refuse weights whose class names differ from the data's: every answer would carry the wrong name."""
-    if theirs and ours and list(theirs) != list(ours):
-        at = next(
-            (i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), min(len(theirs), len(ours))
-        )
+def check_same_classes(checkpoint_names: list[str] | None, data_names: list[str] | None, path: str) -> None:
+    """Refuse a checkpoint whose class names differ from the data's: every prediction would get a wrong name.
+
+    Raises:
+        UserError: The names or their order differ; the message names the first label that does.
+    """
+    if checkpoint_names and data_names and list(checkpoint_names) != list(data_names):
+        pairs = enumerate(zip(checkpoint_names, data_names, strict=False))
+        shorter = min(len(checkpoint_names), len(data_names))
+        first = next((label for label, (theirs, ours) in pairs if theirs != ours), shorter)
         raise UserError(
-            f"{path}: its class names differ from the data's, first at label {at}. Give the lists the "
+            f"{path}: its class names differ from the data's, first at label {first}. Give the lists the "
             "checkpoint's order of classes, or correct DATA.CLASS_NAMES"
         )

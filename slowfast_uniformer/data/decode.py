@@ -1,8 +1,8 @@
-"""Frames of a video file, or of a folder of images, by number: the same as decoding everything and counting.
+"""Frames of a video file by number, with PyAV: bit for bit those of decoding the whole file and counting.
 
-A pass over the packets tells when each frame is shown and where decoding can start. Reading seeks to the key
-frame before what is wanted, skips frames that no other refers to and converts wanted frames only. Where a
-container or codec is known to mislead, it decodes from the start and counts.
+Demuxing once, without decoding, gives each packet's time stamps and the key frames. Reading seeks to the key
+frame before a wanted frame, skips the decoding of frames that no other refers to, and converts wanted frames
+only. For containers and codecs whose time stamps are known to mislead, it decodes from the start and counts.
 """
 
 import os
@@ -18,20 +18,25 @@ from numpy.typing import ArrayLike
 
 from slowfast_uniformer.data.video import READ_TIMEOUT, OpenFile, VideoError, VideoInfo, VideoSource
 
-# Demuxers, by the first of their names. After a seek AVI can deliver other frames than its time stamps say.
+# Demuxers, by the first of their names. After a seek, AVI can return other frames than its time stamps say.
 SEEKABLE = {"mov", "matroska"}
-# Codecs with one shown frame in each packet (in VP8 hidden frames are packets too), and whether frames that
-# no other refers to can be skipped: in AV1 that changes the others.
+# Codecs with one shown frame in each packet (in VP8 hidden frames are packets too), and whether decoding can skip
+# non-reference frames: in AV1 that changes the others.
 SKIPPABLE = {"h264": True, "hevc": True, "vp9": True, "mpeg4": True, "av1": False}
-REORDERED = 16  # a frame is shown at most so many frames before one that it refers to (H.264 and HEVC)
-EMPTY_MPEG4 = 19  # bytes of MPEG-4 packets without a picture: it came in the one before, or there is none
+REORDERED = 16  # most frames by which a frame is shown before one that it refers to (H.264 and HEVC)
+EMPTY_MPEG4 = 19  # most bytes of an MPEG-4 packet without a frame: the one before holds it, or there is none
 _Packet = namedtuple("_Packet", "pts dts key discarded size")
 
 
 class Video(VideoSource):
-    """A video file, open until closed; VideoError if nothing can be read from it, also within `timeout` s (0:
-    no limit) of opening or of each `read`. One thread decodes: loading processes run side by side, and one
-    that is forked beside decoder threads hangs."""
+    """A video file decoded by PyAV.
+
+    Decoding is single-threaded: DataLoader workers run in parallel, and a worker that is forked while decoder
+    threads run hangs.
+
+    Raises:
+        VideoError: The file cannot be read, has no frame, or takes longer than the timeout to open.
+    """
 
     def __init__(self, path: str | os.PathLike, open_file: OpenFile = None, timeout: float = READ_TIMEOUT):
         super().__init__(path, open_file, timeout)
@@ -48,15 +53,15 @@ class Video(VideoSource):
 
     def _restart(self) -> None:
         container, stream = self._open()
-        self.close()  # not before: where there is no time left to open, the video stays usable
+        self.close()  # after opening, so that the video stays usable if opening times out
         self._stream = stream
         self._container = self.enter_context(container)
 
     def _open(self) -> tuple[av.container.InputContainer, av.VideoStream]:
         self._check_time()
         try:
-            # Tags may be in any encoding. FFmpeg's own time-out ends its search in a file without packets.
-            container = av.open(self._opened(), metadata_errors="ignore", timeout=self._timeout)
+            # Tags can be in any encoding. FFmpeg's own timeout ends its search in a file without packets.
+            container = av.open(self._file(), metadata_errors="ignore", timeout=self._timeout)
         except (av.FFmpegError, OSError) as error:
             self._check_time()
             invalid = isinstance(error, av.InvalidDataError)
@@ -71,6 +76,7 @@ class Video(VideoSource):
         return container, streams[0]
 
     def _count(self) -> None:
+        """Find out the number of frames, from the packets if they can be trusted."""
         demuxer, codec = self._container.format.name.split(",")[0], self._stream.codec_context
         self._codec, self._stored = codec.codec.canonical_name, (codec.width, codec.height)
         demuxed = (p for p in self._in_time(self._container.demux(self._stream)) if p.size)
@@ -80,7 +86,7 @@ class Video(VideoSource):
         self.frames = len(self._index.times if self._index else packets)
         self.fps = float(self._stream.average_rate or self._stream.guessed_rate or 0)
         if not self._index and not (one_each and demuxer == "avi"):
-            with suppress(VideoError):  # a damaged file has the frames that it should have
+            with suppress(VideoError):  # of a damaged file, the packets count
                 self.frames = sum(1 for _ in self._from_start())
             self._check_time()
         if not self.frames:
@@ -88,24 +94,24 @@ class Video(VideoSource):
 
     @cached_property
     def info(self) -> VideoInfo:
-        """Found out by decoding the first frame, unless one was read. VideoError if it cannot be."""
-        return self._describe(next(self._pictures([0]))[1])
+        """Properties of the video; decodes the first frame unless one was read. VideoError if that fails."""
+        return self._describe(next(self._decode([0]))[1])
 
     def _describe(self, frame: av.VideoFrame) -> VideoInfo:
         rotation = round(frame.rotation / 90) * 90 % 360
         size = (frame.height, frame.width) if rotation % 180 else (frame.width, frame.height)
         return VideoInfo(self.frames, self.fps, *size, rotation, self._codec)
 
-    def _learn(self, picture: av.VideoFrame | None = None) -> None:
-        """Where a frame is as large as the header says, the first need not be decoded to know its size."""
-        if picture and "info" not in vars(self):
-            if self._index and (picture.width, picture.height) == self._stored:
-                self.info = self._describe(picture)
-            else:  # not from this container, which is in the middle of reading
+    def _note_info(self, frame: av.VideoFrame | None = None) -> None:
+        """A frame as large as the header says stands for the first one, which then need not be decoded."""
+        if frame and "info" not in vars(self):
+            if self._index and (frame.width, frame.height) == self._stored:
+                self.info = self._describe(frame)
+            else:  # this container is in the middle of reading
                 with Video(self.path, self._open_file, self._timeout) as other:
                     self.info = other.info
 
-    def _pictures(self, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _decode(self, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         missing = set(wanted)
         runs = self._index.runs(wanted) if self._index else []
         for number, frame in chain(*(self._run(*run) for run in runs), self._from_start()):
@@ -117,7 +123,7 @@ class Video(VideoSource):
         raise VideoError(self.path, f"decoding leaves out {len(missing)} frames, first number {min(missing)}")
 
     def _from_start(self) -> Iterator[tuple[int, av.VideoFrame]]:
-        """All frames, numbered by time stamps if these are sound: one lost does not shift those after it."""
+        """All frames, numbered by time stamps if these are valid: a lost frame does not shift those after it."""
         container, stream = self._open()
         decoded = 0
         with container:
@@ -130,11 +136,14 @@ class Video(VideoSource):
                 raise VideoError(self.path, f"only {decoded} frames decode: {error.strerror}") from error
 
     def _run(self, start: int, end: int, times: set[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Frames shown at `times`, by decoding packet number `start`, a key frame, to packet number `end`;
-        up to the first sign that decoding cannot start there, or that seeking does not lead there. A frame is
-        held back until those that it can refer to have been looked at, which may be shown after it."""
+        """Frames shown at `times`, by decoding from packet number `start`, a key frame, to packet number `end`.
+
+        Ends without an error at the first sign that decoding cannot start there or that the seek went elsewhere;
+        the caller then decodes from the start. A frame is held back until the frames that it can refer to, some
+        of which are shown after it, are known to be undamaged.
+        """
         codec, index, key = self._stream.codec_context, self._index, self._index.packets[start]
-        sure, skip = key.discarded, "NONREF" if SKIPPABLE[self._codec] else "DEFAULT"
+        sound, skip = key.discarded, "NONREF" if SKIPPABLE[self._codec] else "DEFAULT"
         held: deque[tuple[int, av.VideoFrame] | None] = deque()
         try:
             self._container.seek(key.pts if key.dts is None else key.dts, stream=self._stream)
@@ -142,14 +151,14 @@ class Video(VideoSource):
             packets = dropwhile(lambda p: index.position.get(p.pts, start) < start, packets)
             for at, packet in zip(range(start, end + 1), packets, strict=False):
                 if index.position.get(packet.pts) != at:
-                    raise VideoError(self.path, "seeking leads astray")
+                    raise VideoError(self.path, "seeking led to another packet")
                 codec.skip_frame = "DEFAULT" if packet.pts in times else skip
                 for frame in packet.decode() + (codec.decode(None) if at == end else []):
                     if frame.pts is None or frame.pts < key.pts:
                         continue  # shown before the key frame, it may refer to frames from before the seek
-                    # Not sure if a key frame by name only (intra refresh) or one that refers to a lost frame.
-                    sure = sure or (frame.pts == key.pts and frame.pict_type == av.video.frame.PictureType.I)
-                    if frame.is_corrupt or not sure:
+                    # A key frame by flag only (intra refresh), or one that refers to a lost frame, is no start.
+                    sound = sound or (frame.pts == key.pts and frame.pict_type == av.video.frame.PictureType.I)
+                    if frame.is_corrupt or not sound:
                         raise VideoError(self.path, "decoding cannot start at every key frame")
                     held.append((index.number[frame.pts], frame) if frame.pts in times else None)
                     if len(held) > REORDERED and (known := held.popleft()):
@@ -157,16 +166,16 @@ class Video(VideoSource):
                 if at == end:
                     yield from filter(None, held)
         except (VideoError, av.FFmpegError):
-            self._restart()  # a decoder that has met a damaged frame can spoil others, even after a seek
+            self._restart()  # after a damaged frame a decoder can damage others, even after a seek
 
-    def _rgb(self, picture: av.VideoFrame, width: int, height: int) -> np.ndarray:
+    def _to_rgb(self, frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
         size = (height, width) if self.info.rotation % 180 else (width, height)
-        picture = self._reformatter.reformat(picture, *size, "rgb24", interpolation="BILINEAR", threads=1)
-        return np.rot90(picture.to_ndarray(), self.info.rotation // 90)
+        frame = self._reformatter.reformat(frame, *size, "rgb24", interpolation="BILINEAR", threads=1)
+        return np.rot90(frame.to_ndarray(), self.info.rotation // 90)
 
 
 class _Index:
-    """Packets in the order of decoding, time stamps in the order of display, and the ways between them."""
+    """Packets in decoding order, time stamps in display order, and the maps between them."""
 
     def __init__(self, packets: list[_Packet]):
         self.packets = packets
@@ -180,7 +189,8 @@ class _Index:
             self.start[packet.pts] = next(k for k in reversed(keys) if packets[k].pts <= packet.pts)
 
     def runs(self, wanted: list[int]) -> list[tuple[int, int, set[int]]]:
-        """What to decode without a seek: first packet, last packet, wanted times. No two overlap or touch."""
+        """Runs of packets to decode, with a seek before each: (first packet, last packet, wanted times). Runs
+        neither overlap nor touch."""
         runs: list[tuple[int, int, set[int]]] = []
         for pts in (self.times[number] for number in wanted):
             start, end, times = self.start[pts], self.position[pts], {pts}
@@ -192,7 +202,8 @@ class _Index:
 
 
 def _trusted(packets: list[_Packet], codec: str) -> tuple[bool, bool]:
-    """Whether each packet is one frame; whether also times are complete and unique, none before the first."""
+    """Whether each packet is one frame, and whether in addition all time stamps exist, differ and none is before
+    the first."""
     one_each = bool(packets) and packets[0].key and codec in SKIPPABLE
     one_each = one_each and (codec != "mpeg4" or all(p.size > EMPTY_MPEG4 for p in packets))
     times = {p.pts for p in packets}
@@ -200,7 +211,7 @@ def _trusted(packets: list[_Packet], codec: str) -> tuple[bool, bool]:
 
 
 def probe(path: str | os.PathLike) -> VideoInfo:
-    """What `Video(path).info` says."""
+    """Properties of a video file."""
     with Video(path) as video:
         return video.info
 

@@ -1,7 +1,7 @@
-"""Frames by torchcodec in its exact mode, which counts a file's frames before it reads (DATA.DECODER).
+"""Frames of a video file by number, with torchcodec in exact seek mode (DATA.DECODER torchcodec).
 
-The frames of sound mp4, mov and webm files are those of data/decode.py. Where that one decodes from the start
-because container or codec mislead (AVI, MPEG), torchcodec's numbers can mean other frames (docs/decoding.md).
+Undamaged mp4, mov and webm files give the frames of data/decode.py. Where that module decodes from the start
+because time stamps mislead (AVI, MPEG), torchcodec's numbers can mean other frames (docs/decoding.md).
 """
 
 import os
@@ -16,12 +16,12 @@ from slowfast_uniformer.errors import UserError
 
 
 def check() -> None:
-    """UserError, with the remedy, unless torchcodec and the FFmpeg libraries that it needs can be loaded."""
+    """Raise UserError, with the remedy, unless torchcodec and its FFmpeg libraries can be loaded."""
     try:
         import torchcodec
 
-        # Without the libraries some versions fail on import, others when something is first decoded.
-        cause = None if torchcodec.ffmpeg_major_version else "it finds no FFmpeg libraries that fit"
+        # Without the libraries some versions fail on import, others at the first decoding.
+        cause = None if torchcodec.ffmpeg_major_version else "it finds no FFmpeg libraries of a supported version"
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
         cause = str(error).splitlines()[0]
     if cause:
@@ -33,39 +33,38 @@ def check() -> None:
 
 
 class TorchCodecVideo(VideoSource):
-    """As `decode.Video`, but `timeout` counts only between frames: no call of torchcodec is cut short."""
+    """A video file decoded by torchcodec. The timeout is checked between frames: a call of torchcodec cannot be
+    interrupted."""
 
     def __init__(self, path: str | os.PathLike, open_file: OpenFile = None, timeout: float = READ_TIMEOUT):
         from torchcodec.decoders import VideoDecoder
 
         super().__init__(path, open_file, timeout)
         try:
-            self._decoder = VideoDecoder(
-                self._opened(), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact"
-            )
+            self._decoder = VideoDecoder(self._file(), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
             meta = self._decoder.metadata
             height, width = self._decoder.get_frame_at(0).data.shape[:2]
         except (OSError, RuntimeError, ValueError, IndexError) as error:
             raise self._failure(error) from error
-        self.callback(setattr, self, "_decoder", None)  # it closes its file when nothing refers to it
+        self.callback(setattr, self, "_decoder", None)  # the decoder closes its file when it is freed
         rotation = round((meta.rotation or 0) / 90) * 90 % 360
         self.frames, self.fps = meta.num_frames, float(meta.average_fps or 0)
         self.info = VideoInfo(self.frames, self.fps, width, height, rotation, meta.codec)
 
     def _failure(self, error: Exception) -> VideoError:
-        """In the first line of what torchcodec says, the cause follows the place in its source."""
+        """The cause is in the first line of torchcodec's message, after a position in its source."""
         lines = str(getattr(error, "strerror", None) or error).splitlines() or [type(error).__name__]
         return VideoError(self.path, re.sub(r"^.*\.cpp:\d+, ", "", lines[0]))
 
-    def _pictures(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+    def _decode(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
         for number in self._in_time(wanted):
             try:
-                picture = self._decoder.get_frame_at(number).data.numpy()
+                frame = self._decoder.get_frame_at(number).data.numpy()
             except (RuntimeError, ValueError, IndexError) as error:
                 raise self._failure(error) from error
-            yield number, picture
+            yield number, frame
 
-    def _rgb(self, picture: np.ndarray, width: int, height: int) -> np.ndarray:
-        if picture.shape[:2] == (height, width):
-            return picture
-        return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR))
+    def _to_rgb(self, frame: np.ndarray, width: int, height: int) -> np.ndarray:
+        if frame.shape[:2] == (height, width):
+            return frame
+        return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))

@@ -1,8 +1,7 @@
-"""From a data set to batches on every rank: which video comes when, and how items become a batch."""
+"""From a data set to batches on every rank: the order of the videos, collation and DataLoader workers."""
 
-import multiprocessing
 import multiprocessing.util
-import signal
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,17 +11,21 @@ from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader, Sampler
 
 from slowfast_uniformer.data.dataset import VideoDataset
+from slowfast_uniformer.data.workers import kill_workers
 from slowfast_uniformer.distributed import signals, topology
 from slowfast_uniformer.errors import UserError
 
 
 class EpochSampler(Sampler):
-    """Yields (epoch, index) for one rank: every `world`-th video of one order that all ranks share.
+    """Yields (epoch, index) of this rank's videos: every `world`-th of an order that all ranks share.
 
-    Shuffled (training), the order follows from (seed, epoch) alone, so batch k of the whole run holds the
-    same videos whatever the number of ranks, and what is left over when the ranks have equally many is
-    dropped, as ranks that train must take the same number of steps. Unshuffled, every video comes once and
-    ranks may differ by one. `start` is how many of the order all ranks have taken already.
+    Shuffled (training), the order is a function of (seed, epoch), so global batch k holds the same videos for
+    any number of ranks; the remainder that would give ranks unequal numbers is dropped, as all ranks must take
+    the same number of steps. Unshuffled (evaluation), every video comes once and ranks may differ by one.
+
+    Attributes:
+        epoch: The epoch, set by the training loop.
+        start: Number of videos of the order that all ranks together have seen already.
     """
 
     def __init__(self, length: int, rank: int = 0, world: int = 1, shuffle: bool = False, seed: int = 0):
@@ -46,8 +49,16 @@ class EpochSampler(Sampler):
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Join items into a batch: `clips` (N, 3, T, H, W) or None, `labels` (N,) or multi-hot (N, K), `videos`
-    and `views` (N,), `errors`, and `failed`, the (video, label) of items that hold no clip."""
+    """Join items of `VideoDataset` into a batch.
+
+    Returns:
+        A dict of
+            clips: (N, 3, T, H, W) float32, or None if no video could be read;
+            labels: (N,) int64, or multi-hot (N, K);
+            videos, views: (N,) int64, each clip's index in the list and view number;
+            errors: (path, message) of each video that could not be read;
+            failed: (video, label) of each item without clips.
+    """
     read = [item for item in items if item["clips"] is not None]
     counts = torch.tensor([len(item["clips"]) for item in read], dtype=torch.int64)
     return {
@@ -61,61 +72,65 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 class Loader(DataLoader):
-    """One whose processes hear no signals; before they can say so, PyTorch's own handler would end them."""
+    """A DataLoader whose workers ignore the signals that end a run: the main process ends them.
+
+    Signals are blocked while workers start, as PyTorch's own handlers would end a worker that does not ignore
+    them yet. At exit, workers that are left are killed.
+    """
 
     def __init__(self, *args: Any, **options: Any):
-        super().__init__(*args, worker_init_fn=_begin_worker, **options)
+        super().__init__(*args, worker_init_fn=_init_worker, **options)
+        multiprocessing.util.Finalize(None, _kill_at_exit, (weakref.ref(self),), exitpriority=0)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         with signals.block_signals():
             return super().__iter__()
 
 
-def _begin_worker(_: int) -> None:
+def _init_worker(_: int) -> None:
     signals.ignore_signals()
 
 
-def _end_workers() -> None:
-    """Where Python ends with loading processes left, as after an exception, it asks them by SIGTERM and waits
-    for them, for ever, as they ignore it."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch would take their end for an accident
-    for process in multiprocessing.active_children():
-        if process.daemon:
-            process.kill()
+def _kill_at_exit(reference: weakref.ref) -> None:
+    """Python ends with workers left after an exception; it would send SIGTERM, which they ignore, and wait for
+    ever. Other processes that the program has started are not touched."""
+    if (loader := reference()) is not None:
+        kill_workers(loader._iterator)
 
 
 def build_loader(cfg: CfgNode, split: str) -> Loader:
-    """The loader of a split for this rank: shuffled whole batches to train, every video once to evaluate."""
-    dataset = VideoDataset(cfg, split)
+    """The loader of a split for this rank: shuffled full batches in training, every video once in evaluation.
+
+    Raises:
+        UserError: The list or a DATA key is wrong, or the train list is shorter than a global batch.
+    """
+    dataset, ranks = VideoDataset(cfg, split), topology.current()
     train = split == "train"
-    devices = topology.local_world_size()
-    if train:
-        if cfg.TRAIN.BATCH_SIZE % devices:
-            raise UserError(f"TRAIN.BATCH_SIZE: {cfg.TRAIN.BATCH_SIZE} cannot be divided among {devices} processes")
-        batch = cfg.TRAIN.BATCH_SIZE // devices
-    else:  # TEST.BATCH_SIZE counts clips; a video's views stay together
-        batch = max(1, cfg.TEST.BATCH_SIZE // devices // dataset.views)
-    world = topology.world_size()
-    if train and len(dataset) < batch * world:
+    if train and cfg.TRAIN.BATCH_SIZE % ranks.ranks_per_machine:
         raise UserError(
-            f"TRAIN.BATCH_SIZE: the train list has {len(dataset)} videos, fewer than one batch of {batch * world}"
+            f"TRAIN.BATCH_SIZE: {cfg.TRAIN.BATCH_SIZE} cannot be divided among {ranks.ranks_per_machine} processes"
         )
-    sampler = EpochSampler(len(dataset), topology.rank(), world, shuffle=train, seed=cfg.RNG_SEED)
-    return loader_of(dataset, sampler, batch)
+    if train and len(dataset) < ranks.videos_per_step(cfg):
+        raise UserError(
+            f"TRAIN.BATCH_SIZE: the train list has {len(dataset)} videos, fewer than one batch of "
+            f"{ranks.videos_per_step(cfg)}"
+        )
+    test_videos = max(1, ranks.test_clips_per_rank(cfg) // dataset.views)  # a video's views stay together
+    sampler = EpochSampler(len(dataset), topology.rank(), ranks.ranks, shuffle=train, seed=cfg.RNG_SEED)
+    return loader_of(dataset, sampler, ranks.videos_per_rank(cfg) if train else test_videos)
 
 
 def loader_of(dataset: VideoDataset, sampler: Sampler, batch: int) -> Loader:
-    """Batches of a data set's items, read by processes as its config's DATA_LOADER says."""
-    cfg = dataset.cfg
-    multiprocessing.util.Finalize(None, _end_workers, exitpriority=0)
+    """A loader of `batch` videos at a time, with the workers that the config's DATA_LOADER asks for."""
+    options = dataset.cfg.DATA_LOADER
     return Loader(
         dataset,
         batch_size=batch,
         sampler=sampler,
-        num_workers=cfg.DATA_LOADER.NUM_WORKERS,
+        num_workers=options.NUM_WORKERS,
         collate_fn=collate,
         drop_last=dataset.split == "train",
-        pin_memory=cfg.DATA_LOADER.PIN_MEMORY and cfg.NUM_GPUS > 0,
-        persistent_workers=cfg.DATA_LOADER.NUM_WORKERS > 0,
-        timeout=cfg.DATA_LOADER.TIMEOUT if cfg.DATA_LOADER.NUM_WORKERS > 0 else 0,
+        pin_memory=options.PIN_MEMORY and dataset.cfg.NUM_GPUS > 0,
+        persistent_workers=options.NUM_WORKERS > 0,
+        timeout=options.TIMEOUT if options.NUM_WORKERS > 0 else 0,
     )

@@ -1,7 +1,9 @@
-"""Mixup and cutmix of a batch of clips, and the soft targets that go with them.
+"""Mixup and CutMix of a batch of clips, and their soft targets.
 
-timm's and torchvision's take pictures: on clips their cutmix cuts through time.
+The implementations of timm and torchvision take images: on clips their CutMix would cut through time.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,55 +11,71 @@ from fvcore.common.config import CfgNode
 
 
 def smooth_one_hot(labels: torch.Tensor, num_classes: int, smoothing: float = 0.0) -> torch.Tensor:
-    """Targets (B, num_classes) of labels (B,): smoothing / num_classes, 1 - smoothing more at the label."""
+    """Targets with label smoothing (arXiv 1512.00567, section 7).
+
+    Args:
+        labels: Class indices (B,).
+        num_classes: Number of classes K.
+        smoothing: Weight of the uniform distribution, 0 to 1.
+
+    Returns:
+        (B, K) float32 on the device of `labels`: smoothing / K, and 1 - smoothing more at the label.
+    """
     off = smoothing / num_classes
     targets = torch.full((len(labels), num_classes), off, device=labels.device)
     return targets.scatter_(1, labels.long().unsqueeze(1), 1.0 - smoothing + off)
 
 
+@dataclass
 class Mixup:
-    """Mix each clip with its opposite in the batch (the first with the last, and so on): mixup (arXiv
-    1710.09412) or, with probability `switch_prob` where both alphas are above 0, cutmix (arXiv 1905.04899).
-    One draw holds for the whole batch. With probability 1 - `prob` clips stay as they are; targets are
-    smoothed all the same.
+    """Mixes each clip with its counterpart in the reversed batch (the first with the last, and so on).
 
-    Draws from `numpy.random`.
+    A batch gets mixup (arXiv 1710.09412) or, with probability `switch_prob` if both alphas are above 0, CutMix
+    (arXiv 1905.04899); one draw holds for the whole batch. With probability 1 - `prob` clips are not mixed;
+    targets are smoothed in any case. Draws come from `numpy.random` on any device.
+
+    Attributes:
+        mixup_alpha: Mixup weights are drawn from Beta(alpha, alpha); 0 for no mixup.
+        cutmix_alpha: The same for CutMix; 0 for no CutMix.
+        prob: Probability that a batch is mixed.
+        switch_prob: Probability of CutMix in place of mixup.
+        label_smoothing: Smoothing of the targets, 0 to 1.
+        num_classes: Number of classes K.
     """
 
-    def __init__(
-        self,
-        mixup_alpha: float,
-        cutmix_alpha: float,
-        prob: float,
-        switch_prob: float,
-        label_smoothing: float,
-        num_classes: int,
-    ):
-        self.mixup_alpha = mixup_alpha
-        self.cutmix_alpha = cutmix_alpha
-        self.prob = prob
-        self.switch_prob = switch_prob
-        self.label_smoothing = label_smoothing
-        self.num_classes = num_classes
+    mixup_alpha: float
+    cutmix_alpha: float
+    prob: float
+    switch_prob: float
+    label_smoothing: float
+    num_classes: int
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "Mixup":
-        """Read MIXUP and MODEL.NUM_CLASSES."""
+        """Use the keys of MIXUP and MODEL.NUM_CLASSES."""
         m = cfg.MIXUP
         return cls(m.ALPHA, m.CUTMIX_ALPHA, m.PROB, m.SWITCH_PROB, m.LABEL_SMOOTH_VALUE, cfg.MODEL.NUM_CLASSES)
 
     def __call__(self, clips: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mixed clips (B, 3, T, H, W) and targets (B, num_classes); `clips` itself is left as it is."""
+        """Mix a batch; the input is not modified.
+
+        Args:
+            clips: (B, 3, T, H, W), on any device.
+            labels: Class indices (B,).
+
+        Returns:
+            Mixed clips (B, 3, T, H, W) and soft targets (B, K) float32, both on the device of `clips`.
+        """
         cut, keep = self._draw()
         if cut:
             clips, keep = _cutmix(clips, keep)
         elif keep < 1:
             clips = clips * keep + clips.flip(0) * (1.0 - keep)
-        targets = smooth_one_hot(labels, self.num_classes, self.label_smoothing)
+        targets = smooth_one_hot(labels.to(clips.device), self.num_classes, self.label_smoothing)
         return clips, targets * keep + targets.flip(0) * (1.0 - keep)
 
     def _draw(self) -> tuple[bool, float]:
-        """Whether to cut, and the part of each clip that stays its own."""
+        """Whether to use CutMix, and the weight that each clip keeps."""
         either = self.mixup_alpha > 0 or self.cutmix_alpha > 0
         if not either or np.random.rand() >= self.prob:
             return False, 1.0
@@ -68,8 +86,8 @@ class Mixup:
 
 
 def _cutmix(clips: torch.Tensor, keep: float) -> tuple[torch.Tensor, float]:
-    """Replace one box of about 1 - keep of every frame; returns also the part that really stayed, since the
-    box ends at the frame's border."""
+    """Replace a box of about 1 - keep of every frame's area. Also returns the share of the area that was really
+    kept, as the box is clipped at the frame's border."""
     height, width = clips.shape[-2:]
     side = np.sqrt(1.0 - keep)
     half_height, half_width = int(height * side) // 2, int(width * side) // 2

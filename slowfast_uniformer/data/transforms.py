@@ -1,8 +1,7 @@
-"""Decoded frames to normalised clips: the random transform of training and the fixed views of testing.
+"""Spatial transforms: decoded frames to normalised clips, random for training and fixed for validation and testing.
 
-Frames are uint8 RGB (T, H, W, 3), clips float32 (3, T, size, size). Random draws come from the global
-generators of `random`, `numpy.random` and `torch`, in the order of the UniFormer releases; the caller seeds
-them.
+Frames are uint8 RGB (T, H, W, 3), clips float32 (3, T, size, size). Random draws come from the global generators
+of `random`, `numpy.random` and `torch`, in the order of the UniFormer releases; the caller seeds them.
 """
 
 import math
@@ -18,11 +17,18 @@ from torch.nn.functional import interpolate
 from slowfast_uniformer.errors import UserError
 
 Frames = np.ndarray | torch.Tensor
+Range = Iterable[float]  # (lowest, highest)
 
 
-class Cut(NamedTuple):
-    """What becomes of a frame: its `box` (top, left, height, width) is scaled to `size` (height, width), and
-    of that the square which begins at `corner` (top, left) is kept, mirrored left to right if `flip`."""
+class Crop(NamedTuple):
+    """How a frame becomes a frame of the clip.
+
+    Attributes:
+        box: (top, left, height, width) of the part that is resized.
+        size: (height, width) that the box is resized to.
+        corner: (top, left) of the crop in the resized box.
+        flip: Whether to flip left to right.
+    """
 
     box: tuple[int, int, int, int]
     size: tuple[int, int]
@@ -31,15 +37,15 @@ class Cut(NamedTuple):
 
 
 def short_side_size(height: int, width: int, size: int) -> tuple[int, int]:
-    """(height, width) of a frame scaled so that its shorter side is `size`; the longer is rounded down."""
+    """(height, width) of a frame resized to a shorter side of `size`; the longer side is rounded down."""
     if width < height:
         return math.floor(height / width * size), size
     return size, math.floor(width / height * size)
 
 
 def view_corner(height: int, width: int, size: int, spatial: int) -> tuple[int, int]:
-    """(top, left) of the square of side `size` that is crop `spatial` of a frame: 0, 1, 2 for left, centre,
-    right, or top, middle, bottom where the frame is taller than wide."""
+    """(top, left) of spatial crop 0, 1 or 2 of side `size`: left, centre and right, or top, centre and bottom of
+    a frame that is taller than wide (the three crops of SlowFast, arXiv 1812.03982, section 4)."""
     top, left = math.ceil((height - size) / 2), math.ceil((width - size) / 2)
     if spatial == 1:
         return top, left
@@ -48,21 +54,28 @@ def view_corner(height: int, width: int, size: int, spatial: int) -> tuple[int, 
     return top, spatial // 2 * (width - size)
 
 
-def _random_sides(area: float, part: Iterable[float], ratio: Iterable[float]) -> tuple[int, int]:
-    """Sides of a random rectangle of a `part` (from, to) of `area`, the first `ratio` (from, to) times the
-    second."""
-    area *= random.uniform(*part)
+def _random_sides(area: float, scale: Range, ratio: Range) -> tuple[int, int]:
+    """Two sides of a random box: `scale` times `area`, with the first `ratio` times the second, log-uniform."""
+    area *= random.uniform(*scale)
     aspect = math.exp(random.uniform(*map(math.log, ratio)))
     return round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
 
 
-def random_box(height: int, width: int, part: Iterable[float], ratio: Iterable[float]) -> tuple[int, int, int, int]:
-    """A random box (top, left, height, width) that has a `part` (from, to) of the frame's area and is `ratio`
-    (from, to) times as wide as high (arXiv 1409.4842, section 6); after ten that do not fit, the largest in
-    the centre that does."""
+def random_box(height: int, width: int, scale: Range, ratio: Range) -> tuple[int, int, int, int]:
+    """The box of a random resized crop (arXiv 1409.4842, section 6).
+
+    Args:
+        height: Height of the frame.
+        width: Width of the frame.
+        scale: Range of the box's share of the frame's area.
+        ratio: Range of the aspect ratio, width / height.
+
+    Returns:
+        (top, left, height, width). After ten boxes that do not fit, the largest centred box within `ratio`.
+    """
     for _ in range(10):
-        w, h = _random_sides(height * width, part, ratio)
-        np.random.uniform()  # drawn in vain by the releases too; without it, later draws would not be theirs
+        w, h = _random_sides(height * width, scale, ratio)
+        np.random.uniform()  # unused, but the releases draw it; without it later draws would differ from theirs
         if 0 < w <= width and 0 < h <= height:
             return random.randint(0, height - h), random.randint(0, width - w), h, w
     h, w = min(height, round(width / min(ratio))), min(width, round(height * max(ratio)))
@@ -70,9 +83,17 @@ def random_box(height: int, width: int, part: Iterable[float], ratio: Iterable[f
 
 
 def erase(clip: torch.Tensor, probability: float, mode: str, max_count: int = 1) -> torch.Tensor:
-    """Random erasing (arXiv 1708.04896), in place: with `probability`, 1 to `max_count` boxes, the same in
-    all frames and together up to a third of the area, are filled with normal noise (mode `pixel`), one random
-    colour in each frame (`rand`) or 0 (`const`)."""
+    """Random erasing (arXiv 1708.04896), in place; boxes are the same in all frames.
+
+    Args:
+        clip: (3, T, H, W) float32.
+        probability: Probability that anything is erased.
+        mode: Fill: "pixel" for normal noise, "rand" for a random colour per frame, "const" for 0.
+        max_count: Largest number of boxes; they share 2 to 33 % of the area.
+
+    Returns:
+        `clip`.
+    """
     if random.random() > probability:
         return clip
     channels, _, height, width = clip.shape
@@ -89,53 +110,60 @@ def erase(clip: torch.Tensor, probability: float, mode: str, max_count: int = 1)
     return clip
 
 
-class _Pixels:
-    """Cutting, scaling and normalising, with the constants of a config."""
+class _ClipMaker:
+    """Cropping, resizing and normalisation, with the constants of a config."""
 
     def __init__(self, cfg: CfgNode):
         mean, std = (torch.tensor(values, dtype=torch.float64) for values in (cfg.DATA.MEAN, cfg.DATA.STD))
         self.scale, self.shift = (v.float().view(3, 1, 1, 1) for v in (1 / (255 * std), -mean / std))
         self.reverse = cfg.DATA.REVERSE_INPUT_CHANNEL
 
-    def clip(self, frames: Frames, cut: Cut, height: int, width: int) -> torch.Tensor:
-        """The same cut of every frame, `height` x `width` pixels of it, as a clip (3, T, height, width).
+    def clip(self, frames: Frames, crop: Crop, height: int, width: int) -> torch.Tensor:
+        """The same crop of every frame, as a clip (3, T, height, width).
 
-        Frame by frame, a frame stays in the processor's cache. Values are normalised after scaling, which is
-        less work than the releases' order on large frames and differs from it by rounding only (1e-6).
+        Frame by frame, as a single frame stays in the CPU's cache. Values are normalised after resizing, which is
+        less work than the releases' order on large frames and differs from it only by rounding (1e-6).
         """
-        top, left, bottom, right = *cut.box[:2], cut.box[0] + cut.box[2], cut.box[1] + cut.box[3]
-        y, x = cut.corner
+        top, left, box_height, box_width = crop.box
+        y, x = crop.corner
         clip = torch.empty(3, len(frames), height, width)
         for t, frame in enumerate(torch.as_tensor(frames)):
-            part = frame[top:bottom, left:right].permute(2, 0, 1).unsqueeze(1)
+            part = frame[top : top + box_height, left : left + box_width].permute(2, 0, 1).unsqueeze(1)
             part = part.to(torch.float32, memory_format=torch.contiguous_format)
-            part = interpolate(part, cut.size, mode="bilinear", align_corners=False)
+            part = interpolate(part, crop.size, mode="bilinear", align_corners=False)
             part = part[..., y : y + height, x : x + width]
-            part = part.flip(-1) if cut.flip else part
+            part = part.flip(-1) if crop.flip else part
             torch.addcmul(self.shift, part, self.scale, out=clip[:, t : t + 1])
         return clip
 
-    def finish(self, clip: torch.Tensor) -> torch.Tensor:
+    def channel_order(self, clip: torch.Tensor) -> torch.Tensor:
+        """RGB to the model's channel order, or back."""
         return clip.flip(0) if self.reverse else clip
 
 
 class TrainTransform:
-    """The random transform of a training clip: augmentation by AUG.AA_TYPE with one draw for all frames, a
-    random crop, a flip, random erasing. Where DATA.TRAIN_JITTER_SCALES_RELATIVE and _ASPECT_RELATIVE are set,
-    the crop is a random box resized, otherwise a random square after scaling by DATA.TRAIN_JITTER_SCALES."""
+    """The random transform of a training clip.
+
+    Steps: augmentation by AUG.AA_TYPE with one draw for all frames, random crop, horizontal flip, random erasing.
+    With DATA.TRAIN_JITTER_SCALES_RELATIVE and _ASPECT_RELATIVE the crop is a random resized crop; otherwise the
+    short side is resized to a random length (DATA.TRAIN_JITTER_SCALES) and a random square is cropped.
+
+    Raises:
+        UserError: Keys contradict each other or name an unknown augmentation.
+    """
 
     def __init__(self, cfg: CfgNode):
         data, aug = cfg.DATA, cfg.AUG
-        self.pixels = _Pixels(cfg)
+        self.maker = _ClipMaker(cfg)
         self.size = data.TRAIN_CROP_SIZE
-        self.part, self.ratio = data.TRAIN_JITTER_SCALES_RELATIVE, data.TRAIN_JITTER_ASPECT_RELATIVE
+        self.scale, self.ratio = data.TRAIN_JITTER_SCALES_RELATIVE, data.TRAIN_JITTER_ASPECT_RELATIVE
         self.jitter = data.TRAIN_JITTER_SCALES
-        if not self.part and min(self.jitter) < self.size:
+        if not self.scale and min(self.jitter) < self.size:
             raise UserError(
                 f"DATA.TRAIN_JITTER_SCALES: {self.jitter} lets the short side become smaller than "
                 f"DATA.TRAIN_CROP_SIZE, {self.size}. Raise the one or lower the other"
             )
-        self.flip = data.RANDOM_FLIP and not data.FLIP_LABELS  # that needs the label: data/dataset.py
+        self.flip = data.RANDOM_FLIP and not data.FLIP_LABELS  # label-aware flips: data/dataset.py
         self.augment = None
         if aug.ENABLE and aug.AA_TYPE:
             from slowfast_uniformer.data.augment import clip_augment
@@ -147,49 +175,48 @@ class TrainTransform:
         """Frames (T, H, W, 3) to a random clip (3, T, size, size)."""
         if self.augment:
             frames = self.augment(np.asarray(frames))
-        clip = self.pixels.clip(frames, self.cut(*frames.shape[1:3]), self.size, self.size)
+        clip = self.maker.clip(frames, self.random_crop(*frames.shape[1:3]), self.size, self.size)
         if self.erasing:
             erase(clip, *self.erasing)
-        return self.pixels.finish(clip)
+        return self.maker.channel_order(clip)
 
-    def cut(self, height: int, width: int) -> Cut:
-        """What becomes of frames of this size, drawn at random."""
-        if self.part:
-            cut = Cut(random_box(height, width, self.part, self.ratio), (self.size, self.size))
+    def random_crop(self, height: int, width: int) -> Crop:
+        """A random crop of frames of this size."""
+        if self.scale:
+            crop = Crop(random_box(height, width, self.scale, self.ratio), (self.size, self.size))
         else:
             size = short_side_size(height, width, round(np.random.uniform(*self.jitter)))
             corner = self._random_start(size[0]), self._random_start(size[1])
-            cut = Cut((0, 0, height, width), size, corner)
-        return cut._replace(flip=self.flip and np.random.uniform() < 0.5)
+            crop = Crop((0, 0, height, width), size, corner)
+        return crop._replace(flip=self.flip and np.random.uniform() < 0.5)
 
     def _random_start(self, length: int) -> int:
         free = length - self.size
-        return np.random.randint(free) if free else 0  # the last place is never drawn, as in the releases
+        return np.random.randint(free) if free else 0  # the last position is never drawn, as in the releases
 
 
 class ViewTransform:
-    """The fixed transform of validation and testing: the short side scaled to `size`, one of three crops."""
+    """The fixed transform of validation and testing: short side resized to `size`, one of three square crops."""
 
     def __init__(self, cfg: CfgNode, size: int):
-        self.pixels = _Pixels(cfg)
+        self.maker = _ClipMaker(cfg)
         self.size = size
 
     def __call__(self, frames: Frames, spatial: int = 1) -> torch.Tensor:
-        """Frames (T, H, W, 3) to the clip (3, T, size, size) that is crop `spatial`: 0 left or top, 1 centre,
-        2 right or bottom."""
+        """Frames (T, H, W, 3) to the clip (3, T, size, size) of a spatial crop (see `view_corner`)."""
         return self.crops(frames, (spatial,))[0]
 
     def crops(self, frames: Frames, spatial: Iterable[int]) -> list[torch.Tensor]:
-        """Several crops of the same frames, which are scaled once for all of them."""
+        """Several spatial crops of the same frames, which are resized once for all of them."""
         height, width = frames.shape[1:3]
         size = short_side_size(height, width, self.size)
-        whole = self.pixels.finish(self.pixels.clip(frames, Cut((0, 0, height, width), size), *size))
+        resized = self.maker.channel_order(self.maker.clip(frames, Crop((0, 0, height, width), size), *size))
         corners = [view_corner(*size, self.size, crop) for crop in spatial]
-        return [whole[..., y : y + self.size, x : x + self.size] for y, x in corners]
+        return [resized[..., y : y + self.size, x : x + self.size] for y, x in corners]
 
 
 def to_display(clip: torch.Tensor, cfg: CfgNode) -> torch.Tensor:
-    """A normalised clip (3, T, H, W) back as uint8 RGB frames (T, H, W, 3), to be looked at."""
-    pixels = _Pixels(cfg)
-    values = (pixels.finish(clip.cpu().float()) - pixels.shift) / pixels.scale
+    """Undo normalisation: a clip (3, T, H, W) to uint8 RGB frames (T, H, W, 3)."""
+    maker = _ClipMaker(cfg)
+    values = (maker.channel_order(clip.cpu().float()) - maker.shift) / maker.scale
     return values.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0)

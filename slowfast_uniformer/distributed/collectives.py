@@ -1,37 +1,41 @@
-"""Collective operations on tensors and picklable values; with one process they return at once."""
+"""Collective operations on tensors and picklable values. In a run of one process they return at once."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from slowfast_uniformer.distributed.topology import world_size
+from slowfast_uniformer.distributed.topology import is_main, world_size
+from slowfast_uniformer.errors import UserError
 
 
 class AllReducedFlags:
-    """Wishes of all ranks, told to all of them at the same step without any having to wait: what is wished at
-    one call comes true at the next."""
+    """Flags that are true on every rank once they were true on any.
+
+    The all-reduce overlaps with the step: a call starts one and returns the result of the one before, so that
+    no rank waits and all ranks see a flag after the same step.
+    """
 
     def __init__(self) -> None:
-        self._sent: tuple[torch.Tensor, dist.Work] | None = None
+        self._pending: tuple[torch.Tensor, dist.Work] | None = None
 
-    def __call__(self, *wishes: bool) -> list[bool]:
-        """Say what this rank wishes now; returns which wishes some rank had at the last call."""
+    def __call__(self, *flags: bool) -> list[bool]:
+        """Start an all-reduce of this rank's flags; returns the flags of all ranks at the last call."""
         if world_size() == 1:
-            return list(wishes)
-        told = [False] * len(wishes)
-        if self._sent:
-            flags, work = self._sent
+            return list(flags)
+        reduced = [False] * len(flags)
+        if self._pending:
+            values, work = self._pending
             work.wait()
-            told = flags.bool().tolist()
-        flags = torch.tensor(wishes, dtype=torch.float32)
-        self._sent = flags, dist.all_reduce(flags, dist.ReduceOp.MAX, async_op=True)
-        return told
+            reduced = values.bool().tolist()
+        values = torch.tensor(flags, dtype=torch.float32)
+        self._pending = values, dist.all_reduce(values, dist.ReduceOp.MAX, async_op=True)
+        return reduced
 
 
 def broadcast_tensors(values: Iterable[torch.Tensor]) -> None:
-    """Give every rank the values of rank 0, such as batch norms' statistics, in place."""
+    """Copy rank 0's tensors, such as batch-norm statistics, to every rank in place."""
     if world_size() > 1:
         for value in values:
             dist.broadcast(value, 0)
@@ -46,8 +50,29 @@ def broadcast_object(value: Any) -> Any:
     return values[0]
 
 
+def call_on_main(function: Callable, *args: Any) -> Any:
+    """The picklable result of `function(*args)`, which rank 0 alone calls, on every rank.
+
+    For everything that is looked up in a shared folder: a stale directory listing (NFS) on one rank would make it
+    take another branch than the others, and enter other collectives.
+
+    Raises:
+        UserError: on every rank, where the function has raised it on rank 0.
+    """
+    result = None
+    if is_main():
+        try:
+            result = function(*args)
+        except UserError as error:
+            result = error
+    result = broadcast_object(result)
+    if isinstance(result, UserError):
+        raise result
+    return result
+
+
 def all_reduce_mean(values: torch.Tensor) -> torch.Tensor:
-    """The mean of a tensor over all processes."""
+    """The mean of a tensor over all ranks."""
     if world_size() == 1:
         return values
     values = values.clone()
@@ -56,7 +81,7 @@ def all_reduce_mean(values: torch.Tensor) -> torch.Tensor:
 
 
 def all_gather_objects(value: Any, group: Any = None) -> list:
-    """The picklable `value` of every process, in rank order, in every process."""
+    """The picklable `value` of every rank, in rank order, on every rank."""
     if world_size() == 1:
         return [value]
     values: list = [None] * world_size()
@@ -65,11 +90,11 @@ def all_gather_objects(value: Any, group: Any = None) -> list:
 
 
 def new_gloo_group() -> Any:
-    """Another way between all processes, for a thread beside the training; None in a run of one."""
+    """A second process group of all ranks, for a thread beside the training; None in a run of one process."""
     return dist.new_group(backend="gloo") if world_size() > 1 else None
 
 
 def barrier() -> None:
-    """Wait for all processes."""
+    """Wait for all ranks."""
     if world_size() > 1:
         dist.barrier()

@@ -1,81 +1,90 @@
-"""Signals that ask a run to end: it finishes its step, writes a checkpoint and leaves with a code of its own.
+"""Signals that ask a run to stop: it finishes its step, writes a checkpoint and exits with `EXIT_CODE`.
 
-SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 (SLURM's warning before the time is up) ask; a second one stops at once.
+SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 (SLURM's warning before the time limit) request a stop. A second signal ends
+the process at once.
 """
 
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
-EXIT_CODE = 75  # "try again later" in sysexits.h: what starts runs may take it as: start this one again
+from slowfast_uniformer.distributed import topology
+
+EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h, "try again later": a launcher may take it as "start this run again"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-_ECHO = 1.0  # seconds; a launcher repeats what the terminal has sent to all its processes: that is one signal
+_REPEAT = 1.0  # seconds; a launcher forwards what the terminal has sent to all processes already: that is one signal
 
-_asked: float | None = None  # when the first signal came
+_first_signal: float | None = None  # when it arrived
 
 
 class Interrupted(Exception):
-    """The run was asked to end, and has written what it needs to continue."""
-
-
-@contextmanager
-def handle_signals() -> Iterator[None]:
-    """Take note of the signals inside the block (in the main thread, the only one that can)."""
-    global _asked
-    _asked = None
-    main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, _on_signal) for number in SIGNALS} if main else {}
-    try:
-        yield
-    except Interrupted:
-        ignore_sigterm_on_exit(before)
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        _asked = None
-
-
-def ignore_sigterm_on_exit(before: dict[int, Any]) -> None:
-    """Of the handlers that are put back, leave out SIGTERM's: `srun` sends it to the other tasks when the
-    first has left, and it must not take the place of their exit code."""
-    if before:
-        before[signal.SIGTERM] = signal.SIG_IGN
+    """A signal has requested a stop, and the run has written what it needs to continue."""
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    global _asked
-    if _asked is None:
-        _asked = time.monotonic()
-    elif time.monotonic() - _asked > _ECHO:
+    global _first_signal
+    if _first_signal is None:
+        _first_signal = time.monotonic()
+    elif time.monotonic() - _first_signal > _REPEAT:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
 
+@contextmanager
+def handle_signals(handler: Callable = _on_signal) -> Iterator[None]:
+    """Handle `SIGNALS` inside the block (in the main thread, the only one that can); the default remembers them.
+
+    The former handlers come back at the end. One exception: where a launcher started this process, SIGTERM is ignored
+    after an `Interrupted`. `srun` sends it to the other tasks when the first has exited, and it must not replace
+    their exit code.
+    """
+    global _first_signal
+    _first_signal = None
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    previous = {number: signal.signal(number, handler) for number in SIGNALS} if in_main_thread else {}
+    try:
+        yield
+    except Interrupted:
+        if previous and topology.has_launcher():
+            previous[signal.SIGTERM] = signal.SIG_IGN
+        raise
+    finally:
+        for number, former in previous.items():
+            signal.signal(number, former)
+        _first_signal = None
+
+
 def stop_requested() -> bool:
-    """Whether a signal has come."""
-    return _asked is not None
+    """Whether a signal has arrived."""
+    return _first_signal is not None
+
+
+def raise_if_any(requests: Iterable[bool]) -> None:
+    """Raise Interrupted if a stop is requested on any rank, given what all of them say (see `stop_requested`)."""
+    if any(requests):
+        raise Interrupted("a signal has requested a stop")
 
 
 @contextmanager
 def block_signals() -> Iterator[None]:
-    """Signals that come inside the block arrive at its end; processes started in it hear none before they
-    `ignore` them, which drops what has come. For those that work for one that listens, such as loaders: a
-    signal sent to all must not end them in the middle of its step. They end with it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    """Delay signals that arrive inside the block to its end, and start processes that have them blocked.
+
+    For DataLoader workers: a signal that is sent to all processes must not end them in the middle of the step of the
+    process they work for. They call `ignore_signals`, and end with that process.
+    """
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 def ignore_signals() -> None:
-    """Hear no signals from here on, nor those that are being `held`."""
+    """Ignore `SIGNALS` from here on, also those that `block_signals` has delayed."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -1,4 +1,4 @@
-"""What each rank is doing, for the others to name the one that hangs or is gone."""
+"""What each rank is doing, so that the others can name one that hangs or has ended."""
 
 import json
 import logging
@@ -11,69 +11,69 @@ import torch.distributed as dist
 from slowfast_uniformer.distributed.topology import rank, world_size
 
 logger = logging.getLogger(__name__)
-_store: dist.Store | None = None  # where the ranks of a group leave notes for each other
+_store: dist.Store | None = None  # the key-value store of the process group
 
 
 def attach(store: dist.Store | None) -> None:
-    """Use the store of a process group for statuses; None when the group is left."""
+    """Keep statuses in the store of a process group; None when the group is destroyed."""
     global _store
     _store = store
 
 
-def set_status(what: str) -> None:
-    """Let the other ranks know what this one is about to do, in case it never ends."""
+def set_status(activity: str) -> None:
+    """Publish what this rank is about to do, in case it never ends. Without a process group nothing happens."""
     if _store is not None:
-        _store.set(f"doing/{rank()}", json.dumps([socket.gethostname(), what]))
+        _store.set(f"status/{rank()}", json.dumps([socket.gethostname(), activity]))
 
 
 def read_statuses(store: dist.Store, world: int) -> dict[int, str]:
-    """What each rank was last doing, and where."""
-    notes = {}
+    """The last status of each rank that has set one: "rank R on HOST: ACTIVITY"."""
+    statuses = {}
     for other in range(world):
-        if store.check([f"doing/{other}"]):
-            host, what = json.loads(store.get(f"doing/{other}"))
-            notes[other] = f"rank {other} on {host}: {what}"
-    return notes
+        if store.check([f"status/{other}"]):
+            host, activity = json.loads(store.get(f"status/{other}"))
+            statuses[other] = f"rank {other} on {host}: {activity}"
+    return statuses
 
 
 def watch(store: dist.Store, world: int, timeout: float) -> None:
-    """Name ranks that have been at the same thing for half the time-out, each time once."""
+    """Warn of each rank whose status has not changed for half of `timeout` seconds, once per status."""
     since: dict[int, tuple[str, float]] = {}
-    named: dict[int, str] = {}
+    reported: dict[int, str] = {}
     while dist.is_initialized():
         time.sleep(min(30.0, timeout / 8))
         try:
-            notes = read_statuses(store, world)
+            statuses = read_statuses(store, world)
         except (dist.DistError, RuntimeError):  # the run is over
             return
         now = time.monotonic()
-        since = {r: since[r] if since.get(r, ("",))[0] == note else (note, now) for r, note in notes.items()}
-        for other, (note, start) in since.items():
-            if now - start > timeout / 2 and named.get(other) != note:
-                named[other] = note
-                logger.warning("no progress for %.0f s: %s", now - start, note)
+        for other, status in statuses.items():
+            if since.get(other, ("",))[0] != status:
+                since[other] = (status, now)
+            elif now - since[other][1] > timeout / 2 and reported.get(other) != status:
+                reported[other] = status
+                logger.warning("no progress for %.0f s: %s", now - since[other][1], status)
 
 
 def is_communication_error(error: RuntimeError) -> bool:
-    """Whether it is an exchange with other ranks that has failed. Not all of gloo's messages name it: where
-    one exchange has timed out, another that waits beside it fails with "pair closure" alone."""
+    """Whether a collective has failed. Not all of gloo's messages name it: where one collective has timed out,
+    another that is pending beside it fails with "pair closure" alone."""
     known = r"gloo|nccl|ProcessGroup|pair closure|Connection (closed|reset)"
     return isinstance(error, dist.DistError) or bool(re.search(known, str(error), re.IGNORECASE))
 
 
 def explain_lost_rank(error: RuntimeError) -> str:
-    """What a failed exchange with other ranks means, with what each of them was last doing."""
-    cause = re.sub(r"^\[\S+\] ", "", str(error).strip().splitlines()[0])  # without a place in gloo's source
-    own = f"rank {rank()} on {socket.gethostname()}"
+    """What a failed collective means, with the last status of the ranks that did something else."""
+    cause = re.sub(r"^\[\S+\] ", "", str(error).strip().splitlines()[0])  # without a line number of gloo's source
     try:
-        notes = read_statuses(_store, world_size())
-        mine = notes.get(rank(), "").partition(": ")[2]
-        others = [note for other, note in notes.items() if other != rank()]
-        apart = [note for note in others if not note.endswith(f": {mine}")]
-        told = "Last known: " + "; ".join((apart or others)[:8])
+        statuses = read_statuses(_store, world_size())
+        activity = statuses.get(rank(), "").partition(": ")[2]
+        others = [status for other, status in statuses.items() if other != rank()]
+        differing = [status for status in others if not status.endswith(f": {activity}")]
+        known = "Last known: " + "; ".join((differing or others)[:8])
     except (dist.DistError, RuntimeError):
-        told = "Rank 0, which keeps the notes on what the others do, is gone; see its log"
+        known = "Rank 0, which keeps the statuses, has ended; see its log"
     return (
-        f"{own}: another rank has ended or hangs ({cause}). {told}. The run continues from its newest "
-        "checkpoint when it is started again (DIST_TIMEOUT says how long a rank is waited for)"
+        f"rank {rank()} on {socket.gethostname()}: another rank has ended or hangs ({cause}). {known}. The run "
+        "continues from its latest checkpoint when it is started again (DIST_TIMEOUT sets the time to wait for a rank)"
     )

@@ -1,4 +1,4 @@
-"""Which process this is among all of a run. The only reader of rank variables."""
+"""Rank discovery, and what follows from the number of ranks. The only reader of rank variables."""
 
 import os
 import re
@@ -42,6 +42,10 @@ class Topology:
         """Clips of an optimizer step on all ranks."""
         return self.clips_per_rank(cfg) * self.ranks
 
+    def test_clips_per_rank(self, cfg: CfgNode) -> int:
+        """Clips of one forward pass of an evaluation on one rank; TEST.BATCH_SIZE counts clips per machine."""
+        return max(1, cfg.TEST.BATCH_SIZE // self.ranks_per_machine)
+
     def lr_scale(self, cfg: CfgNode) -> int:
         """The factor of all learning rates: the number of machines with SOLVER.BASE_LR_SCALE_NUM_SHARDS, else 1."""
         return self.machines if cfg.SOLVER.BASE_LR_SCALE_NUM_SHARDS else 1
@@ -67,27 +71,32 @@ def clips_per_video(cfg: CfgNode) -> int:
 
 
 def rank() -> int:
+    """The global rank of this process."""
     return int(os.environ.get("RANK", 0))
 
 
 def world_size() -> int:
+    """Processes (ranks) of the run."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def local_rank() -> int:
+    """The number of this process on its machine."""
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
 def local_world_size() -> int:
-    """Processes on this machine, among which its batch is divided."""
+    """Ranks on this machine, among which its batch is divided."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def num_machines() -> int:
+    """Machines of the run; all have equally many ranks."""
     return world_size() // local_world_size()
 
 
 def is_main() -> bool:
+    """Whether this is rank 0, which writes what is written once."""
     return rank() == 0
 
 
@@ -98,24 +107,29 @@ def device(cfg: CfgNode) -> "torch.device":
     return torch.device("cuda", local_rank()) if cfg.NUM_GPUS else torch.device("cpu")
 
 
-def set_rank_env(local: int, local_size: int, shards: int, shard: int) -> None:
-    """Take the place of process `local` of machine `shard`."""
+def set_rank_env(local: int, local_size: int, machines: int, machine: int) -> None:
+    """Set torchrun's variables for process `local` of `local_size` on machine `machine` of `machines`."""
     os.environ.update(
-        RANK=str(shard * local_size + local),
-        WORLD_SIZE=str(shards * local_size),
+        RANK=str(machine * local_size + local),
+        WORLD_SIZE=str(machines * local_size),
         LOCAL_RANK=str(local),
         LOCAL_WORLD_SIZE=str(local_size),
     )
 
 
+def has_launcher() -> bool:
+    """Whether torchrun, srun or `launch` has started this process as a rank."""
+    return "RANK" in os.environ or slurm_task() is not None
+
+
 def slurm_task() -> dict[str, int] | None:
-    """Of a process that `srun` started, torchrun's variables; None for others, a batch script among them."""
+    """torchrun's variables for a process that `srun` started; None for others, among them a batch script."""
     env = os.environ
     if "SLURM_STEP_NUM_TASKS" not in env or "SLURM_PROCID" not in env:
         return None
-    counts: list[int] = []  # of tasks on each node, which SLURM writes as "2(x3),1"
-    for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", env["SLURM_STEP_TASKS_PER_NODE"]):
-        counts += [int(count)] * int(times or 1)
+    counts: list[int] = []  # tasks on each node, which SLURM writes as "2(x3),1"
+    for count, repeats in re.findall(r"(\d+)(?:\(x(\d+)\))?", env["SLURM_STEP_TASKS_PER_NODE"]):
+        counts += [int(count)] * int(repeats or 1)
     return {
         "RANK": int(env["SLURM_PROCID"]),
         "WORLD_SIZE": int(env["SLURM_STEP_NUM_TASKS"]),
@@ -125,16 +139,16 @@ def slurm_task() -> dict[str, int] | None:
 
 
 def slurm_address() -> str:
-    """Where the tasks of a SLURM step meet: on the first node, at a port that follows from the job's and the
-    step's numbers. MASTER_ADDR and MASTER_PORT win."""
+    """tcp://HOST:PORT at which the tasks of a SLURM step meet: the first node, and a port derived from the numbers of
+    job and step. MASTER_ADDR and MASTER_PORT take precedence."""
     env = os.environ
     nodes = env.get("SLURM_STEP_NODELIST") or env["SLURM_JOB_NODELIST"]
-    first = re.match(r"([^,\[]+)(?:\[(\w+))?", nodes)  # of "gpu[03-05,07],big1" it is gpu03
+    first = re.match(r"([^,\[]+)(?:\[(\w+))?", nodes)  # gpu03 in "gpu[03-05,07],big1"
     host = env.get("MASTER_ADDR") or first[1] + (first[2] or "")
     try:
         socket.getaddrinfo(host, None)
     except OSError:  # a node's name need not be that of a host
         host = env.get("SLURM_LAUNCH_NODE_IPADDR", host)
     number = 7 * int(env["SLURM_JOB_ID"]) + int(env.get("SLURM_STEP_ID", 0))
-    # below 32768, where the ports begin that Linux gives to connections
+    # below 32768, where Linux's ephemeral ports begin
     return f"tcp://{host}:{env.get('MASTER_PORT') or 20000 + number % 12768}"

@@ -1,38 +1,79 @@
-"""A job: set up the run's folder and logs, train, test, and print a summary."""
+"""A job: the run's folder and logs, training, testing and a summary. `train_run` and `test_run` are for Python code."""
 
 import logging
 import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from slowfast_uniformer.config import difference
-from slowfast_uniformer.distributed import topology
+from slowfast_uniformer.config.load import difference, load_recipe
+from slowfast_uniformer.config.recipe_notes import recipe_notes
+from slowfast_uniformer.distributed import launch, signals, topology
 from slowfast_uniformer.engine.test import test
 from slowfast_uniformer.engine.train import train
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.runs.files import append_json_lines
-from slowfast_uniformer.runs.log import setup_logging
+from slowfast_uniformer.paths import atomic_write
+from slowfast_uniformer.runs import checkpoints
+from slowfast_uniformer.runs.files import append_json_lines, read_json_lines
+from slowfast_uniformer.runs.log import PACKAGE, remove_logging, setup_logging
 from slowfast_uniformer.runs.starts import describe_start
 
+logger = logging.getLogger(__name__)
 
-def prepare(cfg: CfgNode, notes: list[str], given: list[str]) -> None:
-    """Make the run's folder with the resolved config in it, and say what was resolved. A `given` file of that
-    name is left as it is: the releases' scripts run in the folder of their config.yaml."""
+
+def run_job(
+    cfg: CfgNode,
+    notes: Sequence[str] = (),
+    config_files: Sequence[str] = (),
+    do_train: bool | None = None,
+    do_test: bool | None = None,
+) -> None:
+    """Train and test in one of the run's processes. Collective.
+
+    Args:
+        cfg: The run's config.
+        notes: Warnings of `load_config`, to be logged.
+        config_files: The files that `cfg` was loaded from; the first one alone is the recipe.
+        do_train: Whether to train (TRAIN.ENABLE).
+        do_test: Whether to test (TEST.ENABLE).
+    """
+    if topology.is_main():
+        _write_config(cfg, config_files)
+    setup_logging(cfg.OUTPUT_DIR, topology.rank())
+    if topology.is_main():
+        _log_config(cfg, notes, config_files)
+    start = describe_start(cfg)
+    if topology.is_main():
+        append_json_lines(os.path.join(cfg.OUTPUT_DIR, "starts.jsonl"), start)
+    if cfg.TRAIN.ENABLE if do_train is None else do_train:
+        train(cfg)
+    figures = test(cfg) if (cfg.TEST.ENABLE if do_test is None else do_test) else {}
+    if topology.is_main():
+        _print_summary(cfg, figures)
+
+
+def _write_config(cfg: CfgNode, config_files: Sequence[str]) -> None:
+    """Write OUTPUT_DIR/config.yaml; as config_resolved.yaml where config.yaml is one of the user's `config_files`."""
     path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
-    if os.path.realpath(path) in map(os.path.realpath, given):
+    if os.path.realpath(path) in map(os.path.realpath, config_files):
         path = os.path.join(cfg.OUTPUT_DIR, "config_resolved.yaml")
     try:
-        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-        with open(path + ".tmp", "w", encoding="utf-8") as file:
-            file.write(cfg.dump())
-        os.replace(path + ".tmp", path)
+        atomic_write(path, cfg.dump())
     except OSError as error:
-        raise UserError(
-            f"OUTPUT_DIR: cannot write to {cfg.OUTPUT_DIR} ({error.strerror}); set it to a folder of yours"
-        ) from None
-    setup_logging(cfg.OUTPUT_DIR)
-    logger = logging.getLogger("run_net")
+        message = f"OUTPUT_DIR: cannot write to {cfg.OUTPUT_DIR} ({error.strerror}); set it to a folder of yours"
+        raise UserError(message) from None
+
+
+def _log_config(cfg: CfgNode, notes: Sequence[str], config_files: Sequence[str]) -> None:
+    """Log the notes on the config, and its difference from the defaults."""
+    if config_files and cfg.RECIPE:
+        recipe = load_recipe(config_files[0])
+        notes = [*notes, *recipe_notes(cfg, recipe, topology.current(), topology.planned(recipe))]
     for note in notes:
         logger.warning("%s", note)
     logger.info("config, where it differs from the defaults:")
@@ -40,30 +81,81 @@ def prepare(cfg: CfgNode, notes: list[str], given: list[str]) -> None:
         logger.info("    %s: %s", key, value)
 
 
-def run_job(cfg: CfgNode, notes: list[str], given: list[str]) -> None:
-    """What every process of the run does."""
-    if topology.is_main():
-        prepare(cfg, notes, given)
-    setup_logging(cfg.OUTPUT_DIR, topology.rank())
-    facts = describe_start()
-    if topology.is_main():
-        append_json_lines(os.path.join(cfg.OUTPUT_DIR, "starts.jsonl"), facts)
-    if cfg.TRAIN.ENABLE:
-        train(cfg)
-    figures = test(cfg) if cfg.TEST.ENABLE else {}
-    if topology.is_main():
-        summarize(cfg, figures)
-
-
-def summarize(cfg: CfgNode, figures: dict[str, Any]) -> None:
-    """Print the test's figures and where everything is."""
+def _print_summary(cfg: CfgNode, figures: dict[str, Any]) -> None:
+    """Print the test's figures and the paths of the run's files."""
     if figures:
-        names = {"top1_acc": "top-1", "top5_acc": "top-5", "mean_class_acc": "mean of classes", "map": "mAP"}
+        names = {"top1_acc": "top-1", "top5_acc": "top-5", "mean_class_acc": "mean per-class", "map": "mAP"}
         shown = [f"{name} {figures[key]:.2f} %" for key, name in names.items() if key in figures]
         print(", ".join(shown) or "no labels", end=" ")
-        print(f"({figures['num_videos']} videos, {figures['coverage']:.2f} % answered)")
+        print(f"({figures['num_videos']} videos, {figures['coverage']:.2f} % predicted)")
     for name in ("predictions.csv", "submission.csv", "metrics.jsonl", "checkpoints", "tensorboard"):
         if os.path.exists(path := os.path.join(cfg.OUTPUT_DIR, name)):
             print(f"  {path}")
     if cfg.TENSORBOARD.ENABLE:
-        print(f"to watch it: tensorboard --logdir {cfg.OUTPUT_DIR}", flush=True)
+        print(f"TensorBoard: tensorboard --logdir {cfg.OUTPUT_DIR}", flush=True)
+
+
+# ------------------------------------------------------------------------------------------------- for Python code
+def train_run(cfg: CfgNode) -> dict[str, Any]:
+    """Train a model as `uniformer train` does, without the test. `slowfast_uniformer.train` is this function.
+
+    The run uses this process, or starts NUM_GPUS processes if there are several GPUs; then the calling script needs
+    the guard `if __name__ == "__main__":`. It continues where an interrupted run of the same OUTPUT_DIR stopped.
+
+    Args:
+        cfg: A config of `load_config`.
+
+    Returns:
+        "output_dir": the run's folder; "checkpoint": the path of its best checkpoint, or the latest one without a
+        best; "best_top1": the best validation accuracy in per cent (mAP with DATA.MULTI_LABEL), None without one.
+
+    Raises:
+        UserError: The input is at fault.
+        Interrupted: Ctrl-C or another signal ended the run after writing a checkpoint.
+    """
+    with _guest():
+        launch.launch(partial(run_job, do_train=True, do_test=False), cfg)
+    metric = "map" if cfg.DATA.MULTI_LABEL else "top1_acc"
+    values = [row[metric] for row in _rows(cfg, "val_epoch") if row.get(metric) is not None]
+    return {
+        "output_dir": cfg.OUTPUT_DIR,
+        "checkpoint": checkpoints.find_best(cfg.OUTPUT_DIR) or checkpoints.latest(cfg.OUTPUT_DIR),
+        "best_top1": max(values, default=None),
+    }
+
+
+def test_run(cfg: CfgNode) -> dict[str, Any]:
+    """Test a model as `uniformer test` does; `slowfast_uniformer.test` is this function. See `train_run`.
+
+    Args:
+        cfg: A config of `load_config`. The weights are TEST.CHECKPOINT_FILE_PATH, or else the latest checkpoint of
+            OUTPUT_DIR (with TEST.TEST_BEST the best), or else MODEL.INIT_FROM.
+
+    Returns:
+        The run's last row of metrics.jsonl: "checkpoint", "num_videos", "coverage" and, in per cent, "top1_acc",
+        "top5_acc", "mean_class_acc" (or "map"); None for a figure that is not finite.
+    """
+    with _guest():
+        launch.launch(partial(run_job, do_train=False, do_test=True), cfg)
+    return _rows(cfg, "test_final")[-1]
+
+
+def _rows(cfg: CfgNode, split: str) -> list[dict[str, Any]]:
+    """The rows of a split in metrics.jsonl: figures of a run whose processes may have ended."""
+    return [row for row in read_json_lines(os.path.join(cfg.OUTPUT_DIR, "metrics.jsonl")) if row["split"] == split]
+
+
+@contextmanager
+def _guest() -> Iterator[None]:
+    """Leave the signal handlers and loggers of the calling program as they were."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in signals.SIGNALS} if in_main_thread else {}
+    package_logger = logging.getLogger(PACKAGE)
+    level = package_logger.level
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        remove_logging()
+        package_logger.setLevel(level)

@@ -1,13 +1,12 @@
 """Parameter groups, optimizer and learning-rate schedule.
 
-A parameter's group is its (learning-rate factor, kind). The factor stays in the group as `lr_mult` and
-multiplies whatever the schedule says, at every step of the run.
+Parameters are grouped by (learning-rate factor, kind of weight decay). The factor stays in the group as `lr_mult` and
+multiplies the schedule's learning rate at every step of the run.
 """
 
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any
 
 import torch
@@ -31,23 +30,25 @@ def _steps_with_relative_lrs(solver: CfgNode, epochs: float) -> float:
     return solver.BASE_LR * solver.LRS[bisect_right(solver.STEPS, epochs) - 1]
 
 
-POLICIES: dict[str, Callable[[CfgNode, float], float]] = {
-    "cosine": _cosine,
-    "steps_with_relative_lrs": _steps_with_relative_lrs,
-}
+POLICIES = {"cosine": _cosine, "steps_with_relative_lrs": _steps_with_relative_lrs}
+OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
-def _choose(table: dict, key: str, name: str) -> Any:
+def _choose(table: dict[str, Callable], key: str, name: str) -> Callable:
     if name not in table:
         raise UserError(f"{key}: {name!r} is not known; choose one of {', '.join(sorted(table))}")
     return table[name]
 
 
 def lr_at(solver: CfgNode, progress_epochs: float) -> float:
-    """Learning rate after `progress_epochs` epochs (a fraction inside an epoch) of 0 to SOLVER.MAX_EPOCH.
+    """The learning rate at a point of the run: linear warm-up to the policy's value at its end, then the policy.
 
-    `solver` is the SOLVER section. Warm-up rises linearly to where the policy stands when warm-up ends.
-    Raises UserError for an unknown SOLVER.LR_POLICY.
+    Args:
+        solver: the SOLVER section.
+        progress_epochs: epochs done, 0 to SOLVER.MAX_EPOCH, with a fraction inside an epoch.
+
+    Raises:
+        UserError: SOLVER.LR_POLICY is unknown.
     """
     policy = _choose(POLICIES, "SOLVER.LR_POLICY", solver.LR_POLICY)
     if progress_epochs >= solver.WARMUP_EPOCHS:
@@ -57,8 +58,8 @@ def lr_at(solver: CfgNode, progress_epochs: float) -> float:
 
 
 def _lr_factors(model: nn.Module, solver: CfgNode) -> dict[str, float]:
-    """Factor of every parameter's learning rate, the product of LAYER_DECAY's (once for each layer above its
-    own), BACKBONE_LR_RATIO and SPECIAL_RATIO."""
+    """Each parameter's learning-rate factor: the product of LAYER_DECAY (once for each layer above the parameter's),
+    BACKBONE_LR_RATIO and SPECIAL_RATIO."""
     factors = _layer_factors(model, solver)
     if solver.BACKBONE_LR_RATIO != 1.0:
         if not hasattr(model, "image_backbone"):
@@ -93,12 +94,22 @@ def _layer_factors(model: nn.Module, solver: CfgNode) -> dict[str, float]:
 
 
 def param_groups(model: nn.Module, solver: CfgNode, bn_weight_decay: float) -> list[dict[str, Any]]:
-    """Sort the parameters that train into groups {params, names, weight_decay, lr_mult}.
+    """Group the trainable parameters for the optimizer.
 
-    A parameter whose factor is 0 is set not to train, so that no gradient is computed for it. `solver` is the
-    SOLVER section. Order: lowest `lr_mult` first; within it batch norms, what decays, what
-    does not (one-dimensional parameters and biases under ZERO_WD_1D_PARAM, and `model.no_weight_decay()`);
-    inside a group that of the model. Raises UserError when SOLVER.LAYER_DECAY finds no layers.
+    A parameter whose factor is 0 is frozen, so that no gradient is computed for it.
+
+    Args:
+        model: may have `no_weight_decay()`, `layer_groups()` and `image_backbone()`.
+        solver: the SOLVER section.
+        bn_weight_decay: weight decay of batch norm.
+
+    Returns:
+        Groups {params, names, weight_decay, lr_mult}. The lowest `lr_mult` comes first; within it batch norms, then
+        parameters with weight decay, then those without (one-dimensional parameters and biases under
+        ZERO_WD_1D_PARAM, and `model.no_weight_decay()`). Inside a group the order is the model's.
+
+    Raises:
+        UserError: the model does not have what LAYER_DECAY, BACKBONE_LR_RATIO or SPECIAL_LIST need.
     """
     factors = _lr_factors(model, solver)
     exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
@@ -124,28 +135,21 @@ def param_groups(model: nn.Module, solver: CfgNode, bn_weight_decay: float) -> l
     return [groups[key] for key in sorted(groups)]
 
 
-def _optimizers(solver: CfgNode) -> dict[str, Callable[..., torch.optim.Optimizer]]:
-    adam = {"betas": (0.9, 0.999), "eps": 1e-8}
-    sgd = {"momentum": solver.MOMENTUM, "dampening": solver.DAMPENING, "nesterov": solver.NESTEROV}
-    return {
-        "sgd": partial(torch.optim.SGD, **sgd),
-        "adam": partial(torch.optim.Adam, **adam),
-        "adamw": partial(torch.optim.AdamW, **adam),
-    }
-
-
 def build_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
-    """The optimizer SOLVER.OPTIMIZING_METHOD names, over `param_groups`, at SOLVER.BASE_LR.
+    """Build the optimizer of SOLVER.OPTIMIZING_METHOD over `param_groups`, at SOLVER.BASE_LR.
 
-    Raises UserError for an unknown method, settings it refuses, or a model without a parameter that trains.
+    Raises:
+        UserError: the method is unknown or refuses its settings, or no parameter is trainable.
     """
-    solver = cfg.SOLVER
-    build = _choose(_optimizers(solver), "SOLVER.OPTIMIZING_METHOD", solver.OPTIMIZING_METHOD)
+    solver, options = cfg.SOLVER, {}
+    build = _choose(OPTIMIZERS, "SOLVER.OPTIMIZING_METHOD", solver.OPTIMIZING_METHOD)
+    if build is torch.optim.SGD:
+        options = {"momentum": solver.MOMENTUM, "dampening": solver.DAMPENING, "nesterov": solver.NESTEROV}
     groups = param_groups(model, solver, cfg.BN.WEIGHT_DECAY)
     if not groups:
         raise UserError(f"{type(model).__name__} has no parameter that trains: all are frozen")
     try:
-        optimizer = build(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, fused=True)
+        optimizer = build(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, fused=True, **options)
     except ValueError as error:  # such as NESTEROV without MOMENTUM
         raise UserError(f"SOLVER: {solver.OPTIMIZING_METHOD} refuses these settings: {error}") from None
     set_lr(optimizer, solver.BASE_LR)
@@ -160,7 +164,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> float:
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -> torch.Tensor:
-    """Scale gradients down to a total 2-norm of `max_norm` (0, None: any). Returns the norm there was."""
+    """Scale gradients down to a total 2-norm of `max_norm` (0 or None: no limit); returns the norm before."""
     parameters = list(parameters)
     if max_norm:
         return nn.utils.clip_grad_norm_(parameters, max_norm)

@@ -1,18 +1,19 @@
-"""A linear probe as the classifier to start from: logistic regression on what a model with weights already
-says of the training videos. Fine-tuning from it spoils these features less than from random classifier
-weights (Kumar et al., arXiv 2202.10054), and where few videos are few steps, it saves most of them."""
+"""A linear probe as the classifier to start from: logistic regression on the features of a pretrained model.
+
+Fine-tuning from a probe distorts pretrained features less than from random classifier weights (Kumar et al.,
+arXiv 2202.10054). Where few videos are few steps, it saves most of them.
+"""
 
 import logging
 
 import torch
-import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from slowfast_uniformer.data.workers import worker_errors_explained
 from slowfast_uniformer.distributed import collectives, signals, status, topology
-from slowfast_uniformer.engine.step import autocast
+from slowfast_uniformer.engine.step import autocast, loss_function
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.runs.log import progress
 
@@ -20,48 +21,55 @@ logger = logging.getLogger(__name__)
 
 
 def fit_classifiers(net: nn.Module, loader: DataLoader, cfg: CfgNode) -> None:
-    """Fit the classifiers that the bare `net` uses in evaluation to the videos of a training loader, seen
-    MODEL.PROBE_EPOCHS times with their augmentation. Collective: each rank reads its part of the videos.
+    """Fit the classifiers that a model uses in evaluation to the training videos (collective).
 
-    Raises Interrupted after a signal, and UserError if no video can be read.
+    Args:
+        net: the bare model, with pretrained weights.
+        loader: of the training split; it is read MODEL.PROBE_EPOCHS times, with augmentation, each rank its share.
+
+    Raises:
+        Interrupted: after a signal to any rank.
+        UserError: no video can be read.
     """
+    for name in net.classifier:
+        head = net.get_submodule(name)
+        if not isinstance(head, nn.Linear) or head.bias is None:
+            raise UserError(
+                f"MODEL.INIT_HEAD probe: {type(net).__name__}.classifier names {name}, which must be an nn.Linear with "
+                "a bias; or set MODEL.INIT_HEAD new"
+            )
     passes = cfg.MODEL.PROBE_EPOCHS
     logger.info("MODEL.INIT_HEAD probe: reading %d videos %d times", len(loader.dataset), passes)
-    read, targets = _read(net, loader, cfg)
-    if any(collectives.all_gather_objects(signals.stop_requested())):
-        raise signals.Interrupted("a signal has come")
-    parts = collectives.all_gather_objects((read, targets))
-    if not all(rows for rows, _ in parts):
+    own = _extract(net, loader, cfg)
+    signals.raise_if_any(collectives.all_gather_objects(signals.stop_requested()))
+    of_ranks = collectives.all_gather_objects(own)
+    if not all(features for features, _ in of_ranks):
         raise UserError("MODEL.INIT_HEAD probe: no training video can be read. Check DATA.PATH_PREFIX")
-    targets = torch.cat([each for _, own in parts for each in own])
-    for name in parts[0][0]:
-        rows = torch.cat([each for own, _ in parts for each in own[name]])
-        fitted = logistic_regression(rows, targets, cfg.MODEL.NUM_CLASSES, 1 / passes)
+    targets = torch.cat([batch for _, labels in of_ranks for batch in labels])
+    for name in of_ranks[0][0]:
+        features = torch.cat([batch for rank_features, _ in of_ranks for batch in rank_features[name]])
+        fitted = logistic_regression(features, targets, cfg.MODEL.NUM_CLASSES, 1 / passes)
         weight, bias = collectives.broadcast_object(fitted)
         head = net.get_submodule(name)
         with torch.no_grad():
             head.weight.copy_(weight)
             head.bias.copy_(bias)
-        right = (rows @ weight.T + bias).argmax(dim=1)
-        right = targets.gather(1, right[:, None]) if targets.ndim > 1 else right == targets
-        logger.info(
-            "MODEL.INIT_HEAD probe: %s fitted to %d clips, of which it has %.1f %% right",
-            name,
-            len(rows),
-            100 * right.float().mean(),
-        )
+        best = (features @ weight.T + bias).argmax(dim=1)
+        correct = targets.gather(1, best[:, None]) if targets.ndim > 1 else best == targets
+        accuracy = 100 * correct.float().mean()
+        logger.info(f"MODEL.INIT_HEAD probe: {name} fitted to {len(features)} clips, accuracy {accuracy:.1f} %")
 
 
 @torch.no_grad()
-def _read(net: nn.Module, loader: DataLoader, cfg: CfgNode) -> tuple[dict[str, list[Tensor]], list[Tensor]]:
-    """What each classifier reads, (N, features) a batch, by its name, and the batches' labels."""
-    rows: dict[str, list[Tensor]] = {}
+def _extract(net: nn.Module, loader: DataLoader, cfg: CfgNode) -> tuple[dict[str, list[Tensor]], list[Tensor]]:
+    """The inputs (N, C) of each classifier by its name, and the labels; of this rank's batches."""
+    features: dict[str, list[Tensor]] = {}
     targets: list[Tensor] = []
 
     def keep(name: str, args: tuple[Tensor, ...]) -> None:
-        rows.setdefault(name, []).append(args[0].float().cpu())
+        features.setdefault(name, []).append(args[0].float().cpu())
 
-    handles = [
+    hooks = [
         net.get_submodule(name).register_forward_pre_hook(lambda _, args, name=name: keep(name, args))
         for name in net.classifier
     ]
@@ -77,37 +85,43 @@ def _read(net: nn.Module, loader: DataLoader, cfg: CfgNode) -> tuple[dict[str, l
                     net(batch["clips"].to(device, non_blocking=True))
                 targets.append(batch["labels"])
             status.set_status("loading for the probe")
-    for handle in handles:
-        handle.remove()
-    return rows, targets
+    for hook in hooks:
+        hook.remove()
+    return features, targets
 
 
-def logistic_regression(rows: Tensor, targets: Tensor, classes: int, weight: float) -> tuple[Tensor, Tensor]:
-    """Weight (classes, features) and bias of the linear classifier of `rows` (N, features) that minimizes
-    `weight` times the sum of losses, plus half the squared norm of its weights for standardized features.
+def logistic_regression(features: Tensor, targets: Tensor, classes: int, weight: float) -> tuple[Tensor, Tensor]:
+    """Fit a linear classifier by L-BFGS, in float64 on standardized features.
 
-    `targets` are labels (N,), or several a row as (N, classes) of 0 and 1, where each class is for itself.
+    Minimizes `weight` times the sum of losses plus half the squared norm of the classifier's weights.
+
+    Args:
+        features: (N, C).
+        targets: labels (N,), or multi-hot (N, classes), one binary problem per class.
+
+    Returns:
+        Weight (classes, C) and bias (classes,) in fp32, for the features as they are.
     """
-    x = rows.double()
+    x = features.double()
     deviation, mean = torch.std_mean(x, dim=0, correction=0)
     deviation = torch.where(deviation > 0, deviation, 1)
     x = (x - mean) / deviation
     layer = nn.Linear(x.shape[1], classes, dtype=x.dtype)
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
-    loss, wanted = F.cross_entropy, targets
-    if targets.ndim > 1:
-        loss, wanted = F.binary_cross_entropy_with_logits, targets.to(x.dtype)
+    multi_label = targets.ndim > 1
+    loss = loss_function(multi_label)
+    targets = targets.to(x.dtype) if multi_label else targets
     solver = torch.optim.LBFGS(layer.parameters(), max_iter=1000, tolerance_change=1e-12, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         solver.zero_grad()
         penalty = layer.weight.square().sum() / (2 * weight)
-        value = (loss(layer(x), wanted, reduction="sum") + penalty) / len(x)
+        value = (loss(layer(x), targets, reduction="sum") + penalty) / len(x)
         value.backward()
         return value
 
     solver.step(closure)
-    with torch.no_grad():  # for the features as they are
-        found = layer.weight / deviation
-        return found.float(), (layer.bias - found @ mean).float()
+    with torch.no_grad():
+        fitted = layer.weight / deviation
+        return fitted.float(), (layer.bias - fitted @ mean).float()

@@ -1,11 +1,14 @@
-"""One optimizer step: autocast, forward, loss, backward, update."""
+"""One optimizer step: device transfer, mixup, autocast, forward, loss, backward, update."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from fvcore.common.config import CfgNode
+from torch import Tensor
 
+from slowfast_uniformer.data.mixup import Mixup
 from slowfast_uniformer.distributed import parallel
 from slowfast_uniformer.engine.optim import clip_gradients
 
@@ -15,51 +18,80 @@ if TYPE_CHECKING:
 AMP_DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+class StepResult(NamedTuple):
+    """The metrics of a step on this rank.
+
+    Attributes:
+        loss: mean over the batch, a scalar on the device.
+        norm: total 2-norm of the gradient before clipping, over all ranks.
+        updated: whether the optimizer has updated the weights.
+        correct: clips whose label is the highest score; None where targets are soft.
+    """
+
+    loss: Tensor
+    norm: Tensor
+    updated: bool
+    correct: Tensor | None
+
+
 def autocast(cfg: CfgNode, device: torch.device) -> torch.autocast:
     """The mixed-precision region of TRAIN.MIXED_PRECISION, for training and evaluation alike."""
     dtype = AMP_DTYPES[cfg.TRAIN.MIXED_PRECISION]
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
-class StepResult(NamedTuple):
-    """What a step did: the batch's loss, gradient norm before clipping, whether the update took place, and
-    how many labels were hit (None where targets are soft)."""
-
-    loss: torch.Tensor
-    norm: torch.Tensor
-    updated: bool
-    correct: torch.Tensor | None
+def loss_function(multi_label: bool) -> Callable[..., Tensor]:
+    """The loss of logits (N, K): softmax cross entropy, or with `multi_label` binary cross entropy of each class."""
+    return F.binary_cross_entropy_with_logits if multi_label else F.cross_entropy
 
 
-def training_step(run: "RunState", clips: torch.Tensor, targets: torch.Tensor) -> StepResult:
-    """Forward, backward, update: clips (N, 3, T, H, W), targets (N,) labels or (N, K) probabilities (with
-    DATA.MULTI_LABEL of each class by itself).
+def compute_loss(output: Tensor | tuple[Tensor, ...], targets: Tensor, multi_label: bool) -> Tensor:
+    """The loss of a model's output: the mean over its heads, in fp32.
 
-    A step whose loss or gradient is not finite leaves weights, optimizer and batch-norm statistics as they
-    were.
+    Args:
+        output: logits (N, K), or a tuple of them where a model has several heads in training.
+        targets: labels (N,), or probabilities (N, K).
+        multi_label: DATA.MULTI_LABEL: independent classes.
     """
-    cfg = run.cfg
-    criterion = F.binary_cross_entropy_with_logits if cfg.DATA.MULTI_LABEL else F.cross_entropy
+    heads = output if isinstance(output, tuple) else (output,)
+    return torch.stack([loss_function(multi_label)(head.float(), targets) for head in heads]).mean()
+
+
+def training_step(run: "RunState", clips: Tensor, targets: Tensor, mixup: Mixup | None = None) -> StepResult:
+    """Take one optimizer step, with gradients accumulated over TRAIN.ACCUM_STEPS micro-batches.
+
+    A step whose loss or gradient is not finite leaves weights, optimizer and batch-norm statistics as they were.
+
+    Args:
+        clips: (N, 3, T, H, W), this rank's share of the batch, on the CPU and best in pinned memory.
+        targets: labels (N,), or with DATA.MULTI_LABEL multi-hot (N, K).
+        mixup: applied to the whole batch, on the device.
+    """
+    cfg, device = run.cfg, run.device
+    if mixup:  # after the transfer: on the CPU it would make unpinned copies, whose transfer blocks
+        clips, targets = clips.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+        clips, targets = mixup(clips, targets)
     buffers = [buffer.clone() for buffer in run.net.buffers()]
-    parts = list(zip(clips.chunk(cfg.TRAIN.ACCUM_STEPS), targets.chunk(cfg.TRAIN.ACCUM_STEPS), strict=True))
-    total, correct = torch.zeros(2, device=run.device)
-    for number, (x, y) in enumerate(parts, 1):
-        x, y = x.to(run.device, non_blocking=True), y.to(run.device, non_blocking=True)
-        parallel.set_gradient_sync(run.model, number == len(parts))  # they are sent with the last part
-        with autocast(cfg, run.device):
+    accum_steps, soft_targets = cfg.TRAIN.ACCUM_STEPS, targets.ndim > 1
+    micro_batches = list(zip(clips.chunk(accum_steps), targets.chunk(accum_steps), strict=True))
+    total_loss, correct = torch.zeros(2, device=device)
+    for number, (x, y) in enumerate(micro_batches, 1):
+        x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+        parallel.set_gradient_sync(run.model, number == len(micro_batches))
+        with autocast(cfg, device):
             output = run.model(x)
-        heads = output if isinstance(output, tuple) else (output,)
-        loss = torch.stack([criterion(head.float(), y) for head in heads]).mean()
-        loss = loss * len(x) / len(clips)
+        loss = compute_loss(output, y, cfg.DATA.MULTI_LABEL) * len(x) / len(clips)
         run.scaler.scale(loss).backward()
-        total += loss.detach()
-        correct += (heads[0].argmax(1) == y).sum() if y.ndim == 1 else 0
+        total_loss += loss.detach()
+        if not soft_targets:
+            logits = output[0] if isinstance(output, tuple) else output
+            correct += (logits.argmax(1) == y).sum()
     run.scaler.unscale_(run.optimizer)
     norm = parallel.full_tensor(clip_gradients(run.net.parameters(), cfg.SOLVER.CLIP_GRADIENT))
-    # Equal on all ranks, as the gradient is, which a bad loss spoils. The only time that a step waits for its
-    # device (docs/performance.md says why).
+    # A bad loss on any rank spoils the gradient of all, so all ranks decide alike. This is the only time that a step
+    # waits for its device (docs/performance.md says why).
     finite = bool(torch.isfinite(norm))
-    run.saver.staged()
+    run.saver.staged()  # a background checkpoint may still be copying the weights
     if finite:
         run.scaler.step(run.optimizer)
         if run.ema is not None and run.epoch >= cfg.MODEL.EMA_EPOCH:
@@ -70,4 +102,4 @@ def training_step(run: "RunState", clips: torch.Tensor, targets: torch.Tensor) -
     run.scaler.update()
     run.optimizer.zero_grad(set_to_none=True)
     run.step += 1
-    return StepResult(total, norm, finite, correct if targets.ndim == 1 else None)
+    return StepResult(total_loss, norm, finite, None if soft_targets else correct)

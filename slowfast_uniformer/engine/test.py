@@ -1,8 +1,9 @@
-"""Evaluation: one loop for validation (a view of each video) and for the multi-view test."""
+"""Evaluation: one loop for validation (one view of each video) and for the multi-view test."""
 
 import logging
 import math
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,11 +12,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from slowfast_uniformer.data import annotations
-from slowfast_uniformer.data.loader import Loader, build_loader
+from slowfast_uniformer.data.loader import build_loader, loader_of
 from slowfast_uniformer.data.transforms import to_display
 from slowfast_uniformer.data.workers import worker_errors_explained
 from slowfast_uniformer.distributed import collectives, signals, status, topology
-from slowfast_uniformer.engine.metrics import VideoAggregator
+from slowfast_uniformer.engine.metrics import VideoAggregator, confusion_matrix, per_class_accuracy
 from slowfast_uniformer.engine.step import autocast
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.models.registry import build_model
@@ -26,29 +27,31 @@ from slowfast_uniformer.runs.recorder import Recorder
 from slowfast_uniformer.weights.load import load_weights, read_weights
 
 logger = logging.getLogger(__name__)
+MAX_PR_CLASSES = 20  # precision-recall curves are drawn for at most this many classes
 
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, title: str) -> tuple[VideoAggregator, list[str]]:
-    """Score every view of every video. Returns all ranks' scores and errors, on every rank.
+    """Score every view of every video (collective).
 
-    `model` is the bare module: no collective runs in its forward pass, so ranks may have different numbers of
-    batches.
+    Args:
+        model: the bare module. No collective runs in its forward pass, so ranks may have different numbers of batches.
+        loader: of one split, without shuffling.
+        title: of the progress bar.
+
+    Returns:
+        The scores and the causes of unreadable videos, of all ranks on every rank.
+
+    Raises:
+        Interrupted: on every rank, after a signal to any.
     """
     model.eval()
-    if cfg.TRAIN.MIXED_PRECISION == "none" and hasattr(model, "fuse"):  # lower ones would round otherwise
+    if cfg.TRAIN.MIXED_PRECISION == "none" and hasattr(model, "fuse"):  # lower precisions would round differently
         model = model.fuse()
-    device = topology.device(cfg)
-    clips_at_once = max(1, cfg.TEST.BATCH_SIZE // topology.local_world_size())
-    dataset = loader.dataset
-    scores = VideoAggregator(
-        len(dataset),
-        cfg.MODEL.NUM_CLASSES,
-        dataset.views,
-        cfg.DATA.ENSEMBLE_METHOD,
-        cfg.TEST.ADD_SOFTMAX,
-        cfg.DATA.MULTI_LABEL,
-    )
+    device, dataset = topology.device(cfg), loader.dataset
+    clips_per_forward = topology.current().test_clips_per_rank(cfg)
+    aggregation = cfg.DATA.ENSEMBLE_METHOD, cfg.TEST.ADD_SOFTMAX, cfg.DATA.MULTI_LABEL
+    scores = VideoAggregator(len(dataset), cfg.MODEL.NUM_CLASSES, dataset.views, *aggregation)
     errors: list[str] = []
     for batch in progress(worker_errors_explained(loader, cfg), len(loader), title):
         for video, label in batch["failed"]:
@@ -57,15 +60,14 @@ def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, title: str) -> 
         if batch["clips"] is None:
             continue
         with autocast(cfg, device):
-            parts = [model(part.to(device, non_blocking=True)) for part in batch["clips"].split(clips_at_once)]
-        scores.update(torch.cat(parts).float(), batch["videos"], batch["views"], batch["labels"])
+            logits = [model(clips.to(device, non_blocking=True)) for clips in batch["clips"].split(clips_per_forward)]
+        scores.update(torch.cat(logits).float(), batch["videos"], batch["views"], batch["labels"])
         if signals.stop_requested():
             break
         status.set_status(f"loading for {title}")
-    if any(collectives.all_gather_objects(signals.stop_requested())):  # also where this rank was through already
-        raise signals.Interrupted("a signal has come")
+    signals.raise_if_any(collectives.all_gather_objects(signals.stop_requested()))  # also where this rank was done
     for error in errors:
-        logger.warning("not answered: %s", error)
+        logger.warning("no prediction: %s", error)
     scores.merge(collectives.all_gather_objects(scores.state()))
     return scores, sum(collectives.all_gather_objects(errors), [])
 
@@ -74,22 +76,18 @@ def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, title: str) -> 
 def features(
     model: nn.Module, loader: DataLoader, cfg: CfgNode, most: int, side: int = 64
 ) -> list[tuple[int, torch.Tensor, torch.Tensor]]:
-    """Of at most `most` videos, spread over the list: number, what the classifier of the bare `model` reads
-    (C,), and the middle frame (3, side, side), 0 to 1. Collective. A video that cannot be read is left out,
-    and where a signal has come, the rest."""
+    """The features that the classifier reads, of at most `most` videos, spread over the list (collective).
+
+    Returns:
+        Of each video its number, features (C,), and the middle frame (3, side, side), 0 to 1. A video that cannot be
+        read is left out, and after a signal the rest.
+    """
     model.eval()
     dataset, device = loader.dataset, topology.device(cfg)
     chosen = range(0, len(dataset), math.ceil(len(dataset) / most))
-    part = Loader(
-        dataset,
-        loader.batch_size,
-        sampler=[(0, video) for video in chosen[topology.rank() :: topology.world_size()]],
-        num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-        timeout=loader.timeout,
-    )
+    own = [(0, video) for video in chosen[topology.rank() :: topology.world_size()]]
     found: list[tuple[int, torch.Tensor, torch.Tensor]] = []
-    for batch in worker_errors_explained(part, cfg):
+    for batch in worker_errors_explained(loader_of(dataset, own, loader.batch_size), cfg):
         if signals.stop_requested():
             break
         if batch["clips"] is None:
@@ -104,56 +102,87 @@ def features(
     return sum(collectives.all_gather_objects(found), [])
 
 
+def record_evaluation(
+    recorder: Recorder, section: str, scores: VideoAggregator, names: Sequence[str] | None, step: int
+) -> None:
+    """Draw an evaluation in TensorBoard: precision-recall curves if there are few classes; and where a video has one
+    label, confusion matrix and per-class accuracy.
+
+    Args:
+        section: "val" or "test".
+        names: of the classes, in label order.
+    """
+    if not recorder.tensorboard:
+        return
+    probabilities = scores.probabilities() * scores.predicted[:, None]
+    num_classes = probabilities.shape[1]
+    for label in range(num_classes) if num_classes <= MAX_PR_CLASSES else ():
+        truth = scores.labels[:, label] > 0 if scores.multi_label else scores.labels == label
+        if truth.any():
+            name = f"{label} {names[label]}" if names else str(label)
+            recorder.pr_curve(section, name, truth.numpy(), probabilities[:, label].numpy(), step)
+    if not scores.multi_label:
+        matrix = confusion_matrix(scores.predictions, scores.labels, num_classes)
+        recorder.confusion(section, matrix.numpy(), names, step)
+        recorder.per_class(section, per_class_accuracy(matrix).numpy(), names, step)
+
+
 def checkpoint_to_test(cfg: CfgNode) -> str:
-    """The weights to test: TEST.CHECKPOINT_FILE_PATH, else this run's best or last, else INIT_FROM."""
+    """The weights to test: TEST.CHECKPOINT_FILE_PATH, else the run's best or latest, else MODEL.INIT_FROM."""
     if cfg.TEST.CHECKPOINT_FILE_PATH:
         return cfg.TEST.CHECKPOINT_FILE_PATH
     best = checkpoints.find_best(cfg.OUTPUT_DIR) if cfg.TEST.TEST_BEST else None
-    own = best or collectives.broadcast_object(checkpoints.latest(cfg.OUTPUT_DIR) if topology.is_main() else None)
-    if not own and not cfg.MODEL.INIT_FROM:
+    path = best or checkpoints.latest(cfg.OUTPUT_DIR) or cfg.MODEL.INIT_FROM
+    if not path:
         raise UserError(
             f"nothing to test: OUTPUT_DIR {cfg.OUTPUT_DIR} holds no checkpoint. Set "
             "TEST.CHECKPOINT_FILE_PATH to one, MODEL.INIT_FROM to weights, or TRAIN.ENABLE True to train"
         )
-    return own or cfg.MODEL.INIT_FROM
+    return path
 
 
 def test(cfg: CfgNode) -> dict[str, Any]:
-    """Multi-view test of a checkpoint. Writes predictions.csv and a `test_final` row; returns the figures.
-    Where the list lacks labels, there are no accuracies but a submission.csv.
+    """Multi-view test of a checkpoint (collective).
 
-    Raises UserError after writing the results when videos could not be read and coverage is below
-    TEST.MIN_COVERAGE.
+    Writes predictions.csv and a `test_final` row; where the list lacks labels, submission.csv instead of metrics.
+
+    Returns:
+        The metrics: see `VideoAggregator.result`.
+
+    Raises:
+        UserError: after the results are written, when `coverage` is below TEST.MIN_COVERAGE.
     """
-    log = Recorder(cfg.OUTPUT_DIR, cfg.TENSORBOARD.ENABLE, topology.rank(), cfg.TRACKER)
+    recorder = Recorder(cfg.OUTPUT_DIR, cfg.TENSORBOARD.ENABLE, topology.rank(), cfg.TRACKER)
     names = annotations.class_names(cfg)
     loader = build_loader(cfg, "test")
-    path = checkpoint_to_test(cfg)
-    given = read_weights(path)
-    model = build_model(cfg, given.arithmetic)
+    path = collectives.call_on_main(checkpoint_to_test, cfg)
+    weights = read_weights(path)
+    model = build_model(cfg, weights.vit_variant)
     fresh = cfg.MODEL.INIT_HEAD in ("new", "probe")
     head = cfg.MODEL.INIT_HEAD if path == cfg.MODEL.INIT_FROM and not fresh else "keep"
-    report = load_weights(model, given, init_head=head, class_names=names, source=path)
-    logger.info("%s", report)
+    logger.info("%s", load_weights(model, weights, init_head=head, class_names=names, source=path))
     if not cfg.TRAIN.ENABLE:
-        log.config(cfg)
+        recorder.config(cfg)
     logger.info("testing %s on %d videos, %d views each", path, len(loader.dataset), loader.dataset.views)
     scores, errors = evaluate(model.to(topology.device(cfg)), loader, cfg, "test")
-    samples, step = loader.dataset.samples, given.about.get("step", 0)
+    samples, step = loader.dataset.samples, weights.metadata.get("step", 0)
     labelled = all(sample.label != annotations.UNLABELLED for sample in samples)
     figures = scores.result() if labelled else scores.counts()
     if topology.is_main():
-        write_predictions(os.path.join(cfg.OUTPUT_DIR, "predictions.csv"), samples, scores, names)
-        log.write(step, {"split": "test_final", **figures, "checkpoint": path})
+        path_of_predictions = os.path.join(cfg.OUTPUT_DIR, "predictions.csv")
+        write_predictions(
+            path_of_predictions, samples, scores.probabilities(), scores.predicted, names, scores.multi_label
+        )
+        recorder.write(step, {"split": "test_final", **figures, "checkpoint": path})
         if labelled:
-            log.evaluation("test", scores, names, step)
+            record_evaluation(recorder, "test", scores, names, step)
         else:
-            write_submission(os.path.join(cfg.OUTPUT_DIR, "submission.csv"), samples, scores, names)
-    log.close()
-    collectives.barrier()  # a rank that ends with an error would end the one that writes
+            write_submission(os.path.join(cfg.OUTPUT_DIR, "submission.csv"), samples, scores.scores, names)
+    recorder.close()
+    collectives.barrier()  # a rank that exits with an error would end rank 0 while it writes
     if figures["coverage"] < cfg.TEST.MIN_COVERAGE:
         raise UserError(
-            f"{len(errors)} of {len(loader.dataset)} videos could not be read and count as not answered, the "
+            f"{len(errors)} of {len(loader.dataset)} videos could not be read and have no prediction, the "
             f"first: {errors[0]}. The results are written; repair the list, or accept them with "
             f"TEST.MIN_COVERAGE {math.floor(figures['coverage'])}"
         )

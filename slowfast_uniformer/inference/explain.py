@@ -1,4 +1,4 @@
-"""Pictures of where a model looks: heat maps on the frames of a video, as a video and as a contact sheet."""
+"""Saliency maps as pictures: on the frames of a video, and as a contact sheet."""
 
 import difflib
 from collections.abc import Iterator, Sequence
@@ -11,34 +11,43 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from slowfast_uniformer.data.annotations import Sample
-from slowfast_uniformer.data.decode import Video
 from slowfast_uniformer.data.transforms import to_display, view_corner
-from slowfast_uniformer.data.video import FrameFolder
+from slowfast_uniformer.data.video import VideoSource
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.inference import video_writer
-from slowfast_uniformer.inference.predictor import UNKNOWN_FPS, Predictor
-from slowfast_uniformer.inference.saliency import Map, look
+from slowfast_uniformer.inference.outputs import atomic_output
+from slowfast_uniformer.inference.predictor import Predictor, fps_of
+from slowfast_uniformer.inference.saliency import SaliencyMap, saliency_maps
+from slowfast_uniformer.inference.video_writer import caption, fitted, font, numbered_frames, short_side, write_video
 
 COLUMNS, SIDE, GAP, LEFT = 8, 144, 6, 168  # of a contact sheet, in frames and pixels
 TEXT, GREY = "#24292f", "#57606a"
-LASTS = 3.0  # seconds that an overlay takes at least; shorter ones are shown more slowly
+MIN_SECONDS = 3.0  # of an overlay; shorter clips are played more slowly
 
 
 class Explanation(NamedTuple):
-    """Where a model looks in a clip. `best` is its answer (class name, probability), `shown` the class in
-    question; `frames` (T, H, W, 3) are the clip's, `numbers` theirs in the video."""
+    """Where a model looks in one clip.
+
+    Attributes:
+        sample: the video.
+        predicted: the most probable class and its probability.
+        explained: the class in question and its probability.
+        numbers: frame numbers (T,) in the video.
+        fps: frames per second of the video.
+        frames: (T, H, W, 3) uint8, as the model sees them.
+        maps: of all stages.
+    """
 
     sample: Sample
-    best: tuple[str, float]
-    shown: tuple[str, float]
+    predicted: tuple[str, float]
+    explained: tuple[str, float]
     numbers: np.ndarray
     fps: float
     frames: np.ndarray
-    maps: list[Map]
+    maps: list[SaliencyMap]
 
-    def chosen(self, stage: str | None = None) -> Map:
-        """The map of a stage; unless told, the rollout through all global blocks, the mean of several
-        attentions, or the last stage's Grad-CAM. UserError if there is no such stage."""
+    def select(self, stage: str | None = None) -> SaliencyMap:
+        """The map of a stage; by default the rollout through all global blocks, the mean of several attentions, or the
+        last stage's Grad-CAM. UserError if there is no such stage."""
         if stage is None:
             return next((each for each in self.maps if each.kind == "attention rollout"), self.maps[-1])
         for each in self.maps:
@@ -50,20 +59,30 @@ class Explanation(NamedTuple):
 def explain(
     model: Predictor, sample: Sample, label: int | None = None, method: str = "auto", at: float | None = None
 ) -> Explanation:
-    """Look at one clip of a video (see `Trained.clip`), for class `label`, or else the most probable.
-    UserError if it cannot be read, or the model has no such maps (see `maps.look`)."""
-    with model.open(sample) as source:
-        fps = source.fps or UNKNOWN_FPS
-        numbers, clip = model.clip(source, at)
-    logits, maps = look(model.model, clip.to(model.device), label, method)
+    """Compute the saliency maps of one clip of a video.
+
+    Args:
+        model: a loaded model.
+        sample: the video.
+        label: the class to explain; None is the most probable one.
+        method: see `saliency.saliency_maps`.
+        at: seconds, the middle of the clip (see `Predictor.clip`).
+
+    Raises:
+        UserError: the video cannot be read, or the model has no such maps.
+    """
+    with model.open(sample) as video:
+        fps = fps_of(video)
+        numbers, clip = model.clip(video, at)
+    logits, maps = saliency_maps(model.model, clip.to(model.device), label, method)
     probabilities = model.probabilities(logits.float().cpu().unsqueeze(0))
     best = int(probabilities.argmax())
-    named = [(model.names[k], float(probabilities[k])) for k in (best, best if label is None else label)]
-    return Explanation(sample, *named, numbers, fps, to_display(clip, model.cfg).numpy(), maps)
+    classes = [(model.names[k], float(probabilities[k])) for k in (best, best if label is None else label)]
+    return Explanation(sample, *classes, numbers, fps, to_display(clip, model.cfg).numpy(), maps)
 
 
 def label_of(word: str, names: Sequence[str]) -> int:
-    """The label that a class's name, or the label itself, means. UserError if there is none."""
+    """The label of a class given by its name or label. UserError if there is none."""
     if word in names:
         return list(names).index(word)
     if word.isdecimal() and int(word) < len(names):
@@ -72,24 +91,25 @@ def label_of(word: str, names: Sequence[str]) -> int:
     raise UserError(f"--class {word}: neither a class nor a label from 0 to {len(names) - 1}; the nearest is {near[0]}")
 
 
-def heat(values: Tensor, frames: int, size: int) -> np.ndarray:
-    """A map (T', H', W') over `frames` pictures of `size`, smoothly: (frames, size, size), its lowest value 0
-    and, but for the highest 0.5 % which lie far off in some models, its highest 1."""
+def heat_maps(values: Tensor, frames: int, size: int) -> np.ndarray:
+    """Upsample a map (T', H', W') smoothly to (frames, size, size), from 0 to 1.
+
+    The highest 0.5 % are clipped, since in some models they are far above all others.
+    """
     values = values.detach().float().cpu()
     top = torch.quantile(values.flatten(), 0.995).clamp(min=1e-12)
     values = values.minimum(top) / top
     wide = F.interpolate(values.unsqueeze(1), (size, size), mode="bicubic", align_corners=False)
-    wide = wide.clamp(values.min(), 1)  # which it passes beside a peak
+    wide = wide.clamp(values.min(), 1)  # bicubic interpolation overshoots beside a peak
     long = F.interpolate(wide.transpose(0, 1).unsqueeze(0), (frames, size, size), mode="trilinear")[0, 0]
     low, high = long.min(), long.max()
     return ((long - low) / (high - low).clamp(min=1e-6)).numpy()
 
 
 def blend(frame: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """A frame (H, W, 3) under its heat (H, W): the more of it, the less of the frame is to be seen."""
-    color = _colors(heat)
-    cover = 0.65 * heat[..., None] ** 0.7
-    return (frame * (1 - cover) + color * cover).round().astype(np.uint8)
+    """A frame (H, W, 3) under its heat map (H, W), which is the more opaque the higher it is."""
+    opacity = 0.65 * heat[..., None] ** 0.7
+    return (frame * (1 - opacity) + _colors(heat) * opacity).round().astype(np.uint8)
 
 
 def _colors(heat: np.ndarray) -> np.ndarray:
@@ -99,92 +119,100 @@ def _colors(heat: np.ndarray) -> np.ndarray:
 
 
 def write_overlay(
-    model: Predictor, found: Explanation, path: str, stage: str | None = None, caption: bool = True
+    model: Predictor, explanation: Explanation, path: str, stage: str | None = None, with_caption: bool = True
 ) -> None:
-    """Write the part of a video that the clip spans, all of its frames, with the map of a stage (see
-    `Explanation.chosen`) on what the model saw of them; what it did not see is dark. The `caption` is the
-    class in question."""
-    values = found.chosen(stage).values
-    first, last = int(found.numbers.min()), int(found.numbers.max())
-    words = [found.shown] if caption else []
-    with model.open(found.sample) as source:
-        size = video_writer.short_side(source.info.width, source.info.height)
-        hot = heat(values, len(found.numbers), size)
-        frames = _overlaid(source, size, first, last, found.numbers, hot)
-        fps = min(found.fps, max(4.0, (last - first + 1) / LASTS))
-        video_writer.write_video(path, (video_writer.caption(frame, words) for frame in frames), fps)
+    """Write all frames of the part of a video that the clip spans, under the heat map of a stage.
+
+    Args:
+        model: the model that opens the video.
+        explanation: of a clip of the video.
+        path: the .mp4 to write.
+        stage: see `Explanation.select`.
+        with_caption: name the explained class.
+
+    Raises:
+        UserError: the video cannot be read, the file cannot be written, or there is no such stage.
+    """
+    values = explanation.select(stage).values
+    length = int(explanation.numbers.max()) - int(explanation.numbers.min()) + 1
+    lines = [explanation.explained] if with_caption else []
+    with model.open(explanation.sample) as video:
+        fps = min(explanation.fps, max(4.0, length / MIN_SECONDS))
+        frames = _overlaid(video, explanation.numbers, values)
+        write_video(path, (caption(frame, lines) for frame in frames), fps)
 
 
-def _overlaid(
-    source: Video | FrameFolder, size: int, first: int, last: int, numbers: np.ndarray, hot: np.ndarray
-) -> Iterator[np.ndarray]:
-    """Frames `first` to `last`, between the clip's `numbers` with the heat between theirs."""
-    for start in range(first, last + 1, video_writer.TOGETHER):
-        block = range(start, min(start + video_writer.TOGETHER, last + 1))
-        for number, frame in zip(block, source.read(block, size), strict=True):
-            place = np.interp(number, numbers, np.arange(len(numbers)))
-            before, share = int(place), place % 1
-            between = (1 - share) * hot[before] + share * hot[min(before + 1, len(hot) - 1)]
-            top, left = view_corner(*frame.shape[:2], size, 1)
-            seen = np.s_[top : top + size, left : left + size]
-            picture = frame // 3
-            picture[seen] = blend(frame[seen], between)
-            yield picture
+def _overlaid(video: VideoSource, numbers: np.ndarray, values: Tensor) -> Iterator[np.ndarray]:
+    """The frames from the first of `numbers` (T,) to the last, under heat interpolated between them.
+
+    What the model did not see of a frame is dark.
+    """
+    size = short_side(video)
+    heat = heat_maps(values, len(numbers), size)
+    for number, frame in numbered_frames(video, int(numbers.min()), int(numbers.max())):
+        position = np.interp(number, numbers, np.arange(len(numbers)))
+        before, share = int(position), position % 1
+        between = (1 - share) * heat[before] + share * heat[min(before + 1, len(heat) - 1)]
+        top, left = view_corner(*frame.shape[:2], size, 1)
+        seen = np.s_[top : top + size, left : left + size]
+        picture = frame // 3
+        picture[seen] = blend(frame[seen], between)
+        yield picture
 
 
-def contact_sheet(found: Explanation) -> np.ndarray:
-    """A picture (H, W, 3) uint8: at most 8 frames of the clip in a row, and a row for each map."""
-    columns = np.linspace(0, len(found.frames) - 1, min(COLUMNS, len(found.frames))).round().astype(int)
-    scale = SIDE / max(found.frames.shape[1:3])
-    large = [
-        np.asarray(
-            Image.fromarray(found.frames[t]).resize(
-                [round(scale * side) for side in found.frames.shape[2:0:-1]], Image.Resampling.BICUBIC
-            )
-        )
-        for t in columns
-    ]
-    rows = [(["frames", "as the model", "sees them"], large)]
-    for each in found.maps:
-        hot = heat(each.values, len(found.frames), SIDE)[columns]
-        words = [each.title, *each.kind.split()]
+def contact_sheet(explanation: Explanation) -> np.ndarray:
+    """A picture (H, W, 3) uint8: at most 8 frames of the clip, and below them a row for each map."""
+    frames, maps = explanation.frames, explanation.maps
+    columns = np.linspace(0, len(frames) - 1, min(COLUMNS, len(frames))).round().astype(int)
+    scale = SIDE / max(frames.shape[1:3])
+    size = [round(scale * side) for side in frames.shape[2:0:-1]]
+    resized = [np.asarray(Image.fromarray(frames[t]).resize(size, Image.Resampling.BICUBIC)) for t in columns]
+    rows = [(["frames", "as the model", "sees them"], resized)]
+    for each in maps:
+        heat = heat_maps(each.values, len(frames), SIDE)[columns]
+        lines = [each.title, *each.kind.split()]
         if each.kind == "attention":
-            words.append(f"{each.values.sum():.0%} on patches")
-        rows.append((words, [blend(*pair) for pair in zip(large, hot, strict=True)]))
+            lines.append(f"{each.values.sum():.0%} on patches")
+        rows.append((lines, [blend(*pair) for pair in zip(resized, heat, strict=True)]))
     width, top = LEFT + len(columns) * (SIDE + GAP), 86
     page = Image.new("RGB", (max(width, 640), top + len(rows) * (SIDE + GAP) + 40), "white")
     draw = ImageDraw.Draw(page)
-    _title(draw, found, page.width)
+    _draw_title(draw, explanation, page.width)
     for column, t in enumerate(columns):
-        x = LEFT + column * (SIDE + GAP)
-        draw.text((x, top - 4), f"{found.numbers[t] / found.fps:.2f} s", GREY, video_writer.font(12), anchor="ls")
-    for number, (words, pictures) in enumerate(rows):
+        seconds = explanation.numbers[t] / explanation.fps
+        _write(draw, (LEFT + column * (SIDE + GAP), top - 4), f"{seconds:.2f} s", 12)
+    for number, (lines, pictures) in enumerate(rows):
         y = top + number * (SIDE + GAP)
-        for line, word in enumerate(words):
+        for line, text in enumerate(lines):
             size, color = (15, TEXT) if line == 0 else (12, GREY)
-            draw.text((14, y + 24 + 19 * line), word, color, video_writer.font(size), anchor="ls")
+            _write(draw, (14, y + 24 + 19 * line), text, size, color)
         for column, picture in enumerate(pictures):
             page.paste(Image.fromarray(picture), (LEFT + column * (SIDE + GAP), y))
-    _legend(page, draw, page.height - 26)
+    _draw_legend(page, draw, page.height - 26)
     return np.asarray(page)
 
 
-def _title(draw: ImageDraw.ImageDraw, found: Explanation, width: int) -> None:
-    (best, most), (shown, value) = found.best, found.shown
-    title = video_writer.fitted(f"{shown}  {value:.1%}", 22, width - 28)
-    draw.text((14, 34), title, TEXT, video_writer.font(22), anchor="ls")
-    about = found.sample.path if shown == best else f"{found.sample.path}   the answer is {best}, {most:.1%}"
-    draw.text((14, 58), video_writer.fitted(about, 13, width - 28), GREY, video_writer.font(13), anchor="ls")
+def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, size: int, color: str = GREY) -> None:
+    """One line of text; `place` is the left end of its baseline."""
+    draw.text(place, text, color, font(size), anchor="ls")
 
 
-def _legend(page: Image.Image, draw: ImageDraw.ImageDraw, y: int) -> None:
+def _draw_title(draw: ImageDraw.ImageDraw, explanation: Explanation, width: int) -> None:
+    (best, most), (name, probability) = explanation.predicted, explanation.explained
+    path = explanation.sample.path
+    about = path if name == best else f"{path}   predicted: {best}, {most:.1%}"
+    _write(draw, (14, 34), fitted(f"{name}  {probability:.1%}", 22, width - 28), 22, TEXT)
+    _write(draw, (14, 58), fitted(about, 13, width - 28), 13)
+
+
+def _draw_legend(page: Image.Image, draw: ImageDraw.ImageDraw, y: int) -> None:
     bar = np.tile(_colors(np.linspace(0, 1, 160)), (12, 1, 1)).astype(np.uint8)
-    draw.text((LEFT, y + 11), "least", GREY, video_writer.font(12), anchor="ls")
+    _write(draw, (LEFT, y + 11), "least", 12)
     page.paste(Image.fromarray(bar), (LEFT + 40, y))
-    draw.text((LEFT + 208, y + 11), "most, in each row by itself", GREY, video_writer.font(12), anchor="ls")
+    _write(draw, (LEFT + 208, y + 11), "most, in each row by itself", 12)
 
 
 def write_picture(picture: np.ndarray, path: str) -> None:
     """Write (H, W, 3) uint8 as PNG. UserError if it cannot be written."""
-    with video_writer.replacing(path) as beside:
-        Image.fromarray(picture).save(beside, "png")
+    with atomic_output(path) as temporary:
+        Image.fromarray(picture).save(temporary, "png")

@@ -1,5 +1,7 @@
-"""Programs that run where this package is not: ONNX, and PyTorch's exported programs. Each tells how a clip
-is made of a video, and what the classes are called."""
+"""Export to ONNX and to PyTorch's exported programs, which run without this package.
+
+The metadata of a file says how a clip is made from a video and what the classes are called.
+"""
 
 import json
 import logging
@@ -20,16 +22,22 @@ from slowfast_uniformer.data.annotations import Sample
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.inference.predictor import Predictor
 
-ENDINGS = {"onnx": ".onnx", "torch_export": ".pt2"}  # of each format's files
+ENDINGS = {"onnx": ".onnx", "torch_export": ".pt2"}  # of the files, by format
 TOLERANCE = 1e-4  # of the largest logit
-LARGEST = 1_900_000_000  # bytes of weights in one ONNX file, which must be below 2 GiB
-KEY = "slowfast_uniformer"  # of the metadata; in a .pt2 a file of that name with .json
+MAX_ONNX_BYTES = 1_900_000_000  # of weights in an ONNX file, which must be smaller than 2 GiB
+METADATA = "slowfast_uniformer"  # property of an ONNX model; in a .pt2 the extra file of that name with .json
 INPUT, OUTPUT = "clips", "logits"
 
 
 class Exported(NamedTuple):
-    """What was written: the size in bytes, ONNX's opset, the largest deviation from PyTorch's logits as a
-    fraction of the largest of a batch, and on how many clips that was found."""
+    """What was written.
+
+    Attributes:
+        size: bytes.
+        opset: of ONNX.
+        deviation: the largest difference from PyTorch's logits, as a fraction of the largest logit of a batch.
+        clips: how many it was measured on.
+    """
 
     size: int
     opset: int | None
@@ -37,54 +45,63 @@ class Exported(NamedTuple):
     clips: int
 
 
-def export(model: Predictor, form: str, output: str, videos: Sequence[Sample] = ()) -> Exported:
-    """Write a model in fp32 on the CPU as a program of any batch size, when its logits agree with PyTorch's.
+def export(model: Predictor, file_format: str, output: str, videos: Sequence[Sample] = ()) -> Exported:
+    """Write a model, in fp32 and on the CPU, as a program for any batch size, if its logits agree with PyTorch's.
 
-    They are compared on all views of `videos`, or on noise where there are none. ONNX beyond 2 GB has its
-    weights in OUTPUT.data. Raises UserError for a model that cannot be exported or does not agree, a video
-    that cannot be read, and what cannot be written; then there is no file.
+    Args:
+        model: a loaded model.
+        file_format: "onnx" or "torch_export".
+        output: the file to write. ONNX with more than 1.9 GB of weights keeps them beside it, in OUTPUT.data.
+        videos: logits are compared on all their views; without videos on noise.
+
+    Raises:
+        UserError: the model cannot be exported or deviates by more than `TOLERANCE`, a video cannot be read, or the
+            file cannot be written; then nothing is written.
     """
-    if form == "onnx":
-        _need_onnx()
-    for video in videos:  # sooner than after minutes
+    onnx = file_format == "onnx"
+    if onnx:
+        _require_onnx()
+    for video in videos:  # to fail now and not minutes later
         model.open(video).close()
     network = model.model.fuse() if hasattr(model.model, "fuse") else model.model
-    about = json.dumps(description(model))
+    metadata = json.dumps(description(model))
     program = _traced(network, _noise(model, 2), model.cfg.MODEL.MODEL_NAME)
-    folder, name = os.path.split(output)
-    try:
-        os.makedirs(folder or ".", exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder or ".", prefix=".export") as beside:
-            path = os.path.join(beside, name)
-            opset = None
-            if form == "onnx":
-                opset = _write_onnx(program, path, about)
-            else:
-                program.example_inputs = None  # which would be in the file
-                torch.export.save(program, path, extra_files={f"{KEY}.json": about})
-            run = _onnx_runner(path) if form == "onnx" else torch.export.load(path).module()
-            deviation, count = _deviation(model.model, run, _batches(model, videos))
-            if not deviation <= TOLERANCE:  # nor if it is no number
-                raise UserError(
-                    f"the exported program's logits deviate by {deviation:.1e} of the largest, more than "
-                    f"{TOLERANCE:g}: {output} is not written"
-                )
-            files = sorted(os.listdir(beside), key=len, reverse=True)  # weights before what needs them
-            size = sum(os.path.getsize(os.path.join(beside, file)) for file in files)
-            for file in files:
-                os.replace(os.path.join(beside, file), os.path.join(folder, file))
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror or error}") from None
+    with _replaced_files(output) as path:
+        opset = _write_onnx(program, path, metadata) if onnx else _write_torch_export(program, path, metadata)
+        run = _onnx_runner(path) if onnx else torch.export.load(path).module()
+        deviation, count = _deviation(model.model, run, _batches(model, videos))
+        if not deviation <= TOLERANCE:  # NaN deviates, too
+            raise UserError(
+                f"the exported program's logits deviate by {deviation:.1e} of the largest, more than "
+                f"{TOLERANCE:g}: {output} is not written"
+            )
+        size = sum(entry.stat().st_size for entry in os.scandir(os.path.dirname(path)))
     return Exported(size, opset, deviation, count)
 
 
+@contextmanager
+def _replaced_files(output: str) -> Iterator[str]:
+    """A path with the name of `output` in a temporary folder, whose files move beside it when the block succeeds.
+
+    Not `atomic_output`, because an ONNX file contains the name of the file of its weights.
+    """
+    folder, name = os.path.split(output)
+    try:
+        os.makedirs(folder or ".", exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder or ".", prefix=".export") as temporary:
+            yield os.path.join(temporary, name)
+            for file in sorted(os.listdir(temporary), key=len, reverse=True):  # weights before the file that needs them
+                os.replace(os.path.join(temporary, file), os.path.join(folder, file))
+    except OSError as error:
+        raise UserError(f"cannot write {output}: {error.strerror or error}") from None
+
+
 def description(model: Predictor) -> dict[str, Any]:
-    """What users of the file must know: classes, input, output, and how testing makes one clip of a video."""
+    """What users of the file need: classes, input, output, and how testing makes a clip from a video."""
     cfg, data = model.cfg, model.cfg.DATA
     side = data.TEST_CROP_SIZE
-    kind = annotations.format_of(cfg, "test").sampling
-    sampling: dict[str, Any] = {"kind": kind}
-    if kind == "dense":
+    sampling: dict[str, Any] = {"kind": annotations.format_of(cfg, "test").sampling}
+    if sampling["kind"] == "dense":
         sampling["rate"] = data.SAMPLING_RATE
         sampling["start"] = "centre" if data.USE_OFFSET_SAMPLING else "beginning"
         sampling["target_fps"] = data.TARGET_FPS if data.SAMPLE_BY_FPS else None
@@ -124,6 +141,7 @@ def description(model: Predictor) -> dict[str, Any]:
     }
 
 
+# -------------------------------------------------------------------------------------------- comparison
 def _noise(model: Predictor, count: int) -> Tensor:
     shape = (count, 3, model.cfg.DATA.NUM_FRAMES, *[model.cfg.DATA.TEST_CROP_SIZE] * 2)
     return torch.randn(shape, generator=torch.Generator().manual_seed(count))
@@ -141,18 +159,19 @@ def _batches(model: Predictor, videos: Sequence[Sample]) -> Iterator[Tensor]:
 
 @torch.inference_mode()
 def _deviation(model: nn.Module, run: Callable, batches: Iterable[Tensor]) -> tuple[float, int]:
+    """The largest relative deviation of `run` from the model, NaN if any is NaN, and the number of clips."""
     found, count = [], 0
     for clips in batches:
         expected = model(clips)
         found.append((run(clips) - expected).abs().max() / expected.abs().max())
         count += len(clips)
-    return float(torch.stack(found).max()), count  # which is no number where one is not
+    return float(torch.stack(found).max()), count
 
 
-# -------------------------------------------------------------------------------------------------- tracing
+# ------------------------------------------------------------------------------------ tracing and writing
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporters say of their own optimizations."""
+    """Without the exporters' remarks on their own optimizations."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
@@ -163,20 +182,25 @@ def _quiet() -> Iterator[None]:
 
 
 def _traced(network: nn.Module, example: Tensor, name: str) -> ExportedProgram:
-    """The graph of a model in evaluation mode, with any number of clips."""
+    """The graph of a model in evaluation mode, for any batch size."""
     try:
         with _quiet():
             sizes = ({0: torch.export.Dim("batch")},)
             program = torch.export.export(network, (example,), dynamic_shapes=sizes)
-    except Exception as error:  # a model that does not fit raises nearly anything
+    except Exception as error:  # tracing raises nearly anything
         raise UserError(f"{name} cannot be exported: {str(error).strip().splitlines()[0]}") from error
     for part in program.graph_module.modules():
         for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
-            node.meta.pop("stack_trace", None)  # paths of this machine
+            node.meta.pop("stack_trace", None)  # contains paths of this machine
     return program
 
 
-def _need_onnx() -> None:
+def _write_torch_export(program: ExportedProgram, path: str, metadata: str) -> None:
+    program.example_inputs = None  # would be saved
+    torch.export.save(program, path, extra_files={f"{METADATA}.json": metadata})
+
+
+def _require_onnx() -> None:
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -185,13 +209,13 @@ def _need_onnx() -> None:
         raise UserError(f"{error}; pip install 'slowfast_uniformer[export]'") from None
 
 
-def _write_onnx(program: ExportedProgram, path: str, about: str) -> int:
+def _write_onnx(program: ExportedProgram, path: str, metadata: str) -> int:
     """Returns the opset."""
     with _quiet():
         found = torch.onnx.export(program, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False)
-    found.model.metadata_props[KEY] = about
+    found.model.metadata_props[METADATA] = metadata
     weights = sum(value.nbytes for value in program.state_dict.values())
-    found.save(path, external_data=weights > LARGEST)
+    found.save(path, external_data=weights > MAX_ONNX_BYTES)
     return found.model.opset_imports[""]
 
 

@@ -1,8 +1,7 @@
-"""Features of many videos, computed by any number of processes and continued after any interruption.
+"""Features of many videos, computed by any number of processes and resumable after any interruption.
 
-What is computed goes into a folder OUT.parts, a file every few seconds, and when nothing is left into OUT.
-Each video is computed by itself and by one thread, so that no number depends on how many processes there are,
-or on what was interrupted when.
+Results go into a folder OUT.parts, a file every few seconds, and once all videos are done into OUT. Each video is
+computed separately and on one thread, so that no digit depends on the number of processes or on interruptions.
 """
 
 import hashlib
@@ -15,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,25 +25,25 @@ from safetensors.torch import save
 from torch import Tensor
 
 from slowfast_uniformer import __version__
-from slowfast_uniformer.config.load import to_dict
+from slowfast_uniformer.config import to_dict
 from slowfast_uniformer.data.annotations import Sample
 from slowfast_uniformer.distributed import collectives, signals, topology
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.inference import video_writer
 from slowfast_uniformer.inference.inputs import find_videos
+from slowfast_uniformer.inference.outputs import atomic_output
 from slowfast_uniformer.inference.predictor import Predictor, load_model
 from slowfast_uniformer.runs.log import progress
 
 ENDINGS = (".safetensors", ".parquet")
-EVERY = 20.0  # seconds of work that are lost at most where a process is killed
-ROWS = 1024  # written to Parquet at once
-_KEY = "slowfast_uniformer"  # of the metadata; one key alone, for safetensors orders several at random
-_LONGEST = 90_000_000  # bytes; readers of safetensors refuse a header of 100 MB
-_DECIDE = ("MODEL", "UNIFORMER", "UNIFORMERV2", "DATA", "TEST", "RNG_SEED")  # parts of the config
+PART_SECONDS = 20.0  # between parts: what a killed process loses at most
+PARQUET_ROWS = 1024  # in each row group
+_METADATA = "slowfast_uniformer"  # the only key, since safetensors writes several in random order
+_MAX_METADATA = 90_000_000  # bytes; readers of safetensors refuse a header of 100 MB
+_CONFIG_SECTIONS = ("MODEL", "UNIFORMER", "UNIFORMERV2", "DATA", "TEST", "RNG_SEED")  # those that decide the features
 
 
 class Row(NamedTuple):
-    """Of one video the features (C) or (T, C), and unless those are of frames its most probable class."""
+    """One video's features, (C,) or per frame (T, C), and its most probable class (label -1 for features per frame)."""
 
     features: Tensor
     label: int
@@ -51,47 +51,65 @@ class Row(NamedTuple):
 
 
 class Job(NamedTuple):
-    """What is to be computed: `about` goes into the result, and its `fingerprint` says whether parts that are
-    there belong to it."""
+    """What to compute.
+
+    Attributes:
+        metadata: of the result. Its `fingerprint` identifies the parts that belong to this job.
+    """
 
     model: Predictor
     samples: list[Sample]
     output: str
     per_frame: bool
-    about: dict[str, Any]
+    metadata: dict[str, Any]
 
     @property
     def folder(self) -> str:
+        """Where the parts are."""
         return f"{self.output}.parts"
+
+    @property
+    def parquet(self) -> bool:
+        return self.output.lower().endswith(".parquet")
 
 
 def extract(
-    cfg: CfgNode, load: tuple, videos: Sequence[str], output: str, per_frame: bool = False, workers: int = 0
+    cfg: CfgNode, load: dict[str, Any], videos: Sequence[str], output: str, per_frame: bool = False, workers: int = 0
 ) -> None:
-    """Write the features of `videos` (see inputs.find_videos) as `output`: what every process does.
+    """Write features of videos: what every process of the command runs.
 
-    `load` holds load_model's arguments. A file that is there with the same videos, weights and config stays.
-    Raises UserError for another one, for another's parts, and, when all is written, if videos could not be
-    read; Interrupted after a signal: the same call goes on.
+    Args:
+        cfg: the config, which `launch` passes; unused, since the model carries its own.
+        load: keyword arguments of `load_model`.
+        videos: files, folders and lists (see `inputs.find_videos`).
+        output: a .safetensors or .parquet file. One that holds the features of the same videos, weights and config
+            is kept.
+        per_frame: write features (T, C) of frames in place of (C,).
+        workers: DataLoader workers of each process.
+
+    Raises:
+        UserError: `output` or its parts belong to something else; or, once all is written, some videos could not be
+            read.
+        Interrupted: a signal requested a stop; the same call continues.
     """
-    model = load_model(*load)
+    model = load_model(**load)
     samples = find_videos(videos, model.cfg)
-    job = Job(model, samples, output, per_frame, _about(model, samples, per_frame))
-    todo = collectives.broadcast_object(_left(job) if topology.is_main() else None)
-    if isinstance(todo, UserError):  # which only the first process has noticed
+    job = Job(model, samples, output, per_frame, _metadata(model, samples, per_frame))
+    todo = collectives.broadcast_object(_remaining(job) if topology.is_main() else None)
+    if isinstance(todo, UserError):  # rank 0 alone has found it
         raise todo
     if todo is not None:
         _compute(job, todo[topology.rank() :: topology.world_size()], workers)
         if any(collectives.all_gather_objects(signals.stop_requested())):
             raise signals.Interrupted("a signal has come")
     if topology.is_main():
-        _finish(job, there=todo is None)
+        _finish(job, exists=todo is None)
 
 
-def _about(model: Predictor, samples: list[Sample], per_frame: bool) -> dict[str, Any]:
-    config = {key: value for key, value in to_dict(model.cfg).items() if key in _DECIDE}
+def _metadata(model: Predictor, samples: list[Sample], per_frame: bool) -> dict[str, Any]:
+    config = {key: value for key, value in to_dict(model.cfg).items() if key in _CONFIG_SECTIONS}
     config["TRAIN"] = {"MIXED_PRECISION": model.cfg.TRAIN.MIXED_PRECISION}
-    about = {
+    metadata = {
         "videos": [sample.path for sample in samples],
         "per_frame": per_frame,
         "class_names": model.names,
@@ -99,102 +117,100 @@ def _about(model: Predictor, samples: list[Sample], per_frame: bool) -> dict[str
         "cfg": config,
         "versions": {"slowfast_uniformer": __version__, "torch": torch.__version__},
     }
-    decisive = [about, [sample.frames for sample in samples], model.device.type]
-    return about | {"fingerprint": hashlib.sha256(json.dumps(decisive).encode()).hexdigest()}
+    identity = [metadata, [sample.frames for sample in samples], model.device.type]
+    return metadata | {"fingerprint": hashlib.sha256(json.dumps(identity).encode()).hexdigest()}
 
 
-# ------------------------------------------------------------------------------------------------- the parts
-def _left(job: Job) -> list[int] | UserError | None:
-    """The videos that are not computed yet, by their numbers; None if the result is there."""
+# ------------------------------------------------------------------------------------------------- parts
+def _remaining(job: Job) -> list[int] | UserError | None:
+    """Indices of the videos still to compute; None if the result exists; an error to be raised on every rank."""
     try:
-        if job.output.lower().endswith(".parquet"):
+        if job.parquet:
             _pyarrow()
-        elif len(json.dumps(json.dumps(job.about))) > _LONGEST:
-            raise UserError(f"{job.output}: so many videos do not fit this format; use .parquet")
+        elif len(json.dumps(json.dumps(job.metadata))) > _MAX_METADATA:
+            raise UserError(f"{job.output}: too many videos for the header of this format; use .parquet")
         if os.path.exists(job.output):
-            if _header(job.output).get("fingerprint") == job.about["fingerprint"]:
+            if _read_metadata(job.output).get("fingerprint") == job.metadata["fingerprint"]:
                 return None
             raise UserError(
                 f"{job.output}: holds something else than the features of these videos by this model and "
                 "config; remove it, or name another file"
             )
         os.makedirs(job.folder, exist_ok=True)
-        done = {number for part in _parts(job) for number in part["rows"] | part["errors"]}
-        return [number for number in range(len(job.samples)) if number not in done]
+        rows, errors = _read_parts(job)
+        return [index for index in range(len(job.samples)) if index not in rows and index not in errors]
     except OSError as error:
         return UserError(f"{job.folder}: cannot be written ({error.strerror})")
     except UserError as error:
         return error
 
 
-def _parts(job: Job) -> Iterator[dict[str, Any]]:
-    """What parts hold: `rows` and `errors`, by the videos' numbers. UserError for those of another job; what
-    is half written is passed over."""
+def _read_parts(job: Job) -> tuple[dict[int, Row], dict[int, str]]:
+    """Rows and errors by the videos' indices. Damaged parts are skipped; UserError for those of another job."""
+    rows: dict[int, Row] = {}
+    errors: dict[int, str] = {}
     for name in sorted(os.listdir(job.folder)):
-        path = os.path.join(job.folder, name)
         if not name.endswith(".safetensors") or name.startswith("."):
             continue
         try:
-            with safe_open(path, "pt") as file:
-                about = json.loads(file.metadata()[_KEY])
+            with safe_open(os.path.join(job.folder, name), "pt") as file:
+                part = json.loads(file.metadata()[_METADATA])
                 features = file.get_tensor("features")
         except (SafetensorError, OSError):
             continue
-        if about["fingerprint"] != job.about["fingerprint"]:
+        if part["fingerprint"] != job.metadata["fingerprint"]:
             raise UserError(
                 f"{job.folder}: holds what was computed for other videos, weights or settings. Continue with "
                 "those, or remove the folder"
             )
-        rows = zip(about["rows"].items(), features, strict=True)
-        yield {
-            "rows": {int(number): Row(values, *others) for (number, others), values in rows},
-            "errors": {int(number): cause for number, cause in about["errors"].items()},
-        }
+        for (index, prediction), values in zip(part["rows"].items(), features, strict=True):
+            rows[int(index)] = Row(values, *prediction)
+        errors |= {int(index): cause for index, cause in part["errors"].items()}
+    return rows, errors
 
 
 def _write_part(job: Job, rows: dict[int, Row], errors: dict[int, str]) -> None:
     if not rows and not errors:
         return
-    about = {
-        "fingerprint": job.about["fingerprint"],
-        "rows": {number: row[1:] for number, row in rows.items()},
+    part = {
+        "fingerprint": job.metadata["fingerprint"],
+        "rows": {index: row[1:] for index, row in rows.items()},
         "errors": errors,
     }
     features = torch.stack([row.features for row in rows.values()]) if rows else torch.empty(0)
-    with video_writer.replacing(os.path.join(job.folder, f"{min(rows | errors):08d}.safetensors")) as beside:
-        _write_safetensors(beside, features, {}, about)
+    with atomic_output(os.path.join(job.folder, f"{min(rows | errors):08d}.safetensors")) as temporary:
+        _write_safetensors(temporary, features, {}, part)
 
 
-# ----------------------------------------------------------------------------------------------- computing
+# --------------------------------------------------------------------------------------------- computing
 def _compute(job: Job, todo: list[int], workers: int) -> None:
-    """Compute videos and write them to parts, until all are done or a signal comes."""
+    """Compute videos and write parts, until all are done or a stop is requested."""
     rows: dict[int, Row] = {}
     errors: dict[int, str] = {}
     written = time.monotonic()
-    answer = _frames_of if job.per_frame else _pooled
+    compute = partial(_frame_row if job.per_frame else _pooled_row, job.model)
     try:
         with _single_threaded(job.model) as threads:
-            clips = job.model.clips([job.samples[number] for number in todo], workers)
-            found = _in_order(lambda each: answer(job.model, each), clips, threads)
-            with closing(found):
-                for number, row in zip(todo, progress(found, len(todo), "features"), strict=False):
+            clips = job.model.clips([job.samples[index] for index in todo], workers)
+            with closing(_map_in_order(compute, clips, threads)) as found:
+                for index, row in zip(todo, progress(found, len(todo), "features"), strict=False):
                     if isinstance(row, UserError):
-                        errors[number] = str(row)
+                        errors[index] = str(row)
                     else:
-                        rows[number] = row
+                        rows[index] = row
                     if signals.stop_requested():
                         break
-                    if time.monotonic() - written > EVERY:
+                    if time.monotonic() - written > PART_SECONDS:
                         _write_part(job, rows, errors)
                         rows, errors, written = {}, {}, time.monotonic()
     finally:
         _write_part(job, rows, errors)
-        with suppress(OSError):  # nothing is left of a job that could not begin
+        with suppress(OSError):  # succeeds if there are no parts: a job that could not begin leaves no folder
             os.rmdir(job.folder)
 
 
-def _pooled(model: Predictor, clips: Tensor | UserError) -> Row | UserError:
-    """The mean over the views (N, 3, T, H, W) of a video, and what testing would answer."""
+def _pooled_row(model: Predictor, clips: Tensor | UserError) -> Row | UserError:
+    """Features averaged over the views (N, 3, T, H, W) of a video, and its class as in testing."""
     if isinstance(clips, UserError):
         return clips
     features, logits = model.features(clips)
@@ -202,8 +218,8 @@ def _pooled(model: Predictor, clips: Tensor | UserError) -> Row | UserError:
     return Row(features.mean(dim=0), int(best.indices), float(best.values))
 
 
-def _frames_of(model: Predictor, clips: Tensor | UserError) -> Row | UserError:
-    """Of views in time one after another, the mean over those in space."""
+def _frame_row(model: Predictor, clips: Tensor | UserError) -> Row | UserError:
+    """Features of frames, averaged over the spatial crops; temporal views follow one another."""
     if isinstance(clips, UserError):
         return clips
     crops = model.cfg.TEST.NUM_SPATIAL_CROPS
@@ -212,8 +228,10 @@ def _frames_of(model: Predictor, clips: Tensor | UserError) -> Row | UserError:
 
 @contextmanager
 def _single_threaded(model: Predictor) -> Iterator[int]:
-    """Let operations use one thread, for how many they use changes the last digits. Yields how many videos
-    can be computed side by side instead: on the CPU as many as there were threads."""
+    """Run each operation on one thread, since the number of threads changes the last digits.
+
+    Yields the number of videos to compute concurrently instead: on the CPU, as many as there were threads.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -222,53 +240,48 @@ def _single_threaded(model: Predictor) -> Iterator[int]:
         torch.set_num_threads(threads)
 
 
-def _in_order(function: Callable, items: Iterable, threads: int) -> Iterator[Any]:
-    """The function of each item, computed by several threads, taking no more items than they need."""
+def _map_in_order(function: Callable, items: Iterable, threads: int) -> Iterator[Any]:
+    """`map` on several threads; takes at most one item more than there are threads ahead of its results."""
     if threads == 1:
         yield from map(function, items)
         return
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        under_way: deque = deque()
+        pending: deque = deque()
         for item in items:
-            under_way.append(pool.submit(function, item))
-            if len(under_way) > threads:
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
+            pending.append(pool.submit(function, item))
+            if len(pending) > threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-# ---------------------------------------------------------------------------------------------- the result
-def _finish(job: Job, there: bool) -> None:
-    """Put the parts together, unless the result is there; say what there is, and what could not be read."""
-    if not there:
+# -------------------------------------------------------------------------------------------- the result
+def _finish(job: Job, exists: bool) -> None:
+    """Merge the parts unless the result exists; report it and the videos that could not be read."""
+    if not exists:
         _merge(job)
     shutil.rmtree(job.folder, ignore_errors=True)
-    errors = _header(job.output)["errors"]
+    errors = _read_metadata(job.output)["errors"]
     for cause in errors.values():
         print(f"not read: {cause}", file=sys.stderr)
     count = len(job.samples)
-    found = "was there already, with " if there else ""
-    print(f"{job.output}: {found}features of {count - len(errors)} videos")
+    print(f"{job.output}: {'exists already, with ' if exists else ''}features of {count - len(errors)} videos")
     if errors:
         raise UserError(
-            f"{len(errors)} of {count} videos could not be read, and have no features in {job.output}. To "
-            "have them tried again, remove it"
+            f"{len(errors)} of {count} videos could not be read and have no features in {job.output}. To "
+            "try them again, remove that file"
         )
 
 
 def _merge(job: Job) -> None:
-    rows: dict[int, Row] = {}
-    errors: dict[int, str] = {}
-    for part in _parts(job):
-        rows |= part["rows"]
-        errors |= part["errors"]
+    rows, errors = _read_parts(job)
     count = len(job.samples)
     if missing := count - len(rows.keys() | errors.keys()):
         raise UserError(
-            f"{job.folder}: {missing} videos are not there; is it on storage that all machines share? "
+            f"{job.folder}: {missing} videos are missing; is the folder on storage that all machines share? "
             "The same command continues"
         )
     if not rows:
@@ -276,29 +289,28 @@ def _merge(job: Job) -> None:
         raise UserError(f"none of {count} videos could be read, the first: {errors[0]}")
     features = torch.full((count, *next(iter(rows.values())).features.shape), torch.nan)
     columns = {"label": torch.full((count,), -1), "probability": torch.full((count,), torch.nan)}
-    for number, row in rows.items():
-        features[number], columns["label"][number], columns["probability"][number] = row
-    about = job.about | {"errors": {job.samples[number].path: errors[number] for number in sorted(errors)}}
-    columns = {} if job.per_frame else columns
-    write = _write_parquet if job.output.lower().endswith(".parquet") else _write_safetensors
-    with video_writer.replacing(job.output) as beside:
-        write(beside, features, columns, about)
+    for index, row in rows.items():
+        features[index], columns["label"][index], columns["probability"][index] = row
+    metadata = job.metadata | {"errors": {job.samples[index].path: errors[index] for index in sorted(errors)}}
+    write = _write_parquet if job.parquet else _write_safetensors
+    with atomic_output(job.output) as temporary:
+        write(temporary, features, {} if job.per_frame else columns, metadata)
 
 
-def _header(path: str) -> dict[str, Any]:
-    """What is told about the features in a file; nothing if it is another file."""
+def _read_metadata(path: str) -> dict[str, Any]:
+    """The metadata of a file of features; empty for any other file."""
     try:
         if path.lower().endswith(".parquet"):
-            return json.loads((_pyarrow().parquet.read_schema(path).metadata or {}).get(_KEY.encode(), "{}"))
+            return json.loads((_pyarrow().parquet.read_schema(path).metadata or {}).get(_METADATA.encode(), "{}"))
         with safe_open(path, "pt") as file:
-            return json.loads((file.metadata() or {}).get(_KEY, "{}"))
-    except (SafetensorError, OSError, ValueError):  # pyarrow's errors are of the last kind
+            return json.loads((file.metadata() or {}).get(_METADATA, "{}"))
+    except (SafetensorError, OSError, ValueError):  # pyarrow's errors are ValueErrors
         return {}
 
 
-def _write_safetensors(path: str, features: Tensor, columns: dict, about: dict[str, Any]) -> None:
-    """By way of memory: nobody else may read what the package's own function writes."""
-    content = save({"features": features, **columns}, {_KEY: json.dumps(about)})
+def _write_safetensors(path: str, features: Tensor, columns: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Through memory, since files that safetensors itself writes are readable for their owner only."""
+    content = save({"features": features, **columns}, {_METADATA: json.dumps(metadata)})
     with open(path, "wb") as file:
         file.write(content)
 
@@ -314,33 +326,32 @@ def _pyarrow() -> Any:
     return pyarrow
 
 
-def _write_parquet(path: str, features: Tensor, columns: dict, about: dict[str, Any]) -> None:
+def _write_parquet(path: str, features: Tensor, columns: dict[str, Tensor], metadata: dict[str, Any]) -> None:
     pa = _pyarrow()
-    writer, names = None, about["class_names"]
-    paths = [os.fsencode(video).decode(errors="replace") for video in about["videos"]]
-    causes = [about["errors"].get(video) for video in about["videos"]]
-    metadata = {_KEY: json.dumps({key: value for key, value in about.items() if key != "videos"})}
-    for start in range(0, len(features), ROWS):
-        at = slice(start, start + ROWS)
-        missing = np.array([cause is not None for cause in causes[at]])
-        table = {"video": pa.array(paths[at]), "features": _lists(pa, features[at].numpy(), missing)}
+    writer, names = None, metadata["class_names"]
+    paths = [os.fsencode(video).decode(errors="replace") for video in metadata["videos"]]
+    causes = [metadata["errors"].get(video) for video in metadata["videos"]]
+    header = {_METADATA: json.dumps({key: value for key, value in metadata.items() if key != "videos"})}
+    for start in range(0, len(features), PARQUET_ROWS):
+        rows = slice(start, start + PARQUET_ROWS)
+        missing = np.array([cause is not None for cause in causes[rows]])
+        table = {"video": pa.array(paths[rows]), "features": _nested_lists(pa, features[rows].numpy(), missing)}
         if columns:
-            labels = columns["label"][at].numpy()
+            labels = columns["label"][rows].numpy()
             table["label"] = pa.array(labels, mask=missing)
             table["class"] = pa.array([names[label] if label >= 0 else None for label in labels], pa.string())
-            table["probability"] = pa.array(columns["probability"][at].numpy(), mask=missing)
-        table["error"] = pa.array(causes[at], pa.string())
-        table = pa.table(table).replace_schema_metadata(metadata)
+            table["probability"] = pa.array(columns["probability"][rows].numpy(), mask=missing)
+        table["error"] = pa.array(causes[rows], pa.string())
+        table = pa.table(table).replace_schema_metadata(header)
         writer = writer or pa.parquet.ParquetWriter(path, table.schema)
         writer.write_table(table)
     writer.close()
 
 
-def _lists(pa: Any, values: np.ndarray, missing: np.ndarray) -> Any:
-    """An array (N, ...) as N lists (of lists), null where they are missing."""
+def _nested_lists(pa: Any, values: np.ndarray, missing: np.ndarray) -> Any:
+    """An array (N, ...) as N nested lists, null where `missing` (N,)."""
     lists = pa.array(values.reshape(-1))
     for axis in range(values.ndim - 1, 0, -1):
-        length = values.shape[axis]
-        offsets = pa.array(np.arange(0, len(lists) + 1, length, dtype=np.int32))
+        offsets = pa.array(np.arange(0, len(lists) + 1, values.shape[axis], dtype=np.int32))
         lists = pa.ListArray.from_arrays(offsets, lists, mask=pa.array(missing) if axis == 1 else None)
     return lists

@@ -1,7 +1,8 @@
-"""A trained model with its config and class names, ready to answer."""
+"""A trained model with its config and class names, ready for inference."""
 
 import functools
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from os import PathLike, fspath
@@ -12,85 +13,112 @@ import numpy as np
 import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
+from torch.utils.data import get_worker_info
 
-from slowfast_uniformer.config.load import load_config, to_dict
+from slowfast_uniformer import paths
+from slowfast_uniformer.config import load_config, variant
+from slowfast_uniformer.config.compat import RENAMED
 from slowfast_uniformer.data import annotations
 from slowfast_uniformer.data.annotations import UNLABELLED, Sample
 from slowfast_uniformer.data.dataset import VideoDataset
-from slowfast_uniformer.data.decode import Video
+from slowfast_uniformer.data.lists import path_sample
 from slowfast_uniformer.data.loader import EpochSampler, loader_of
-from slowfast_uniformer.data.video import FrameFolder
+from slowfast_uniformer.data.video import VideoSource
 from slowfast_uniformer.data.workers import worker_errors_explained
 from slowfast_uniformer.distributed import topology
 from slowfast_uniformer.engine.metrics import VideoAggregator
 from slowfast_uniformer.engine.step import autocast
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.inference.inputs import frames_in
-from slowfast_uniformer.models.registry import build_model
+from slowfast_uniformer.models.registry import build_model, require
 from slowfast_uniformer.runs import checkpoints
 from slowfast_uniformer.weights.load import Weights, load_weights, read_weights
 
-# What a run's config says of training, machines and places does not bind those who use its model.
-_HERE = [
-    "NUM_SHARDS",
-    1,
-    "SHARD_ID",
-    0,
-    "MODEL.INIT_FROM",
-    "",
-    "MODEL.USE_CHECKPOINT",
-    False,
-    "MODEL.PARALLEL",
-    "ddp",
-    "MODEL.COMPILE",
-    False,
-]
-UNKNOWN_FPS = 25.0  # taken where a video does not tell
-SPARSE_WINDOW = 4.0  # seconds, of models whose clips span a whole video
-AT_ONCE = 8  # windows that are read together
+# What a run's config says about training and its machines does not apply to inference.
+_INFERENCE_OVERRIDES = {
+    "NUM_SHARDS": 1,
+    "SHARD_ID": 0,
+    "MODEL.INIT_FROM": "",
+    "MODEL.INIT_HEAD": "keep",
+    "MODEL.USE_CHECKPOINT": False,
+    "MODEL.PARALLEL": "ddp",
+    "MODEL.COMPILE": False,
+    "TRACKER": "",
+}
+DEFAULT_FPS = 25.0  # of videos that do not state their frame rate
+SPARSE_WINDOW = 4.0  # seconds; for models whose clips span a whole video
+WINDOW_BATCH = 8  # windows decoded and classified together
 
 
 class Span(NamedTuple):
-    """Part of a video, in seconds, and the classes' mean probabilities (K,) in it."""
+    """An interval of a video from `start` to `end` (seconds) and the mean class probabilities (K,) in it."""
 
     start: float
     end: float
     probabilities: Tensor
 
 
-def load_model(path: str | PathLike, cfg: str | Sequence[str] = (), overrides: Sequence[Any] = ()) -> "Predictor":
-    """The model of a checkpoint, a run's folder (its best checkpoint, or its last) or a file of weights, on a
-    GPU if there is one, else on the CPU.
+def load_model(
+    path: str | PathLike,
+    cfg: str | Sequence[str] = (),
+    overrides: Sequence[Any] = (),
+    allow_import: bool = False,
+    allow_fetch: bool = False,
+) -> "Predictor":
+    """Load a trained model for inference, on a GPU if there is one, else on the CPU.
 
-    A run's checkpoint carries its config and class names; other weights need `cfg`, one or more YAML files.
-    `overrides` is a flat KEY, VALUE, ... list. Raises UserError for a file that is none, that belongs to
-    another model, or that lacks a config.
+    Args:
+        path: a checkpoint, a run's folder (its best checkpoint, or its last), or a file of weights.
+        cfg: one or more YAML files. A run's checkpoint carries its config; other weights need this.
+        overrides: a flat KEY, VALUE, ... list that wins over the config.
+        allow_import: import the module that a config stored in the checkpoint names (MODEL.IMPORT).
+        allow_fetch: fetch class names from an address that a config stored in the checkpoint names.
+            `cfg` and `overrides` are the caller's own and need neither.
+
+    Raises:
+        UserError: no such file, no config, weights of another model, or a stored config that asks for an import or
+            a fetch that is not allowed.
     """
-    path = _checkpoint_of(fspath(path))
-    given = read_weights(path)
-    config = _config(given, path, cfg, overrides)
-    model = build_model(config, given.arithmetic)
-    names = given.class_names or annotations.class_names(config)
-    load_weights(model, given, source=path)
+    path, weights, config = _read(path, cfg, overrides, allow_import, allow_fetch)
+    model = build_model(config, weights.vit_variant)
+    names = weights.class_names or annotations.class_names(config)
+    load_weights(model, weights, source=path)
     model.eval().requires_grad_(False).to(topology.device(config))
     return Predictor(config, model, list(names or map(str, range(config.MODEL.NUM_CLASSES))), path)
 
 
-def config_of(path: str | PathLike, cfg: str | Sequence[str] = (), overrides: Sequence[Any] = ()) -> CfgNode:
-    """The config that `load_model` would use."""
+def config_of(**arguments: Any) -> CfgNode:
+    """The config that `load_model` would use; keyword arguments and errors are the same."""
+    return _read(**arguments)[2]
+
+
+def _read(
+    path: str | PathLike,
+    cfg: str | Sequence[str] = (),
+    overrides: Sequence[Any] = (),
+    allow_import: bool = False,
+    allow_fetch: bool = False,
+) -> tuple[str, Weights, CfgNode]:
+    """The path of a checkpoint, its content, and the config for inference."""
     path = _checkpoint_of(fspath(path))
-    return _config(read_weights(path), path, cfg, overrides)
-
-
-def _config(given: Weights, path: str, cfg: str | Sequence[str], overrides: Sequence[Any]) -> CfgNode:
-    if not cfg and "cfg" not in given.about:
-        raise UserError(f"{path}: carries no config; say with --cfg FILE.yaml which model it is of")
-    devices = ["NUM_GPUS", min(1, torch.cuda.device_count())]
-    return load_config(cfg or given.about["cfg"], [*devices, *_HERE, *overrides])
+    weights = read_weights(path)
+    stored = weights.metadata.get("cfg")
+    if not cfg and not isinstance(stored, dict):
+        raise UserError(f"{path}: carries no config; name that of its model with --cfg FILE.yaml")
+    defaults = {"NUM_GPUS": min(1, torch.cuda.device_count()), **_INFERENCE_OVERRIDES}
+    config = load_config(cfg or stored, [*(word for pair in defaults.items() for word in pair), *overrides])
+    callers = {RENAMED.get(key, key) for key in overrides[::2]}
+    allowed = {"import": allow_import, "fetch": allow_fetch}
+    for action, key, value in [] if cfg else _stored_requests(config, weights):
+        if key not in callers and not allowed[action]:
+            raise UserError(
+                f"{path}: its stored config asks to {action} {value} ({key}). If you trust it, allow that with "
+                f"--allow-{action} (in Python allow_{action}=True), or set {key} yourself"
+            )
+    return path, weights, config
 
 
 def _checkpoint_of(path: str) -> str:
-    """The checkpoint that a run's folder means; any other path as it is."""
+    """The checkpoint to take from a run's folder; any other path as it is."""
     if not os.path.isdir(path) or path.endswith(".dcp"):
         return path
     if found := checkpoints.find_best(path) or checkpoints.latest(path):
@@ -98,9 +126,31 @@ def _checkpoint_of(path: str) -> str:
     raise UserError(f"{path}: a folder without checkpoints; name a run's OUTPUT_DIR, or a file of weights")
 
 
+def _stored_requests(config: CfgNode, weights: Weights) -> Iterator[tuple[str, str, str]]:
+    """What inference with this config would import or fetch: the action, its key and the module or address.
+
+    A checkpoint may come from anybody. It must not choose which code runs here, nor an address that is asked.
+    """
+    if config.MODEL.IMPORT:
+        yield "import", "MODEL.IMPORT", config.MODEL.IMPORT
+    # Class names are all that inference reads by a config: from the first of these places that is set.
+    for key in ("CLASS_NAMES", "PATH_TO_DATA_DIR") if not weights.class_names else ():
+        if place := paths.expand(config.DATA[key]):
+            if "://" in place:
+                yield "fetch", f"DATA.{key}", place
+            return
+
+
 class Predictor:
-    """A model in evaluation mode (`model`), its frozen config (`cfg`), class names in label order (`names`;
-    the labels as text where nothing names them) and the file of its weights (`path`)."""
+    """A trained model for inference (see `load_model`).
+
+    Attributes:
+        cfg: the frozen config.
+        model: the PyTorch module, in evaluation mode.
+        names: class names in label order; the labels as text where nothing names them.
+        path: the file of its weights.
+        device: where the model is.
+    """
 
     def __init__(self, cfg: CfgNode, model: nn.Module, names: list[str], path: str = ""):
         self.cfg, self.model, self.names, self.path = cfg, model, names, path
@@ -108,108 +158,136 @@ class Predictor:
 
     @functools.cached_property
     def _fused(self) -> nn.Module:
+        """The model with batch norms fused, which is exact in fp32 only."""
         exact = self.cfg.TRAIN.MIXED_PRECISION == "none" and hasattr(self.model, "fuse")
         return self.model.fuse() if exact else self.model
 
     @functools.cached_property
     def _one_view(self) -> VideoDataset:
-        """What takes a single view of a video."""
-        cfg = self._with("TEST.NUM_ENSEMBLE_VIEWS", 1, "TEST.NUM_SPATIAL_CROPS", 1)
-        return VideoDataset(cfg, "test", [])
-
-    def _with(self, *overrides: Any) -> CfgNode:
-        return load_config(to_dict(self.cfg), overrides)
-
-    def open(self, sample: Sample) -> Video | FrameFolder:
-        """A video, to be closed; UserError if it cannot be opened."""
-        return self._one_view.open(sample)
+        """Opens videos and takes a single view of them."""
+        return VideoDataset(variant(self.cfg, ["TEST.NUM_ENSEMBLE_VIEWS", 1, "TEST.NUM_SPATIAL_CROPS", 1]), "test", [])
 
     @functools.cached_property
     def checksum(self) -> str:
-        """SHA-256 (hexadecimal) of the weights, with their names, types and shapes."""
+        """SHA-256 (hexadecimal) of the weights with their names, dtypes and shapes."""
         digest = hashlib.sha256()
         for name, value in self.model.state_dict().items():
             digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
             digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
-    def clip(self, source: Video | FrameFolder, at: float | None = None) -> tuple[np.ndarray, Tensor]:
-        """Frame numbers (T,) and one clip (3, T, H, W) of an open video, from its middle, or all of it where
-        clips span a whole video; with `at`, of the window (see `timeline`) in whose middle is that second."""
-        fps = source.fps or UNKNOWN_FPS
-        length, start = source.frames, 0.0
+    # -------------------------------------------------------------------------------------------- reading videos
+    def open(self, sample: Sample) -> VideoSource:
+        """Open a video; the caller closes it. UserError if it cannot be opened."""
+        return self._one_view.open(sample)
+
+    def clips(
+        self, samples: Iterable[Sample], workers: int = 0, longer_than: float = math.inf
+    ) -> Iterator[Tensor | UserError | VideoSource | None]:
+        """Read the test views of videos, each of which is opened once, when its turn comes.
+
+        Args:
+            samples: the videos; labels do not matter.
+            workers: DataLoader workers that read ahead; 0 reads in this process.
+            longer_than: seconds. Longer videos are not read.
+
+        Yields:
+            For each video, in order: its views (N, 3, T, H, W), normalised; a UserError that says why it cannot be
+            read; or, if it is longer than `longer_than`, the open video, to be closed, or None when a worker opened it.
+        """
+        label = () if self.cfg.DATA.MULTI_LABEL else UNLABELLED
+        samples = [Sample(sample.path, label, sample.frames) for sample in samples]
+        dataset = _TestViews(variant(self.cfg, ["DATA_LOADER.NUM_WORKERS", workers]), samples, longer_than)
+        loader = loader_of(dataset, EpochSampler(len(samples)), 1)
+        loader.collate_fn = _single_item
+        yield from worker_errors_explained(loader, dataset.cfg)
+
+    def clip(self, video: VideoSource, at: float | None = None) -> tuple[np.ndarray, Tensor]:
+        """Read one clip of an open video.
+
+        Args:
+            video: an open video.
+            at: seconds; the clip is the window (see `timeline`) around it. None is the middle of the video, or all of
+                it for models whose clips span a whole video.
+
+        Returns:
+            Frame numbers (T,) and the normalised clip (3, T, H, W).
+        """
+        fps = fps_of(video)
+        length, start = video.frames, 0.0
         if at is not None or self._one_view.sampling == "dense":
-            length = min(self.span(fps) * fps, source.frames)
-            middle = source.frames / 2 if at is None else at * fps
-            start = min(max(middle - length / 2, 0), source.frames - length)
-        numbers = np.array(self._numbers(source, int(start), length, fps))
-        return numbers, self._one_view.transform(source.read(numbers))
+            length = min(self.clip_seconds(fps) * fps, video.frames)
+            middle = video.frames / 2 if at is None else at * fps
+            start = min(max(middle - length / 2, 0), video.frames - length)
+        numbers = np.array(self._frame_numbers(video, int(start), length))
+        return numbers, self._one_view.transform(video.read(numbers))
 
+    def clip_seconds(self, fps: float) -> float:
+        """Seconds that a clip of the model spans in a video of `fps` frames per second."""
+        data = self.cfg.DATA
+        if self._one_view.sampling != "dense":
+            return SPARSE_WINDOW
+        return data.NUM_FRAMES * data.SAMPLING_RATE / (data.TARGET_FPS if data.SAMPLE_BY_FPS else fps)
+
+    def _frame_numbers(self, video: VideoSource, start: int, length: float) -> list[int]:
+        """Frame numbers of one view of the `length` frames from `start` on."""
+        window = SimpleNamespace(frames=max(1, int(length)), fps=fps_of(video))
+        return [min(start + n, video.frames - 1) for n in self._one_view.indices(window, 0).tolist()]
+
+    # ------------------------------------------------------------------------------------------ running the model
     @torch.inference_mode()
-    def _run(self, part_of_model: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-        """What it makes of inputs (N, ...), at most TEST.BATCH_SIZE at once; float32 on the CPU."""
+    def _run(self, module: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+        """Outputs for inputs (N, ...), in batches of at most TEST.BATCH_SIZE; float32 on the CPU."""
         with autocast(self.cfg, self.device):
-            parts = [part_of_model(part.to(self.device)) for part in inputs.split(self.cfg.TEST.BATCH_SIZE)]
-        return torch.cat(parts).float().cpu()
+            outputs = [module(batch.to(self.device)) for batch in inputs.split(self.cfg.TEST.BATCH_SIZE)]
+        return torch.cat(outputs).float().cpu()
 
-    def scores(self, clips: Tensor) -> Tensor:
+    def logits(self, clips: Tensor) -> Tensor:
         """Logits (N, K), float32 on the CPU, of normalised clips (N, 3, T, H, W)."""
         return self._run(self._fused, clips)
 
     def features(self, clips: Tensor) -> tuple[Tensor, Tensor]:
-        """What the classifier reads of such clips, (N, C), and the logits (N, K) it makes of that."""
-        found = self._run(self.model.forward_features, clips)
-        return found, self._run(self.model.get_submodule(self.model.classifier[0]), found)
+        """The classifier's inputs (N, C) for normalised clips (N, 3, T, H, W), and its logits (N, K)."""
+        require(self.model, "forward_features", "features")
+        features = self._run(self.model.forward_features, clips)
+        return features, self._run(self.model.get_submodule(self.model.classifier[0]), features)
 
     def frame_features(self, clips: Tensor) -> Tensor:
-        """The features of each frame, or pair of frames, of such clips, (N, T', C): for V1 and the light
-        models what the mean over time is taken of, for UniFormerV2 the last layer's class tokens."""
+        """Features (N, T', C) of each frame, or pair of frames, of normalised clips (N, 3, T, H, W).
+
+        For V1 and the light models their mean over time is `features`; for UniFormerV2 they are the last layer's
+        class tokens. UserError if the model has no such features.
+        """
         if not hasattr(self.model, "forward_frames"):
             raise UserError(f"MODEL.MODEL_NAME: {self.cfg.MODEL.MODEL_NAME} has no features of single frames")
         return self._run(self.model.forward_frames, clips)
 
-    def probabilities(self, scores: Tensor) -> Tensor:
-        """(K,) probabilities of a video whose views have these logits (N, K), put together as in testing."""
-        cfg = self.cfg
-        video = VideoAggregator(
-            1, scores.shape[1], len(scores), cfg.DATA.ENSEMBLE_METHOD, cfg.TEST.ADD_SOFTMAX, cfg.DATA.MULTI_LABEL
-        )
-        video.update(
-            scores,
-            torch.zeros(len(scores), dtype=torch.int64),
-            torch.arange(len(scores)),
-            torch.full((len(scores),), UNLABELLED),
-        )
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Class probabilities (K,) of a video from the logits (N, K) of its views, combined as in testing."""
+        cfg, (views, classes) = self.cfg, logits.shape
+        video = VideoAggregator(1, classes, views, cfg.DATA.ENSEMBLE_METHOD, cfg.TEST.ADD_SOFTMAX, cfg.DATA.MULTI_LABEL)
+        zeros = torch.zeros(views, dtype=torch.int64)
+        video.update(logits, zeros, torch.arange(views), torch.full_like(zeros, UNLABELLED))
         return video.probabilities()[0]
 
-    def clips(self, videos: Iterable[Sample], workers: int = 0) -> Iterator[Tensor | UserError]:
-        """The views (N, 3, T, H, W) of each video that testing takes, or why it cannot be read."""
-        samples = [Sample(sample.path, self._no_label, sample.frames) for sample in videos]
-        dataset = VideoDataset(self._with("DATA_LOADER.NUM_WORKERS", workers), "test", samples)
-        loader = loader_of(dataset, EpochSampler(len(samples)), 1)
-        for batch in worker_errors_explained(loader, dataset.cfg):
-            yield batch["clips"] if batch["clips"] is not None else UserError(batch["errors"][0][1])
-
-    @property
-    def _no_label(self) -> int | tuple[int, ...]:
-        return () if self.cfg.DATA.MULTI_LABEL else UNLABELLED
-
-    def answers(self, videos: Iterable[Sample], workers: int = 0) -> Iterator[Tensor | UserError]:
-        """Probabilities (K,) of each video from its views, or why it cannot be read."""
-        for clips in self.clips(videos, workers):
-            yield clips if isinstance(clips, UserError) else self.probabilities(self.scores(clips))
-
+    # ------------------------------------------------------------------------------------------------ predictions
     def predict(self, video: str | PathLike, topk: int = 5) -> dict[str, Any]:
-        """The answer to one video, a file or a folder of frames: see `answer`. UserError if it cannot be
-        read."""
-        (found,) = self.answers([as_sample(video, self.cfg)])
-        if isinstance(found, UserError):
-            raise found
-        return self.answer(fspath(video), found, topk)
+        """Classify one video, a file or a folder of frames, from its test views.
 
-    def answer(self, video: str, probabilities: Tensor, topk: int = 5) -> dict[str, Any]:
-        """`video`, its most probable `class` (name), that one's `label` and `probability`, and the `topk`
-        most probable as a list of such."""
+        Returns:
+            A dict as `result` makes it.
+
+        Raises:
+            UserError: the video cannot be read.
+        """
+        (clips,) = self.clips([as_sample(video, self.cfg)])
+        if isinstance(clips, UserError):
+            raise clips
+        return self.result(fspath(video), self.probabilities(self.logits(clips)), topk)
+
+    def result(self, video: str, probabilities: Tensor, topk: int = 5) -> dict[str, Any]:
+        """A prediction as plain values: `video`, its most probable `class` (name) with `label` and `probability`, and
+        `topk`, the most probable classes as dicts with the same three keys."""
         best = probabilities.topk(min(topk, len(self.names)))
         top = [
             {"class": self.names[label], "label": label, "probability": round(probability, 6)}
@@ -218,44 +296,80 @@ class Predictor:
         return {"video": video, **top[0], "topk": top}
 
     def timeline(self, video: str | PathLike, window: float | None = None, step: float | None = None) -> list[Span]:
-        """What a video shows as time goes by: spans of `step` seconds (half a window) on end, each with the
-        mean of the windows that cover it.
+        """Classify a video over time with sliding windows.
 
-        `window` is in seconds; None is what a clip of the model spans, or 4 where clips span a whole video.
-        Raises UserError if the video cannot be read.
+        Args:
+            video: a file or a folder of frames.
+            window: seconds; None is what a clip of the model spans, or 4 where clips span a whole video.
+            step: seconds between windows; None is half a window.
+
+        Returns:
+            Adjacent spans, of `step` seconds; each has the mean probabilities of the windows that cover it.
+
+        Raises:
+            UserError: the video cannot be read, or a length is not positive.
         """
+        with self.open(as_sample(video, self.cfg)) as source:
+            return self.open_timeline(source, window, step)
+
+    def open_timeline(self, video: VideoSource, window: float | None = None, step: float | None = None) -> list[Span]:
+        """`timeline` of an open video."""
         if (window is not None and window <= 0) or (step is not None and step <= 0):
             raise UserError("a timeline's window and step are seconds above 0")
-        sample = as_sample(video, self.cfg)
-        with self.open(sample) as source:
-            fps = source.fps or UNKNOWN_FPS
-            length = min((window or self.span(fps)) * fps, source.frames)
-            stride = min((step * fps) if step else length / 2, length)
-            starts = window_starts(source.frames, length, stride)
-            found = [
-                self._windows(source, starts[i : i + AT_ONCE], length, fps) for i in range(0, len(starts), AT_ONCE)
-            ]
-        return _spans(torch.cat(found), starts, length, source.frames, fps)
+        fps = fps_of(video)
+        length = min((window or self.clip_seconds(fps)) * fps, video.frames)
+        stride = min((step * fps) if step else length / 2, length)
+        starts = window_starts(video.frames, length, stride)
+        batches = [starts[i : i + WINDOW_BATCH] for i in range(0, len(starts), WINDOW_BATCH)]
+        probabilities = torch.cat([self._classify_windows(video, batch, length) for batch in batches])
+        return _average_windows(probabilities, starts, length, video.frames, fps)
 
-    def span(self, fps: float) -> float:
-        """Seconds that a clip of the model spans."""
-        data = self.cfg.DATA
-        if self._one_view.sampling != "dense":
-            return SPARSE_WINDOW
-        return data.NUM_FRAMES * data.SAMPLING_RATE / (data.TARGET_FPS if data.SAMPLE_BY_FPS else fps)
-
-    def _numbers(self, source: Video | FrameFolder, start: int, length: float, fps: float) -> list[int]:
-        """Frame numbers of one view of `length` frames from `start` on."""
-        numbers = self._one_view.indices(SimpleNamespace(frames=max(1, int(length)), fps=fps), 0)
-        return [min(start + n, source.frames - 1) for n in numbers.tolist()]
-
-    def _windows(self, source: Video | FrameFolder, starts: list[int], length: float, fps: float) -> Tensor:
+    def _classify_windows(self, video: VideoSource, starts: list[int], length: float) -> Tensor:
         """Probabilities (N, K) of windows of `length` frames, from one view of each."""
-        numbers = [self._numbers(source, start, length, fps) for start in starts]
-        frames = source.read(sum(numbers, []))
+        numbers = [self._frame_numbers(video, start, length) for start in starts]
+        frames = video.read(sum(numbers, []))
         frames = frames.reshape(len(starts), -1, *frames.shape[1:])
-        scores = self.scores(torch.stack([self._one_view.transform(each) for each in frames]))
-        return torch.stack([self.probabilities(row[None]) for row in scores])
+        logits = self.logits(torch.stack([self._one_view.transform(window) for window in frames]))
+        return torch.stack([self.probabilities(row[None]) for row in logits])
+
+
+class _TestViews(VideoDataset):
+    """The test split, whose items are what `Predictor.clips` yields."""
+
+    def __init__(self, cfg: CfgNode, samples: list[Sample], longer_than: float):
+        super().__init__(cfg, "test", samples)
+        self.longer_than = longer_than
+
+    def __getitem__(self, key: tuple[int, int]) -> Tensor | UserError | VideoSource | None:
+        try:
+            self._video = super().open(self.samples[key[1]])
+        except UserError as error:
+            return UserError(str(error))
+        if duration(self._video) <= self.longer_than:
+            item = super().__getitem__(key)
+            return UserError(item["errors"][0][1]) if item["clips"] is None else item["clips"]
+        if get_worker_info() is None:
+            return self._video
+        self._video.close()  # an open video cannot be sent to another process
+
+    def open(self, sample: Sample) -> VideoSource:
+        """The video that `__getitem__` has opened to see how long it is."""
+        return self._video
+
+
+def _single_item(items: list[Any]) -> Any:
+    """Collate a batch of one."""
+    return items[0]
+
+
+def fps_of(video: VideoSource) -> float:
+    """Frames per second."""
+    return video.fps or DEFAULT_FPS
+
+
+def duration(video: VideoSource) -> float:
+    """Length in seconds."""
+    return video.frames / fps_of(video)
 
 
 def window_starts(frames: int, length: float, stride: float) -> list[int]:
@@ -267,13 +381,13 @@ def window_starts(frames: int, length: float, stride: float) -> list[int]:
     return starts if starts[-1] == last else [*starts, last]
 
 
-def _spans(probabilities: Tensor, starts: list[int], length: float, frames: int, fps: float) -> list[Span]:
-    """Between two windows' beginnings, and after the last between their ends, the mean of the windows that
-    cover the middle."""
+def _average_windows(probabilities: Tensor, starts: list[int], length: float, frames: int, fps: float) -> list[Span]:
+    """Spans between the starts of consecutive windows (after the last start, between the windows' ends), each with the
+    mean of the windows that cover its middle."""
     begin = torch.tensor(starts, dtype=torch.float64)
     end = (begin + length).clamp(max=frames)
     end[-1] = frames
-    edges = sorted({*starts, *(int(each) for each in end if each > starts[-1]), frames})
+    edges = sorted({*starts, *(int(stop) for stop in end if stop > starts[-1]), frames})
     spans = []
     for start, stop in zip(edges[:-1], edges[1:], strict=True):
         middle = (start + stop) / 2
@@ -282,5 +396,5 @@ def _spans(probabilities: Tensor, starts: list[int], length: float, frames: int,
 
 
 def as_sample(video: str | PathLike, cfg: CfgNode) -> Sample:
-    """A video file, or a folder of frames named as DATA.IMAGE_TEMPLATE says."""
-    return Sample(fspath(video), UNLABELLED, frames_in(fspath(video), cfg.DATA.IMAGE_TEMPLATE) or None)
+    """A video file, or a folder of frames named as DATA.IMAGE_TEMPLATE says, without a label."""
+    return path_sample(fspath(video), cfg.DATA.IMAGE_TEMPLATE)

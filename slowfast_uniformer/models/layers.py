@@ -1,4 +1,4 @@
-"""Pieces that more than one architecture is made of."""
+"""Layers and initialisations that several architectures share."""
 
 import math
 
@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
-from torchvision.ops import StochasticDepth
 
 from slowfast_uniformer.ops import chunked
 from slowfast_uniformer.ops.activations import GELU
@@ -14,13 +13,33 @@ from slowfast_uniformer.ops.convolution import PointwiseConv3d
 from slowfast_uniformer.ops.implementations import HasImplementations, is_tracing
 
 
-def drop_path(rate: float) -> nn.Module:
-    """Stochastic depth (arXiv 1603.09382): in training, drop each row of dimension 0 at this rate."""
-    return StochasticDepth(rate, mode="row")
+class DropPath(nn.Module):
+    """Stochastic depth (arXiv 1603.09382, section 3): in training, zero each sample's branch with probability `p`.
+
+    It equals torchvision.ops.StochasticDepth(p, mode="row"), draw for draw. Importing torchvision takes seconds.
+    """
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training or self.p == 0:
+            return x
+        survival = 1 - self.p
+        mask = torch.empty((len(x), *[1] * (x.ndim - 1)), dtype=x.dtype, device=x.device).bernoulli_(survival)
+        return x * (mask.div_(survival) if survival > 0 else mask)
 
 
 class Mlp(HasImplementations, nn.Module):
-    """Two layers, GELU between: linear on (..., dim), or as 1x1x1 convolutions on (B, dim, T, H, W)."""
+    """Two layers with GELU between.
+
+    Args:
+        dim: channels of input and output.
+        hidden: channels between.
+        drop: dropout rate after each layer.
+        conv: take (B, dim, T, H, W) with 1x1x1 convolutions, instead of (..., dim) with linear layers.
+    """
 
     def __init__(self, dim: int, hidden: int, drop: float = 0.0, conv: bool = False):
         super().__init__()
@@ -32,28 +51,38 @@ class Mlp(HasImplementations, nn.Module):
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self._goes_by_parts(x):
+        if not self._is_chunked(x):
             return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
         last = x.movedim(1, -1) if self.conv else x
         weights = (self.fc1.weight.flatten(1), self.fc1.bias, self.fc2.weight.flatten(1), self.fc2.bias)
         y = chunked.ChunkedMlp.apply(last.flatten(0, -2), *weights).view(last.shape)
         return y.movedim(-1, 1) if self.conv else y
 
-    def _goes_by_parts(self, x: torch.Tensor) -> bool:
-        """Whether all gradients will be asked for, of enough rows, and nobody watches single operations."""
+    def _is_chunked(self, x: torch.Tensor) -> bool:
+        """Whether all gradients are needed, for enough rows, and nothing observes single operations."""
         if not (torch.is_grad_enabled() and all(p.requires_grad for p in self.parameters())):
             return False
         if is_tracing() or is_in_torch_dispatch_mode() or self.training and self.drop.p:
             return False
-        single = x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
-        much = x.numel() > chunked.CHUNK_SIZE * torch.get_num_threads() * self.fc1.weight.shape[1]
-        return single and much and x.device.type == "cpu" and self.forms.channels_last(x)
+        fp32 = x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
+        large = x.numel() > chunked.CHUNK_SIZE * torch.get_num_threads() * self.fc1.weight.shape[1]
+        return fp32 and large and x.device.type == "cpu" and self.impl.uses_channels_last(x)
+
+
+def drop_path_rates(last: float, count: int) -> list[float]:
+    """Rates of stochastic depth that rise linearly from 0 to `last` (arXiv 1603.09382, section 3)."""
+    return torch.linspace(0, last, count, device="cpu").tolist()
 
 
 def resize_position(embedding: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """Position embeddings (1 + s·s, dim), the class token's first, for a grid of H, W: (1 + H·W, dim).
+    """Interpolate position embeddings to another grid of patches, bicubically and without antialiasing.
 
-    Another grid than s, s is interpolated bicubically, without antialiasing.
+    Args:
+        embedding: (1 + s·s, dim), with the class token's first.
+        grid: H and W in patches.
+
+    Returns:
+        (1 + H·W, dim); `embedding` itself if the grid is (s, s).
     """
     side = math.isqrt(len(embedding) - 1)
     if grid == (side, side):
@@ -63,15 +92,8 @@ def resize_position(embedding: torch.Tensor, grid: tuple[int, int]) -> torch.Ten
     return torch.cat((embedding[:1], patches.flatten(2)[0].T.to(embedding.dtype)))
 
 
-def new_classifier(old: nn.Linear, num_classes: int) -> nn.Linear:
-    """A freshly drawn classifier that reads what `old` read, on the same device and in the same precision."""
-    new = nn.Linear(old.in_features, num_classes, device=old.weight.device, dtype=old.weight.dtype)
-    init_linear(new)
-    return new
-
-
 def init_linear(module: nn.Module) -> None:
-    """The weights a linear layer starts from (others are left alone); for `Module.apply`."""
+    """Initialise a linear layer (truncated normal of std 0.02, zero bias), and nothing else; for `Module.apply`."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
@@ -79,19 +101,12 @@ def init_linear(module: nn.Module) -> None:
 
 
 def repeated_blocks(model: nn.Module) -> list[nn.Module]:
-    """The blocks that a model repeats, inner ones first: members of its module lists that have parameters,
-    without a head among them, which may not be called as a whole."""
+    """The repeated blocks of a model, inner ones first: the units of torch.compile and FSDP.
+
+    These are the members of its module lists that have parameters and do not contain a classifier, whose module may
+    not be called as a whole.
+    """
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     heads = {model.get_submodule(name) for name in getattr(model, "classifier", ())}
-    parts = [part for parts in reversed(lists) for part in parts]
-    return [p for p in parts if any(True for _ in p.parameters()) and heads.isdisjoint(p.modules())]
-
-
-def compile_blocks(model: nn.Module) -> None:
-    """Have torch.compile take the blocks that a model repeats, when they are first called."""
-    parts, config = repeated_blocks(model), torch._dynamo.config
-    # With its own rate of stochastic depth each is a variant, in training and in evaluation; what is above
-    # the limit would stay as it is.
-    config.recompile_limit = max(config.recompile_limit, 2 * len(parts))
-    for part in parts:
-        part.compile()
+    blocks = [block for blocks in reversed(lists) for block in blocks]
+    return [block for block in blocks if any(True for _ in block.parameters()) and heads.isdisjoint(block.modules())]

@@ -1,11 +1,13 @@
-"""UniFormer V1 (arXiv 2201.04676) and its light models, which prune tokens like Evo-ViT (arXiv 2108.01390).
+"""UniFormer V1 (arXiv 2201.04676) and its light models, which prune tokens as Evo-ViT does (arXiv 2108.01390).
 
-Four stages, each a patch embedding and blocks: convolutional ("local") in stages 1 and 2, attention over all
-tokens ("global") in stages 3 and 4. Parameter names are those of the released checkpoints.
+Four stages, each a patch embedding and blocks (section 3.1): local blocks, whose token affinity is a convolution, in
+stages 1 and 2 (section 3.2); global blocks with self-attention over all tokens in stages 3 and 4. Parameter names are
+those of the released checkpoints.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,17 +18,61 @@ from torch import Tensor, nn
 
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.models import layers
-from slowfast_uniformer.models.registry import register_model
-from slowfast_uniformer.ops import activation_checkpointing, fusion, implementations
+from slowfast_uniformer.models.registry import VideoModel, register_model
+from slowfast_uniformer.ops import fusion, implementations
 from slowfast_uniformer.ops.activations import GELU
-from slowfast_uniformer.ops.attention import attend, attention_weights
+from slowfast_uniformer.ops.attention import attend, attention_weights, merge_heads, split_heads
 from slowfast_uniformer.ops.chunked import map_chunked
-from slowfast_uniformer.ops.convolution import PatchConv3d, PointwiseConv3d, StemConv3d
+from slowfast_uniformer.ops.convolution import Conv3d, PatchConv3d, PointwiseConv3d, StemConv3d
 from slowfast_uniformer.ops.depthwise import DepthwiseConv3d
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Keys of the config's UNIFORMER section in lower case, the number of classes, and what a model's name sets.
+
+    Lists have an entry for each stage. `split` and `std` are for V1 alone, the last five for light models alone.
+    """
+
+    num_classes: int = 400
+    embed_dim: Sequence[int] = (64, 128, 320, 512)
+    depth: Sequence[int] = (3, 4, 8, 3)
+    head_dim: int = 64
+    mlp_ratio: float | Sequence[float] = 4.0
+    qkv_bias: bool = True
+    qkv_scale: float | None = None
+    representation_size: int | None = None
+    dropout_rate: float = 0.0
+    attention_dropout_rate: float = 0.0
+    drop_depth_rate: float = 0.0
+    split: bool = False  # attention over time, then over space
+    std: bool = False  # patch embeddings that overlap in time
+    prune_ratio: Sequence[Sequence[float]] = ()  # per block: share of tokens that take part; stages 1 and 2 are unused
+    trade_off: Sequence[Sequence[float]] = ()  # per block: weight of the new score in the running one
+    init_value: float = 0.1  # of layer scale
+    layer_scale: bool = False
+    fp32: bool = False  # attention in fp32 even under autocast
+
+    def check(self, light: bool) -> None:
+        """Raise UserError, naming the key, for lists of a wrong length and channels that heads do not divide."""
+        for key in ("embed_dim", "depth", "mlp_ratio"):
+            value = getattr(self, key)
+            if isinstance(value, Sequence) and len(value) != 4:
+                raise UserError(f"UNIFORMER.{key.upper()}: {list(value)} must have an entry for each of the 4 stages")
+        for dim in self.embed_dim[2:]:
+            if dim < self.head_dim or dim % (dim // self.head_dim):
+                raise UserError(f"UNIFORMER.EMBED_DIM: {dim} is not divisible into heads of HEAD_DIM {self.head_dim}")
+        for key in ("prune_ratio", "trade_off") if light else ():
+            value = getattr(self, key)
+            for stage in (2, 3):
+                if len(value) != 4 or len(value[stage]) < self.depth[stage]:
+                    raise UserError(f"UNIFORMER.{key.upper()}: needs an entry for each block of stage {stage + 1}")
+        if light and self.depth[2] and self.prune_ratio[2][0] != 1:
+            raise UserError("UNIFORMER.PRUNE_RATIO: stage 3 must begin with 1; its first block computes the scores")
+
+
 class PatchEmbed(implementations.HasImplementations, nn.Module):
-    """Strided convolution, then LayerNorm over channels: (B, C, T, H, W) -> (B, dim, T', H', W').
+    """Strided convolution, then LayerNorm over channels: (B, C, T, H, W) to (B, dim, T', H', W').
 
     The norm's eps is 1e-5 here and for the class token, 1e-6 in blocks, as the released models were trained.
     """
@@ -37,11 +83,12 @@ class PatchEmbed(implementations.HasImplementations, nn.Module):
         self.proj = PatchConv3d(in_dim, dim, kernel, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        return implementations.to_memory_format(self.norm(self.proj(x).movedim(1, -1)).movedim(-1, 1), self.forms)
+        x = self.norm(self.proj(x).movedim(1, -1)).movedim(-1, 1)
+        return implementations.to_memory_format(x, self.impl)
 
 
 class ConvStem(implementations.HasImplementations, nn.Module):
-    """The light models' first embedding: (B, 3, T, H, W) -> (B, dim, T/2, H/4, W/4), rounded up."""
+    """The light models' first patch embedding: (B, 3, T, H, W) to (B, dim, T/2, H/4, W/4), rounded up."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -49,12 +96,13 @@ class ConvStem(implementations.HasImplementations, nn.Module):
             StemConv3d(dim // 2),
             nn.BatchNorm3d(dim // 2),
             GELU(),
-            nn.Conv3d(dim // 2, dim, 3, stride=2, padding=1),
+            Conv3d(dim // 2, dim, 3, stride=2, padding=1),
             nn.BatchNorm3d(dim),
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return implementations.to_memory_format(self.proj(implementations.to_memory_format(x, self.forms)), self.forms)
+        x = self.proj(implementations.to_memory_format(x, self.impl))
+        return implementations.to_memory_format(x, self.impl)
 
     def fuse(self) -> None:
         for i in (0, 3):
@@ -62,92 +110,99 @@ class ConvStem(implementations.HasImplementations, nn.Module):
 
 
 class Attention(implementations.HasImplementations, nn.Module):
-    """Multi-head self-attention over the N tokens of (B, N, dim)."""
+    """Multi-head self-attention over tokens (B, N, dim)."""
 
-    def __init__(self, dim: int, heads: int, qkv_bias: bool, qkv_scale: float | None, drop: float, attn_drop: float):
+    def __init__(self, options: Options, dim: int):
         super().__init__()
-        self.heads = heads
-        self.scale = qkv_scale or (dim // heads) ** -0.5
-        self.attn_drop = attn_drop
-        self.qkv = nn.Linear(dim, dim * 3, bias=qkv_bias)
+        self.heads = dim // options.head_dim
+        self.scale = options.qkv_scale or (dim // self.heads) ** -0.5
+        self.attn_drop = options.attention_dropout_rate
+        self.fp32 = options.fp32
+        self.qkv = nn.Linear(dim, dim * 3, bias=options.qkv_bias)
         self.proj = nn.Linear(dim, dim)
-        self.proj_drop = nn.Dropout(drop)
+        self.proj_drop = nn.Dropout(options.dropout_rate)
 
-    def _heads(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Queries, keys and values, each (B, heads, N, dim / heads)."""
-        parts = self.qkv(x).chunk(3, dim=-1)  # whose gradients are put together by one copy
-        return tuple(part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)
-
-    def _merge(self, x: Tensor) -> Tensor:
-        return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
+    def _queries_keys_values(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Each (B, heads, N, dim / heads)."""
+        parts = self.qkv(x).chunk(3, dim=-1)  # whose gradients are joined by a single copy
+        return tuple(split_heads(part, self.heads) for part in parts)
 
     def forward(self, x: Tensor) -> Tensor:
         rate = self.attn_drop if self.training else 0.0
-        q, k, v = self._heads(x)
-        weights = None if self.forms.attention == "fused" else attention_weights(q, k, self.scale)
-        return self._merge(attend(q, k, v, self.scale, rate, weights))
+        q, k, v = self._queries_keys_values(x)
+        weights = None if self.impl.attention == "fused" else attention_weights(q, k, self.scale)
+        return self.proj_drop(self.proj(merge_heads(attend(q, k, v, self.scale, rate, weights))))
 
 
 class ClassAttention(Attention):
-    """Attention that also tells how much the first token attends to each of the others."""
-
-    def __init__(self, dim: int, fp32: bool, **options: Any):
-        super().__init__(dim, **options)
-        self.fp32 = fp32
+    """Attention that also returns how much the class token attends to each other token (Evo-ViT, section 3.2)."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the new tokens (B, N, dim) and the first one's attention to the others (B, N - 1)."""
-        q, k, v = self._heads(x)
+        """Tokens (B, N, dim), the class token first, to the same and its attention to the others (B, N - 1)."""
+        q, k, v = self._queries_keys_values(x)
         if self.fp32:
             q, k, v = q.float(), k.float(), v.float()
-        rate, fused = self.attn_drop if self.training else 0.0, self.forms.attention == "fused"
+        rate, fused = self.attn_drop if self.training else 0.0, self.impl.attention == "fused"
         with torch.autocast(x.device.type, enabled=False) if self.fp32 else nullcontext():
             weights = attention_weights(q[:, :, :1] if fused else q, k, self.scale)
             out = attend(q, k, v, self.scale, rate, None if fused else weights)
-        return self._merge(out), weights[:, :, 0, 1:].mean(dim=1)
+        return self.proj_drop(self.proj(merge_heads(out))), weights[:, :, 0, 1:].mean(dim=1)
 
 
 class _Block(implementations.HasImplementations, nn.Module):
-    """What all blocks have: position encoding, stochastic depth and, with an `init_value`, layer scale."""
+    """What all blocks share: dynamic position embedding, stochastic depth and, in some models, layer scale.
 
-    def __init__(self, dim: int, drop_path: float, init_value: float | None, shape: tuple[int, ...]):
+    Args:
+        options: the model's.
+        stage: number of the stage, from 0.
+        index: number of the block in its stage, from 0.
+        drop_path: rate of stochastic depth.
+    """
+
+    gamma_shape: tuple[int, ...] = (-1,)
+
+    def __init__(self, options: Options, stage: int, index: int, drop_path: float):
         super().__init__()
+        dim = options.embed_dim[stage]
         for name in ("gamma_1", "gamma_2"):
-            gamma = None if init_value is None else nn.Parameter(torch.full(shape, float(init_value)))
-            self.register_parameter(name, gamma)
+            gamma = torch.full((dim,), float(options.init_value)).view(self.gamma_shape)
+            self.register_parameter(name, nn.Parameter(gamma) if options.layer_scale else None)
         self.pos_embed = DepthwiseConv3d(dim, 3)
-        self.drop_path = layers.drop_path(drop_path)
+        self.drop_path = layers.DropPath(drop_path)
 
     @staticmethod
     def _scaled(gamma: Tensor | None, x: Tensor) -> Tensor:
         return x if gamma is None else gamma * x
 
     def _fuse_scale(self, *branches: nn.Module) -> None:
-        """Put layer scale into the last layers of the two branches."""
+        """Fuse layer scale into the last layers of the two branches."""
         for name, last in zip(("gamma_1", "gamma_2"), branches, strict=True):
-            fusion.scale_rows(last, getattr(self, name))
+            fusion.scale_outputs(last, getattr(self, name))
             setattr(self, name, None)
 
 
 class LocalBlock(_Block):
-    """Position encoding, convolutional attention to 5x5x5 neighbours, MLP: (B, dim, T, H, W) to the same."""
+    """A local block: affinity of 5x5x5 neighbours by convolution, then MLP; (B, dim, T, H, W) to the same."""
 
-    def __init__(self, dim: int, mlp_ratio: float, drop_path: float, drop: float, init_value: float | None):
-        super().__init__(dim, drop_path, init_value, (1, dim, 1, 1, 1))
+    gamma_shape = (1, -1, 1, 1, 1)
+
+    def __init__(self, options: Options, stage: int, index: int, drop_path: float):
+        super().__init__(options, stage, index, drop_path)
+        dim = options.embed_dim[stage]
         self.norm1 = nn.BatchNorm3d(dim)
         self.conv1 = PointwiseConv3d(dim, dim)
         self.conv2 = PointwiseConv3d(dim, dim)
         self.attn = DepthwiseConv3d(dim, 5)
         self.norm2 = nn.BatchNorm3d(dim)
-        self.mlp = layers.Mlp(dim, int(dim * mlp_ratio), drop, conv=True)
+        self.mlp = layers.Mlp(dim, int(dim * options.mlp_ratio[stage]), options.dropout_rate, conv=True)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.pos_embed(x)
         mixed = self.attn(self.conv1(self.norm1(x)))
-        return self._rest(x, mixed) if self.training else map_chunked(self._rest, x, mixed)
+        return self._pointwise(x, mixed) if self.training else map_chunked(self._pointwise, x, mixed)
 
-    def _rest(self, x: Tensor, mixed: Tensor) -> Tensor:
-        """What is done to each position by itself."""
+    def _pointwise(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """The part of the block that treats each position by itself."""
         x = x + self.drop_path(self._scaled(self.gamma_1, self.conv2(mixed)))
         return x + self.drop_path(self._scaled(self.gamma_2, self.mlp(self.norm2(x))))
 
@@ -158,30 +213,24 @@ class LocalBlock(_Block):
 
 
 class GlobalBlock(_Block):
-    """Position encoding, self-attention over all T·H·W tokens, MLP: (B, dim, T, H, W) to the same.
+    """A global block: self-attention over all T·H·W tokens, then MLP; (B, dim, T, H, W) to the same.
 
-    With `split`, attention goes over T at each position, then over H·W in each frame.
+    With `split`, attention is over T at each position, then over H·W in each frame.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        mlp_ratio: float,
-        drop_path: float,
-        drop: float,
-        init_value: float | None,
-        attention: Callable[[int], Attention],
-        split: bool = False,
-    ):
-        super().__init__(dim, drop_path, init_value, (dim,))
-        self.split = split
-        if split:
+    attention: type[Attention] = Attention
+
+    def __init__(self, options: Options, stage: int, index: int, drop_path: float):
+        super().__init__(options, stage, index, drop_path)
+        dim = options.embed_dim[stage]
+        self.split = options.split
+        if self.split:
             self.t_norm = nn.LayerNorm(dim, eps=1e-6)
-            self.t_attn = attention(dim)
+            self.t_attn = self.attention(options, dim)
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = attention(dim)
+        self.attn = self.attention(options, dim)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = layers.Mlp(dim, int(dim * mlp_ratio), drop)
+        self.mlp = layers.Mlp(dim, int(dim * options.mlp_ratio[stage]), options.dropout_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.pos_embed(x)
@@ -191,13 +240,13 @@ class GlobalBlock(_Block):
             tokens = x.flatten(2).transpose(1, 2)
             tokens = tokens + self.drop_path(self.attn(self.norm1(tokens)))
         tokens = tokens + self.drop_path(self.mlp(self.norm2(tokens)))
-        return self._volume(tokens, x.shape)
+        return self._to_volume(tokens, x.shape)
 
     def fuse(self) -> None:
         self._fuse_scale(self.attn.proj, self.mlp.fc2)
 
-    def _volume(self, tokens: Tensor, shape: torch.Size) -> Tensor:
-        return implementations.to_memory_format(tokens.transpose(1, 2).reshape(shape), self.forms)
+    def _to_volume(self, tokens: Tensor, shape: torch.Size) -> Tensor:
+        return implementations.to_memory_format(tokens.transpose(1, 2).reshape(shape), self.impl)
 
     def _attend_split(self, x: Tensor) -> Tensor:
         """Tokens (B, T·H·W, dim). The residual of the second attention is x, as in the released models."""
@@ -211,20 +260,26 @@ class GlobalBlock(_Block):
 
 
 class EvoBlock(GlobalBlock):
-    """A global block in which only the tokens of highest running score take part (Evo-ViT, section 3).
+    """A global block for the tokens with the highest running scores (slow-fast token evolution, Evo-ViT, section 3.3).
 
-    The rest follow the update of one token, their mean weighted by score. With `prune_ratio` 1 all take part.
+    The other tokens take the update of one representative token, their mean weighted by score. With a prune ratio of
+    1, all tokens take part.
     """
 
-    def __init__(self, prune_ratio: float, trade_off: float, **options: Any):
-        super().__init__(**options)
-        self.prune_ratio = prune_ratio
-        self.trade_off = trade_off
+    attention = ClassAttention
+
+    def __init__(self, options: Options, stage: int, index: int, drop_path: float):
+        super().__init__(options, stage, index, drop_path)
+        self.prune_ratio = options.prune_ratio[stage][index]
+        self.trade_off = options.trade_off[stage][index]
 
     def forward(self, x: Tensor, cls: Tensor, score: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Take and return (B, dim, T, H, W), the class token (B, 1, dim) and the running score (B, T·H·W).
+        """Update all three arguments.
 
-        The score is None before the first block of a model, which must not prune.
+        Args:
+            x: (B, dim, T, H, W).
+            cls: the class token (B, 1, dim).
+            score: the running score (B, T·H·W). None in the first block of a model, which must not prune.
         """
         x = x + self.pos_embed(x)
         tokens = x.flatten(2).transpose(1, 2)
@@ -234,21 +289,25 @@ class EvoBlock(GlobalBlock):
             score = new if score is None else self._running(score, new)
         else:
             cls, tokens, score = self._forward_pruned(cls, tokens, score)
-        return self._volume(tokens, x.shape), cls, score
+        return self._to_volume(tokens, x.shape), cls, score
 
-    def chosen(self, score: Tensor) -> tuple[Tensor, Tensor]:
-        """By scores (B, N): the numbers of the tokens that take part, (B, int(N * prune_ratio)), and how much
-        each of the rest counts in the one that stands for them, (B, N)."""
+    def select_tokens(self, score: Tensor) -> tuple[Tensor, Tensor]:
+        """Select tokens by their scores (B, N).
+
+        Returns:
+            Indices of the selected tokens (B, int(N * prune_ratio)), and the weight of each other token in the
+            representative one (B, N), zero for selected tokens.
+        """
         order = score.argsort(dim=1, descending=True)[:, : int(score.shape[1] * self.prune_ratio)]
         weight = score.scatter(1, order, 0.0)
         return order, weight / weight.sum(dim=1, keepdim=True)
 
     def _forward_pruned(self, cls: Tensor, tokens: Tensor, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        (order, weight), (clips, count) = self.chosen(score), score.shape
+        (order, weight), (clips, count) = self.select_tokens(score), score.shape
         rows = (order + count * torch.arange(clips, device=order.device).unsqueeze(1)).flatten()
-        kept = tokens.flatten(0, 1).index_select(0, rows).unflatten(0, order.shape)
+        selected = tokens.flatten(0, 1).index_select(0, rows).unflatten(0, order.shape)
         representative = (weight.unsqueeze(-1) * tokens).sum(dim=1, keepdim=True)
-        sequence, fast_update, new = self._update(torch.cat((cls, kept, representative), dim=1))
+        sequence, fast_update, new = self._update(torch.cat((cls, selected, representative), dim=1))
         updated = (tokens + fast_update).flatten(0, 1).index_copy(0, rows, sequence[:, 1:-1].flatten(0, 1))
         running = self._running(score.gather(1, order), new[:, :-1])
         return sequence[:, :1], updated.view_as(tokens), score.scatter(1, order, running)
@@ -266,144 +325,105 @@ class EvoBlock(GlobalBlock):
 
 
 def _pool_score(score: Tensor, size: Sequence[int]) -> Tensor:
-    """Scores of T·H·W tokens to those of T·(H/2)·(W/2), their sum per clip kept."""
+    """Scores of T·H·W tokens to those of T·(H/2)·(W/2); each clip's sum stays."""
     pooled = F.avg_pool3d(score.unflatten(1, (1, *size)), (1, 2, 2)).flatten(1)
     return pooled * (score.sum(dim=1, keepdim=True) / pooled.sum(dim=1, keepdim=True))
 
 
-class _FourStages(nn.Module):
-    """What V1 and the light models share: the layers and the questions every model answers.
+class _FourStages(VideoModel):
+    """What V1 and the light models share.
 
-    `global_block(stage, index, **options)` makes a block of the third or fourth stage (2, 3); `light` adds
-    the class token and its head. The other arguments are keys of the config's UNIFORMER section. What is made
-    of it has `_last_stage(x)`, from a clip to the last stage's (B, dim, T, H, W).
+    A subclass has `global_block`, the class of blocks in stages 3 and 4, and `_last_stage`, which computes from clips
+    the last stage's (B, dim, T, H, W) and its class token (B, dim) or None. `light` adds the class token and its head.
     """
 
-    classifier: tuple[str, ...] = ("head",)  # the layers that depend on the number of classes
-    video_only = ("t_norm.", "t_attn.", "gamma_")  # in names of parameters that image checkpoints may lack
+    classifier = ("head",)
+    video_only = ("t_norm.", "t_attn.", "gamma_")
+    global_block: type[GlobalBlock] = GlobalBlock
+    light = False
 
-    def __init__(
-        self,
-        global_block: Callable[..., nn.Module],
-        light: bool,
-        init_value: float | None,
-        *,
-        num_classes: int = 400,
-        embed_dim: Sequence[int] = (64, 128, 320, 512),
-        depth: Sequence[int] = (3, 4, 8, 3),
-        head_dim: int = 64,
-        mlp_ratio: float | Sequence[float] = 4.0,
-        qkv_bias: bool = True,
-        qkv_scale: float | None = None,
-        representation_size: int | None = None,
-        dropout_rate: float = 0.0,
-        attention_dropout_rate: float = 0.0,
-        drop_depth_rate: float = 0.0,
-        std: bool = False,
-    ):
+    def __init__(self, **options: Any):
         super().__init__()
-        ratios = list(mlp_ratio) if isinstance(mlp_ratio, Sequence) else [mlp_ratio] * 4
-        _check_stages(embed_dim, depth, ratios, head_dim)
-        if light:
-            ratios[2] = ratios[3]  # the released light models build stage 3 with the last entry
-            self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim[2]))
-        depth_rates = iter(torch.linspace(0, drop_depth_rate, sum(depth), device="cpu").tolist())
-
-        def block(stage: int, index: int) -> nn.Module:
-            options = {"dim": embed_dim[stage], "mlp_ratio": ratios[stage], "init_value": init_value}
-            options |= {"drop_path": next(depth_rates), "drop": dropout_rate}
-            if stage < 2:
-                return LocalBlock(**options)
-            scaling = {"qkv_bias": qkv_bias, "qkv_scale": qkv_scale}
-            rates = {"drop": dropout_rate, "attn_drop": attention_dropout_rate}
-            heads = embed_dim[stage] // head_dim
-            attention = partial(ClassAttention if light else Attention, heads=heads, **scaling, **rates)
-            return global_block(stage, index, attention=attention, **options)
-
-        dim, kernel = embed_dim, (3 if std else 1, 2, 2)
-        self.patch_embed1 = ConvStem(dim[0]) if light else PatchEmbed(3, dim[0], (3, 4, 4), stride=2)
+        o = Options(**options)
+        o.check(self.light)
+        ratios = list(o.mlp_ratio) if isinstance(o.mlp_ratio, Sequence) else [o.mlp_ratio] * 4
+        if self.light:
+            ratios[2] = ratios[3]  # the released light models have the last entry in stage 3, too
+            self.cls_token = nn.Parameter(torch.zeros(1, 1, o.embed_dim[2]))
+        o = replace(o, mlp_ratio=ratios)
+        dim, kernel = o.embed_dim, (3 if o.std else 1, 2, 2)
+        self.patch_embed1 = ConvStem(dim[0]) if self.light else PatchEmbed(3, dim[0], (3, 4, 4), stride=2)
         for i in (1, 2, 3):
             self.add_module(f"patch_embed{i + 1}", PatchEmbed(dim[i - 1], dim[i], kernel))
-        if light:
+        if self.light:
             self.cls_upsample = nn.Linear(dim[2], dim[3])
-        self.pos_drop = nn.Dropout(dropout_rate)
-        for stage in range(4):
-            self.add_module(f"blocks{stage + 1}", nn.ModuleList(block(stage, i) for i in range(depth[stage])))
-        self.checkpoint_num, self.checkpoint_policy = [0, 0, 0, 0], "full"
+        self.pos_drop = nn.Dropout(o.dropout_rate)
+        rates = iter(layers.drop_path_rates(o.drop_depth_rate, sum(o.depth)))
+        for stage, block in enumerate((LocalBlock, LocalBlock, self.global_block, self.global_block)):
+            blocks = [block(o, stage, index, next(rates)) for index in range(o.depth[stage])]
+            self.add_module(f"blocks{stage + 1}", nn.ModuleList(blocks))
         self.norm = nn.BatchNorm3d(dim[3])
-        if light:
+        if self.light:
             self.norm_cls = nn.LayerNorm(dim[3])
-        self.num_features = representation_size or dim[3]
+        self.num_features = o.representation_size or dim[3]
         self.pre_logits = nn.Sequential()
-        if representation_size:
-            self.pre_logits.add_module("fc", nn.Linear(dim[3], representation_size))
+        if o.representation_size:
+            self.pre_logits.add_module("fc", nn.Linear(dim[3], o.representation_size))
             self.pre_logits.add_module("act", nn.Tanh())
-        self.head = nn.Linear(self.num_features, num_classes)
-        if light:
-            self.head_cls = nn.Linear(dim[3], num_classes)
+        self.head = nn.Linear(self.num_features, o.num_classes)
+        if self.light:
+            self.head_cls = nn.Linear(dim[3], o.num_classes)
         self.apply(layers.init_linear)
 
-    def _run(self, stage: int, *state: Any) -> Any:
-        """Pass `state`, the clip's tokens first, through the blocks of stage 1, 2, 3 or 4."""
+    def stages(self) -> list[list[tuple[nn.Module, ...]]]:
+        return [[(block,) for block in getattr(self, f"blocks{stage}")] for stage in (1, 2, 3, 4)]
+
+    def _run_stage(self, stage: int, *state: Any) -> Any:
+        """Pass `state`, the clips' tokens first, through the blocks of stage 1, 2, 3 or 4."""
         for index, block in enumerate(getattr(self, f"blocks{stage}")):
-            step = block
-            if index < self.checkpoint_num[stage - 1]:
-                step = activation_checkpointing.checkpointed(block, policy=self.checkpoint_policy)
+            step = self._checkpointed(stage - 1, index, block)
             state = step(*state) if len(state) > 1 else (step(*state),)
         return state if len(state) > 1 else state[0]
 
     def _local_stages(self, x: Tensor) -> Tensor:
-        x = self._run(1, self.pos_drop(self.patch_embed1(x)))
-        return self._run(2, self.patch_embed2(x))
+        x = self._run_stage(1, self.pos_drop(self.patch_embed1(x)))
+        return self._run_stage(2, self.patch_embed2(x))
 
     def _tokens(self, x: Tensor) -> Tensor:
-        """The last stage's (B, dim, T, H, W) as (B, T·H·W, num_features), whose mean the classifier reads."""
+        """The last stage's (B, dim, T, H, W) as (B, T·H·W, num_features), whose mean the classifier takes."""
         return self.pre_logits(self.norm(x).flatten(2).transpose(1, 2))
 
-    def _pool(self, x: Tensor) -> Tensor:
-        return self._tokens(x).mean(dim=1)
-
     def forward_features(self, x: Tensor) -> Tensor:
-        """What the classifier (of the tokens) reads, (B, num_features)."""
-        return self._pool(self._last_stage(x))
+        """The input of the (tokens') classifier, (B, num_features)."""
+        return self._tokens(self._last_stage(x)[0]).mean(dim=1)
 
     def forward_frames(self, x: Tensor) -> Tensor:
         """The same before its mean over time, (B, T/2, num_features)."""
-        x = self._last_stage(x)
+        x, _ = self._last_stage(x)
         return self._tokens(x).unflatten(1, (x.shape[2], -1)).mean(dim=2)
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """Replace the classifier by a new one for `num_classes` classes."""
-        for name in self.classifier:
-            setattr(self, name, layers.new_classifier(getattr(self, name), num_classes))
-
-    def no_weight_decay(self) -> set[str]:
-        """Parameters that must not decay: none (in the released recipes even the class token decays)."""
-        return set()
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        x, cls = self._last_stage(x)
+        logits = self.head(self._tokens(x).mean(dim=1))
+        return (logits, self.head_cls(self.norm_cls(cls))) if self.light and self.training else logits
 
     def layer_groups(self) -> list[list[str]]:
-        """Names of all parameters in groups from input to head: the stem, each block, the head."""
-        blocks = [f"{s}.{i}" for s in (1, 2, 3, 4) for i in range(len(getattr(self, f"blocks{s}")))]
-        entrance = {"2.0": ("patch_embed2.",), "3.0": ("patch_embed3.", "cls_token")}
-        entrance["4.0"] = ("patch_embed4.", "cls_upsample.")
-        prefixes = [("patch_embed1.",), *((f"blocks{block}.", *entrance.get(block, ())) for block in blocks)]
-        prefixes.append(("norm.", "norm_cls.", "pre_logits.", "head.", "head_cls."))
+        """Parameter names in groups from input to head: the stem, each block, the head."""
         names = [name for name, _ in self.named_parameters()]
+        entrance = {"blocks2.0.": ("patch_embed2.",), "blocks3.0.": ("patch_embed3.", "cls_token")}
+        entrance["blocks4.0."] = ("patch_embed4.", "cls_upsample.")
+        blocks = [f"blocks{s}.{i}." for s, stage in enumerate(self.stages(), 1) for i in range(len(stage))]
+        head = ("norm.", "norm_cls.", "pre_logits.", "head.", "head_cls.")
+        prefixes = [("patch_embed1.",), *((block, *entrance.get(block, ())) for block in blocks), head]
         return [[name for name in names if name.startswith(prefix)] for prefix in prefixes]
-
-    def set_grad_checkpointing(self, num: int | Sequence[int], policy: str = "full") -> None:
-        """Recompute the first num[i] blocks of stage i + 1 in the backward pass; an int is for all stages.
-        For `policy` see recompute.recomputed."""
-        self.checkpoint_num, self.checkpoint_policy = activation_checkpointing.checkpoint_counts(num, stages=4), policy
 
     @torch.no_grad()
     def fuse(self) -> "_FourStages":
-        """A copy for evaluation: batch norms and layer scale are in the weights of the layers beside them."""
+        """A copy for evaluation with batch norms and layer scale fused into neighbouring layers."""
         model = fusion.frozen_copy(self)
-        for stage in (1, 2, 3, 4):
-            for block in getattr(model, f"blocks{stage}"):
-                block.fuse()
-        if isinstance(model.patch_embed1, ConvStem):
+        for (block,) in sum(model.stages(), []):
+            block.fuse()
+        if self.light:
             model.patch_embed1.fuse()
         reader = model.pre_logits.fc if len(model.pre_logits) else model.head
         model.norm = fusion.fuse_into_next(model.norm, reader)
@@ -411,96 +431,54 @@ class _FourStages(nn.Module):
 
 
 class Uniformer(_FourStages):
-    """UniFormer V1. Takes float clips (B, 3, T, H, W), returns logits (B, num_classes)."""
+    """UniFormer V1: float clips (B, 3, T, H, W) to logits (B, num_classes).
 
-    def __init__(self, *, split: bool = False, **options: Any):
-        block = lambda stage, index, **own: GlobalBlock(split=split, **own)  # noqa: E731
-        super().__init__(block, light=False, init_value=None, **options)
-        for block in (*self.blocks3, *self.blocks4) if split else ():
-            # Temporal attention adds nothing at first, but the gradient of its values is not zero.
-            nn.init.zeros_(block.t_attn.qkv.weight)
-            nn.init.ones_(block.t_attn.proj.weight)
+    Args:
+        **options: fields of `Options`.
+    """
 
-    def _last_stage(self, x: Tensor) -> Tensor:
-        x = self._run(3, self.patch_embed3(self._local_stages(x)))
-        return self._run(4, self.patch_embed4(x))
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        for block in (*self.blocks3, *self.blocks4):
+            if block.split:  # temporal attention adds nothing at first, but its value projection gets a gradient
+                nn.init.zeros_(block.t_attn.qkv.weight)
+                nn.init.ones_(block.t_attn.proj.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.forward_features(x))
+    def _last_stage(self, x: Tensor) -> tuple[Tensor, None]:
+        x = self._run_stage(3, self.patch_embed3(self._local_stages(x)))
+        return self._run_stage(4, self.patch_embed4(x)), None
 
 
 class UniformerLight(_FourStages):
-    """UniFormer-XS and -XXS. Takes float clips (B, 3, T, H, W), returns logits (B, num_classes).
+    """UniFormer-XS and -XXS: float clips (B, 3, T, H, W) to logits (B, num_classes).
 
-    In training it returns two, the tokens' and the class token's; the loss is the mean of their losses.
-    `prune_ratio` and `trade_off` hold a list per stage with an entry per block (the first two are not read).
-    `layer_scale` scales every branch, from `init_value` on; `fp32` attends in fp32 even under autocast.
+    In training it returns the logits of both classifiers, the tokens' and the class token's. The loss is the mean of
+    theirs.
+
+    Args:
+        **options: fields of `Options`. `prune_ratio` and `trade_off` are required.
     """
 
     classifier = ("head", "head_cls")
+    global_block = EvoBlock
+    light = True
 
-    def __init__(
-        self,
-        *,
-        prune_ratio: Sequence[Sequence[float]],
-        trade_off: Sequence[Sequence[float]],
-        layer_scale: bool = False,
-        init_value: float = 0.1,
-        fp32: bool = False,
-        **options: Any,
-    ):
-        def block(stage: int, index: int, attention: Callable, **own: Any) -> EvoBlock:
-            for key, value in (("PRUNE_RATIO", prune_ratio), ("TRADE_OFF", trade_off)):
-                if len(value) != 4 or len(value[stage]) <= index:
-                    raise UserError(f"UNIFORMER.{key}: needs an entry for each block of stage {stage + 1}")
-            ratio, weight = prune_ratio[stage][index], trade_off[stage][index]
-            if (stage, index) == (2, 0) and ratio != 1:
-                raise UserError("UNIFORMER.PRUNE_RATIO: stage 3 must begin with 1; it finds the scores")
-            return EvoBlock(ratio, weight, attention=partial(attention, fp32=fp32), **own)
-
-        super().__init__(block, light=True, init_value=init_value if layer_scale else None, **options)
-
-    def _two_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What the two classifiers read, the tokens' (B, dim, T, H, W) before its mean, the class token's
-        (B, dim) before its norm."""
+    def _last_stage(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x, cls = self.patch_embed3(self._local_stages(x)), self.cls_token.expand(x.shape[0], -1, -1)
-        x, cls, score = self._run(3, x, cls, None)
+        x, cls, score = self._run_stage(3, x, cls, None)
         score = _pool_score(score, x.shape[2:])
-        x, cls, _ = self._run(4, self.patch_embed4(x), self.cls_upsample(cls), score)
+        x, cls, _ = self._run_stage(4, self.patch_embed4(x), self.cls_upsample(cls), score)
         return x, cls.squeeze(1)
 
-    def _last_stage(self, x: Tensor) -> Tensor:
-        return self._two_features(x)[0]
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        x, cls = self._two_features(x)
-        logits = self.head(self._pool(x))
-        return (logits, self.head_cls(self.norm_cls(cls))) if self.training else logits
+def _build(cfg: CfgNode, model: type[_FourStages], **switches: bool) -> nn.Module:
+    """`model` from the section UNIFORMER; `switches` override its keys."""
+    options = {key.lower(): value for key, value in cfg.UNIFORMER.items()} | switches
+    return model(num_classes=cfg.MODEL.NUM_CLASSES, **options)
 
 
-def _check_stages(embed_dim: Sequence[int], depth: Sequence[int], ratios: list[float], head_dim: int) -> None:
-    for key, value in (("EMBED_DIM", embed_dim), ("DEPTH", depth), ("MLP_RATIO", ratios)):
-        if len(value) != 4:
-            raise UserError(f"UNIFORMER.{key}: {list(value)} must have an entry for each of the 4 stages")
-    for dim in embed_dim[2:]:
-        if dim < head_dim or dim % (dim // head_dim):
-            raise UserError(f"UNIFORMER.EMBED_DIM: {dim} is not divisible into heads of HEAD_DIM {head_dim}")
-
-
-_SHARED = (
-    "embed_dim depth head_dim mlp_ratio qkv_bias qkv_scale representation_size"
-    " dropout_rate attention_dropout_rate drop_depth_rate"
-)
-
-
-def _build(cfg: CfgNode, model: Callable[..., nn.Module], own: str, **switches: bool) -> nn.Module:
-    """`model` from the keys of UNIFORMER that are called like its arguments, shared ones and its `own`."""
-    options = {name: cfg.UNIFORMER[name.upper()] for name in f"{_SHARED} {own}".split()}
-    return model(num_classes=cfg.MODEL.NUM_CLASSES, **options, **switches)
-
-
-register_model("Uniformer", partial(_build, model=Uniformer, own="split std"))
-_light = partial(_build, model=UniformerLight, own="prune_ratio trade_off init_value")
+register_model("Uniformer", partial(_build, model=Uniformer))
+_light = partial(_build, model=UniformerLight, split=False, std=False)  # which are V1's
 register_model("Uniformer_light", _light)
 register_model("Uniformer_light_fp32", partial(_light, fp32=True))
 register_model("Uniformer_light_ls_fp32", partial(_light, layer_scale=True, fp32=True))

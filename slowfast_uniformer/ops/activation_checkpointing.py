@@ -1,4 +1,4 @@
-"""Blocks whose inner values are not kept for the backward pass, but computed again in it."""
+"""Activation checkpointing: blocks that recompute their activations in the backward pass instead of saving them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -11,9 +11,15 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 
 from slowfast_uniformer.errors import UserError
 
+_aten = torch.ops.aten
+_FUSED_ATTENTION = ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
+# Operations whose outputs policy "selective" saves: those with many FLOPs for each byte of output
+SAVED_OPS = [op.default for op in (_aten.mm, _aten.addmm, _aten.bmm, _aten.baddbmm, _aten.convolution)]
+SAVED_OPS += [getattr(_aten, f"_scaled_dot_product_{name}").default for name in _FUSED_ATTENTION]
+
 
 def checkpoint_counts(num: int | Sequence[int], stages: int) -> list[int]:
-    """How many blocks of each stage to recompute; one number stands for every stage."""
+    """The number of blocks to checkpoint in each stage; one number holds for every stage."""
     counts = [num] * stages if isinstance(num, int) else list(num)
     if len(counts) != stages:
         raise UserError(f"MODEL.CHECKPOINT_NUM: {counts} must have an entry for each of {stages} stages")
@@ -21,64 +27,46 @@ def checkpoint_counts(num: int | Sequence[int], stages: int) -> list[int]:
 
 
 @contextmanager
-def _scratch_statistics(block: nn.Module) -> Iterator[None]:
-    """Let batch norms update copies of their running statistics, which are thrown away on leaving."""
-    kept = [
+def _recomputation(block: nn.Module, policy_context: AbstractContextManager) -> Iterator[None]:
+    """Let batch norms update copies of their running statistics, so that these count the first pass only."""
+    saved = [
         (norm, name, buffer)
         for norm in block.modules()
         if isinstance(norm, _BatchNorm)
         for name, buffer in norm.named_buffers(recurse=False)
     ]
-    for norm, name, buffer in kept:
+    for norm, name, buffer in saved:
         setattr(norm, name, buffer.clone())
     try:
-        yield
+        with policy_context:
+            yield
     finally:
-        for norm, name, buffer in kept:
+        for norm, name, buffer in saved:
             setattr(norm, name, buffer)
 
 
-@contextmanager
-def _both(outer: AbstractContextManager, inner: AbstractContextManager) -> Iterator[None]:
-    with outer, inner:
-        yield
+def checkpoint_block(block: nn.Module, function: Callable | None = None, policy: str = "full") -> Callable:
+    """A callable like `block` with activation checkpointing, if gradients are enabled.
 
-
-_aten = torch.ops.aten
-SAVED_OPS = [
-    op.default
-    for op in (
-        _aten.mm,
-        _aten.addmm,
-        _aten.bmm,
-        _aten.baddbmm,
-        _aten.convolution,
-        _aten._scaled_dot_product_flash_attention_for_cpu,
-        _aten._scaled_dot_product_flash_attention,
-        _aten._scaled_dot_product_efficient_attention,
-        _aten._scaled_dot_product_cudnn_attention,
-    )
-]
-
-
-def checkpointed(block: nn.Module, function: Callable | None = None, policy: str = "full") -> Callable:
-    """`block`, or the `function` around it, keeping its inputs alone (policy "full"), or also the outputs of
-    matrix products, convolutions and attention ("selective"), and computing the rest again in the backward
-    pass.
-
-    Results, gradients and buffers are those of calling `block`: random draws are repeated, and running
+    Results, gradients and buffers are those of calling `block`: the backward pass repeats random draws, and running
     statistics count the first pass only.
+
+    Args:
+        block: the module whose activations are recomputed.
+        function: what to call instead of `block`, if it calls `block` within.
+        policy: "full" saves the inputs alone; "selective" also the outputs of matrix products, convolutions and
+            attention (`SAVED_OPS`).
     """
     function = function or block
     if not torch.is_grad_enabled():
         return function
     selective = partial(create_selective_checkpoint_contexts, SAVED_OPS)
-    if torch.compiler.is_compiling():  # buffers need no care there: it updates them once by itself
+    if torch.compiler.is_compiling():  # the compiler updates buffers once by design
         options = {"context_fn": selective} if policy == "selective" else {}
-        return lambda *args: checkpoint(function, *args, use_reentrant=False, **options)
+        return partial(checkpoint, function, use_reentrant=False, **options)
 
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
-        first, again = selective() if policy == "selective" else (nullcontext(), nullcontext())
-        return first, _both(_scratch_statistics(block), again)
+        forward, recompute = selective() if policy == "selective" else (nullcontext(), nullcontext())
+        return forward, _recomputation(block, recompute)
 
-    return lambda *args: checkpoint(function, *args, use_reentrant=False, context_fn=contexts)
+    return partial(checkpoint, function, use_reentrant=False, context_fn=contexts)

@@ -9,7 +9,7 @@ from slowfast_uniformer.ops.implementations import HasImplementations, is_tracin
 
 
 class _QuickGELU(torch.autograd.Function):
-    """Keeps x alone for the backward pass."""
+    """Saves x alone for the backward pass."""
 
     @staticmethod
     def forward(ctx, x):
@@ -18,25 +18,27 @@ class _QuickGELU(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, upstream):
+    def backward(ctx, grad_y):
         (x,) = ctx.saved_tensors
-        return torch.ops.aten.silu_backward(upstream, 1.702 * x)
+        return torch.ops.aten.silu_backward(grad_y, 1.702 * x)
 
 
 class QuickGELU(HasImplementations, nn.Module):
     """CLIP's approximation of GELU, x · σ(1.702 x)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.forms.channels_last(x) and not is_tracing():
+        if self.impl.uses_channels_last(x) and not is_tracing():
             return _QuickGELU.apply(x)
         return x * torch.sigmoid(1.702 * x)
 
 
 class GELU(HasImplementations, nn.GELU):
-    """x Φ(x). Channels that are last in memory are last in shape, too, for it: on the CPU a contiguous volume
-    takes about half the time of a permuted one."""
+    """x · Φ(x).
+
+    Channels-last volumes are permuted to a contiguous tensor, which takes about half the time on the CPU.
+    """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.dim() < 5 or not self.forms.channels_last(x):
+        if x.dim() < 5 or not self.impl.uses_channels_last(x):
             return super().forward(x)
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)

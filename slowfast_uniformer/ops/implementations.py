@@ -1,4 +1,7 @@
-"""Which implementation of an operation a module uses: the reference one, or the one that is fastest on a device."""
+"""Which implementation of an operation a module uses: the reference one, or the fastest one of a device.
+
+Implementations of an operation give equal results up to rounding (docs/performance.md has their speeds).
+"""
 
 from dataclasses import dataclass, replace
 
@@ -8,69 +11,82 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Implementations:
-    """How operations are computed that have several forms of equal results (docs/performance.md).
+    """The implementation chosen for each operation that has several.
 
-    `layout` of volumes in memory: contiguous, (B, C, T, H, W) as they are indexed, or channels_last, where
-    1x1x1 convolutions and patch embeddings are matrix products. `dw_conv`: depth-wise convolutions by conv3d,
-    or with gradients that are unrolled over time. `attention`: fused, or explicit with all weights in memory.
-    "auto" is what was measured to be fastest on the CPU, and elsewhere PyTorch's own operations.
+    "auto" is what was measured to be fastest on the CPU, and PyTorch's own operations on other devices.
+
+    Attributes:
+        layout: memory format of volumes (B, C, T, H, W). "contiguous", or "channels_last", where 1x1x1 convolutions
+            and patch embeddings are matrix products; "auto".
+        dw_conv: depth-wise convolutions. "conv3d", or "unrolled", whose gradients are 2-D convolutions unrolled over
+            time; "auto".
+        attention: "fused" (scaled_dot_product_attention; UniFormerV2's fused key/value projections), or "explicit",
+            with all attention weights in memory.
     """
 
     layout: str = "auto"
     dw_conv: str = "auto"
     attention: str = "fused"
 
-    def channels_last(self, x: torch.Tensor) -> bool:
+    def uses_channels_last(self, x: torch.Tensor) -> bool:
+        """Whether volumes on the device of `x` are channels-last in memory."""
         return self.layout == "channels_last" or self.layout == "auto" and x.device.type == "cpu"
 
-    def unrolled(self, x: torch.Tensor) -> bool:
+    def uses_unrolled(self, x: torch.Tensor) -> bool:
+        """Whether depth-wise convolutions on the device of `x` have unrolled gradients."""
         return self.dw_conv == "unrolled" or self.dw_conv == "auto" and x.device.type == "cpu"
 
 
-REFERENCE = Implementations(layout="contiguous", dw_conv="conv3d", attention="explicit")  # the straightforward ones
+REFERENCE = Implementations(layout="contiguous", dw_conv="conv3d", attention="explicit")
 
 
 class HasImplementations:
-    """A module with operations of several forms."""
+    """Mixin of modules whose operations have several implementations."""
 
-    forms = Implementations()
+    impl = Implementations()
 
 
 def set_implementations(model: nn.Module, **changes: str) -> nn.Module:
-    """Choose the forms of a model's operations, by the names of `Forms`; the others stay. Returns `model`."""
+    """Choose implementations for all modules of a model.
+
+    Args:
+        model: changed in place.
+        **changes: fields of `Implementations`. The others keep their values.
+
+    Returns:
+        `model`.
+    """
     for module in model.modules():
         if isinstance(module, HasImplementations):
-            module.forms = replace(module.forms, **changes)
+            module.impl = replace(module.impl, **changes)
     return model
 
 
 def use_reference(model: nn.Module) -> nn.Module:
-    """Make `model` compute as a straightforward build of it would, which is what the fast forms are measured
-    and tested against. Parameters stay as they are. Returns `model`."""
-    for module in model.modules():
-        if hasattr(module, "fold"):
-            module.fold = False
+    """Choose the reference implementations, against which the fast ones are tested and timed. Returns `model`."""
     return set_implementations(model, **vars(REFERENCE))
 
 
-def to_memory_format(x: torch.Tensor, forms: Implementations) -> torch.Tensor:
-    """(B, C, T, H, W) in the memory layout that convolutions want; values and shape stay."""
-    return channels_last(x) if forms.channels_last(x) else x.contiguous()
+def to_memory_format(x: torch.Tensor, impl: Implementations) -> torch.Tensor:
+    """(B, C, T, H, W) in the memory format that `impl` chooses for its device. Values and shape stay."""
+    return to_channels_last(x) if impl.uses_channels_last(x) else x.contiguous()
 
 
-def channels_last(x: torch.Tensor) -> torch.Tensor:
-    """(B, C, T, H, W) with its channels last in memory. Views of one clip can have any stride of B, but
-    convolutions read the layout from it: it gets that of several clips."""
+def to_channels_last(x: torch.Tensor) -> torch.Tensor:
+    """(B, C, T, H, W) in channels-last memory format.
+
+    A view of a single clip can have any stride of dimension B, but convolutions read the memory format from it. The
+    result has the stride that several clips would have.
+    """
     rows = x.movedim(1, -1).contiguous()
     return rows.flatten(0, 3).view(rows.shape).movedim(-1, 1)
 
 
 def is_exporting() -> bool:
-    """Whether a graph is being made for other programs, in which derivatives of ours have no place."""
-    exports = (torch.compiler.is_exporting, torch.onnx.is_in_onnx_export, torch.jit.is_tracing)
-    return any(export() for export in exports)
+    """Whether a graph is traced for export, in which custom autograd functions have no place."""
+    return torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()
 
 
 def is_tracing() -> bool:
-    """Whether any graph is being made, whose operations are chosen by what makes it."""
+    """Whether any graph is traced. The compiler or the exported program then chooses implementations itself."""
     return torch.compiler.is_compiling() or is_exporting()

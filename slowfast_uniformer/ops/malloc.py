@@ -1,25 +1,28 @@
-"""What becomes of memory that was freed: the C library's part in how much a process holds."""
+"""glibc's malloc: when freed memory goes back to the operating system."""
 
 import ctypes
 import os
 import sys
 
-_VARIABLE = "MALLOC_MMAP_THRESHOLD_"  # glibc's own, for the user who knows better
-_TRIM, _MMAP = -1, -3  # as malloc.h numbers them
-_asked = sys.maxsize
+_VARIABLE = "MALLOC_MMAP_THRESHOLD_"  # glibc's own setting, which has priority
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # numbers of malloc.h
+_threshold = sys.maxsize
 
 
 def return_freed_memory(above: int = 2**24) -> None:
-    """Have this process return pieces of more than `above` bytes to the system when they are freed.
+    """Have this process return allocations of more than `above` bytes to the system as soon as they are freed.
 
-    glibc keeps them, and what recomputing blocks saves is lost between longer-lived ones
-    (docs/performance.md). Of several calls the least counts. Nothing happens where the environment says
-    otherwise, or with another C library.
+    By default glibc keeps them, and the memory that activation checkpointing frees is lost between longer-lived
+    allocations (docs/performance.md). The smallest threshold of several calls holds. Nothing happens if the
+    environment sets MALLOC_MMAP_THRESHOLD_, or with another C library.
+
+    Args:
+        above: threshold in bytes.
     """
-    global _asked
+    global _threshold
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt is None or above >= _asked or _VARIABLE in os.environ:
+    if mallopt is None or above >= _threshold or _VARIABLE in os.environ:
         return
-    _asked = above
-    mallopt(_MMAP, above)
-    mallopt(_TRIM, 2 * above)  # the top of the heap; 128 KB once the other is set
+    _threshold = above
+    mallopt(_M_MMAP_THRESHOLD, above)
+    mallopt(_M_TRIM_THRESHOLD, 2 * above)  # of the top of the heap; setting the other one makes it 128 KB

@@ -1,12 +1,13 @@
-"""One save and one load for a run's checkpoints.
+"""Writing and reading a run's checkpoints.
 
-A checkpoint is a dict of plain values and tensors (read with `weights_only=True`): `model_state`,
-`ema_state`, `optimizer_state` (by parameter names), `scaler_state`, `epoch` (epochs done), `seen` (videos
-taken of the next), `step`, `best_top1`, `class_names`, `arithmetic` (of an image ViT, see
-models/dialects.py), `cfg` and others (engine/run.py). It is one file or, where the model is sharded
-(MODEL.PARALLEL fsdp), a folder that torch.distributed.checkpoint writes, each rank its parts. Where a run
-starts from is decided in this order: own newest checkpoint (TRAIN.AUTO_RESUME), given checkpoint
-(TRAIN.CHECKPOINT_FILE_PATH), initial weights (MODEL.INIT_FROM), scratch.
+A checkpoint is a dict of tensors and values of Python's own types (loaded with `weights_only=True`): `model_state`,
+`ema_state`, `optimizer_state` (by parameter name), `scaler_state`, `epoch` (epochs done), `seen` (videos of the next
+epoch that were used), `step` (optimizer steps), `best_top1`, `class_names`, `arithmetic` (the ViT variant, see
+weights/formats.py), `cfg` and others (engine/state.py). It is one .pyth file or, where the model is sharded
+(MODEL.PARALLEL fsdp), a .dcp folder that torch.distributed.checkpoint writes, each rank its shards.
+
+A run starts from the first of these: its own latest checkpoint (TRAIN.AUTO_RESUME), the given checkpoint
+(TRAIN.CHECKPOINT_FILE_PATH), initial weights (MODEL.INIT_FROM), random weights.
 """
 
 import json
@@ -19,26 +20,30 @@ import time
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from slowfast_uniformer.distributed import collectives, topology
+from slowfast_uniformer.distributed import topology
 from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.paths import atomic_path, atomic_write, flush_to_disk
 
 logger = logging.getLogger(__name__)
 _NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?(\.pyth|\.dcp)$")
-_PLAIN, _SUMS = "run.pth", "checksums.json"  # in a folder, beside the files of torch.distributed.checkpoint
+_TEMPORARY = re.compile(r"\.\d+\..*|.*\.tmp")  # of `paths.atomic_path`, and of folders (`_atomic_folder`)
+_VALUES, _CHECKSUMS = "run.pth", "checksums.json"  # in a .dcp folder, beside torch.distributed.checkpoint's files
 
 
 def checkpoint_dir(output_dir: str) -> str:
+    """The folder of a run's checkpoints."""
     return os.path.join(output_dir, "checkpoints")
 
 
 def checkpoint_path(output_dir: str, epoch: int, step: int | None = None, sharded: bool = False) -> str:
-    """The checkpoint after `epoch` epochs, or after optimizer step `step` within the next."""
+    """The checkpoint after `epoch` epochs, or after optimizer step `step` within the next epoch."""
     within = "" if step is None else f"_step_{step:08d}"
     return os.path.join(checkpoint_dir(output_dir), f"epoch_{epoch:05d}{within}{'.dcp' if sharded else '.pyth'}")
 
@@ -49,43 +54,43 @@ def best_path(output_dir: str, sharded: bool = False) -> str:
 
 
 def find_best(output_dir: str) -> str | None:
-    """The last written checkpoint of the best validation, of either kind, or None."""
+    """The checkpoint of the best validation, file or folder (the newer of both), or None."""
     paths = [best_path(output_dir, sharded) for sharded in (False, True)]
     return max(filter(os.path.exists, paths), key=os.path.getmtime, default=None)
 
 
+def _names(output_dir: str) -> list[str]:
+    return os.listdir(checkpoint_dir(output_dir)) if os.path.isdir(checkpoint_dir(output_dir)) else []
+
+
 def list_checkpoints(output_dir: str) -> list[str]:
-    """A run's checkpoints, the one that is farthest on last; without the best and what is half written."""
-    names = os.listdir(checkpoint_dir(output_dir)) if os.path.isdir(checkpoint_dir(output_dir)) else []
-    found = [(int(m[1]), int(m[2] or -1), name) for name in names if (m := _NAME.fullmatch(name))]
+    """A run's checkpoints by epoch and step, the latest last; without the best and temporary files."""
+    found = [(int(m[1]), int(m[2] or -1), m[0]) for name in _names(output_dir) if (m := _NAME.fullmatch(name))]
     return [os.path.join(checkpoint_dir(output_dir), name) for *_, name in sorted(found)]
 
 
 def latest(output_dir: str) -> str | None:
-    """The checkpoint that is farthest on of those that are whole, or None; a damaged one is named and passed
-    over."""
+    """The latest undamaged checkpoint, or None. Damaged ones are skipped with a warning."""
     for path in reversed(list_checkpoints(output_dir)):
-        if not (fault := find_damage(path)):
+        if not (damage := find_damage(path)):
             return path
-        logger.warning("%s is damaged (%s): passing over it", path, fault)
+        logger.warning("%s is damaged (%s): skipped", path, damage)
     return None
 
 
 def remove_temporary(output_dir: str) -> None:
-    """Remove what an interrupted run has left half written."""
-    names = os.listdir(checkpoint_dir(output_dir)) if os.path.isdir(checkpoint_dir(output_dir)) else []
-    for name in names:
-        if name.endswith(".tmp"):
-            _remove(os.path.join(checkpoint_dir(output_dir), name))
+    """Remove the temporary files of checkpoints that an interrupted run did not finish."""
+    for name in filter(_TEMPORARY.fullmatch, _names(output_dir)):
+        _remove(os.path.join(checkpoint_dir(output_dir), name))
 
 
 def find_damage(path: str) -> str:
-    """What is wrong with a checkpoint's bytes, by the checksums in it; an empty text if nothing."""
+    """What is wrong with a checkpoint's bytes, by the checksums in it; an empty string if nothing."""
     try:
         if os.path.isdir(path):
-            with open(os.path.join(path, _SUMS), encoding="utf-8") as file:
-                sums = json.load(file)
-            bad = next((name for name in sums if _checksum(os.path.join(path, name)) != sums[name]), None)
+            with open(os.path.join(path, _CHECKSUMS), encoding="utf-8") as file:
+                checksums = json.load(file)
+            bad = next((name for name in checksums if _checksum(os.path.join(path, name)) != checksums[name]), None)
         else:
             with zipfile.ZipFile(path) as archive:
                 bad = archive.testzip()
@@ -102,165 +107,217 @@ def _checksum(path: str) -> int:
     return total
 
 
+def _remove(path: str) -> None:
+    if os.path.isdir(path):
+        shutil.rmtree(path)
+    else:
+        os.remove(path)
+
+
+def _cause(error: Exception) -> str:
+    """The type of an exception and the first line of its message: the message of a KeyError alone says nothing."""
+    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0].removesuffix(": ")
+
+
 # -------------------------------------------------------------------------------------------------- writing
 class CheckpointSaver:
-    """Writes checkpoints beside the training, one at a time.
+    """Writes checkpoints in a background thread, one at a time.
 
-    `save` returns at once; the tensors are copied while the next step computes, and `staged` must be called
-    before anything changes them. What cannot be written leaves a warning and the earlier checkpoints; only
-    `finish` with `must` raises. `keep` of them are kept, 0 is all. `group` is for sharded states.
+    `save` returns at once. Tensors are copied while the next step computes; `staged` must be called before anything
+    changes them. A checkpoint that cannot be written is a warning, and the earlier ones stay; only `finish(must=True)`
+    raises.
+
+    Args:
+        output_dir: the run's folder.
+        keep: how many checkpoints are kept besides the best; 0 keeps all.
+        group: process group of a sharded state, for collectives of the background thread; else None.
+
+    Attributes:
+        waited: seconds that training waited for checkpoints, in all.
+        failed: why the last checkpoint could not be written, or None.
     """
 
     def __init__(self, output_dir: str, keep: int, group: Any = None):
         self.output_dir, self.keep, self.group = output_dir, keep, group
-        self.waited = 0.0  # seconds that training waited, in all
-        self.failed: str | None = None  # why the last one could not be written
+        self.waited = 0.0
+        self.failed: str | None = None
         self._thread: threading.Thread | None = None
         self._staged = threading.Event()
         self._staged.set()
 
     def save(self, paths: list[str], state: dict[str, Any]) -> None:
-        """Write `state` as paths[0]; the others become the same file. Tensors that the next forward pass
-        changes must be copies already. All ranks call it where a state is sharded, else rank 0."""
+        """Write `state` as paths[0]; the other paths become links to it, or copies.
+
+        Tensors that the next forward pass changes (buffers) must be copies already. Called by all ranks if the state is
+        sharded, else by rank 0.
+        """
         start = time.perf_counter()
         self.finish()
         self._staged.clear()
-        self._thread = threading.Thread(target=self._work, args=(paths, state))
+        self._thread = threading.Thread(target=self._write, args=(paths, state))
         self._thread.start()
         self.waited += time.perf_counter() - start
 
     def staged(self) -> None:
-        """Wait until what is being saved has been copied."""
+        """Wait until the state that is being saved has been copied."""
         if not self._staged.is_set():
             start = time.perf_counter()
             self._staged.wait()
             self.waited += time.perf_counter() - start
 
     def finish(self, must: bool = False) -> None:
-        """Wait until everything is written. Raises UserError if the last could not be and it `must`."""
+        """Wait until everything is written.
+
+        Raises:
+            UserError: the last checkpoint could not be written, and it `must` be.
+        """
         if self._thread:
             self._thread.join()
             self._thread = None
         if must and self.failed:
-            raise UserError(f"{self.failed}. Free space, or set OUTPUT_DIR, and start again")
+            raise UserError(f"{self.failed}. Free disk space or memory, or set OUTPUT_DIR, and start again")
 
-    def _work(self, paths: list[str], state: dict[str, Any]) -> None:
+    def _write(self, paths: list[str], state: dict[str, Any]) -> None:
+        """The background thread. No exception may end it unnoticed: `finish` reports what `failed` says."""
         start = time.perf_counter()
         try:
-            try:
-                state = _copied(state)
-            finally:
-                self._staged.set()
-            write_checkpoint(paths[0], state, self.group)
-            if topology.is_main():
-                for other in paths[1:]:
-                    _link(paths[0], other)
-                self._prune()
+            write_checkpoint(paths[0], self._copy(state), self.group)
+            for other in paths[1:] if topology.is_main() else ():
+                _link(paths[0], other)
             self.failed = None
             logger.info("wrote %s in %.1f s", paths[0], time.perf_counter() - start)
-        except UserError as error:
-            self.failed = str(error)
-            logger.warning("%s. The run goes on; the checkpoints before it are kept", error)
+        except Exception as error:
+            known = isinstance(error, UserError)
+            self.failed = str(error) if known else f"cannot write the checkpoint {', '.join(paths)}: {_cause(error)}"
+            logger.warning("%s. Training continues; the earlier checkpoints are kept", self.failed)
+            return
+        if topology.is_main():
+            self._prune()
+
+    def _copy(self, state: dict[str, Any]) -> dict[str, Any]:
+        copied, fault = {}, ""
+        try:
+            copied = _copy_to_cpu(state)
+        except Exception as error:  # MemoryError above all
+            fault = _cause(error)
+        finally:
+            self._staged.set()
+        _raise_on_all_ranks(fault, self.group)
+        return copied
 
     def _prune(self) -> None:
-        for path in list_checkpoints(self.output_dir)[: -self.keep] if self.keep else []:
-            _remove(path)
+        try:
+            for path in list_checkpoints(self.output_dir)[: -self.keep] if self.keep else []:
+                _remove(path)
+        except Exception as error:
+            logger.warning("cannot remove old checkpoints (TRAIN.KEEP_CHECKPOINTS): %s", error)
 
 
-def _copied(value: Any) -> Any:
-    """A copy of nested dicts and lists, tensors on the CPU (of a sharded one this rank's part)."""
+def _raise_on_all_ranks(fault: str, group: Any) -> None:
+    """Raise on every rank if there is a fault on one: the others would wait for it in the next collective."""
+    from slowfast_uniformer.distributed import collectives
+
+    faults = [fault] if group is None else collectives.all_gather_objects(fault, group)
+    if any(faults):
+        raise RuntimeError(next(filter(None, faults)))
+
+
+def _copy_to_cpu(value: Any) -> Any:
+    """A copy of nested dicts and lists with tensors on the CPU (of a sharded one the local shard, where it is)."""
     if isinstance(value, Tensor):
         value = value.detach()
         return value.clone() if hasattr(value, "full_tensor") else value.to("cpu", copy=True)
     if isinstance(value, Mapping):
-        return {key: _copied(item) for key, item in value.items()}
-    return [_copied(item) for item in value] if isinstance(value, list) else value
+        return {key: _copy_to_cpu(item) for key, item in value.items()}
+    return [_copy_to_cpu(item) for item in value] if isinstance(value, list) else value
 
 
 def write_checkpoint(path: str, state: dict[str, Any], group: Any = None) -> None:
-    """Write beside, flush to the disk, rename: an interruption leaves the former file or the whole new one.
-    UserError if it cannot be written, and then nothing is left of it."""
-    beside = path + ".tmp"
+    """Write a checkpoint, atomically: an interruption leaves the former one or the new one, whole and on the disk.
+
+    Args:
+        path: the file to write, or with `group` the folder.
+        state: nested dicts of tensors and values; with `group` some tensors are sharded (DTensor).
+        group: process group whose ranks all write their shards, or None for a file.
+
+    Raises:
+        UserError: it cannot be written; no temporary file is left.
+    """
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
         if group is None:
-            _write_file(beside, state)
+            with atomic_path(path, durable=True) as temporary:
+                _write_file(temporary, state)
         else:
-            _write_folder(beside, state, group)
-        if topology.is_main():
-            _rename(beside, path)
+            with _atomic_folder(path) as temporary:
+                _write_folder(temporary, state, group)
     except Exception as error:  # torch reports a full disk in several ways
-        if topology.is_main():
-            _remove(beside)
-        cause = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"cannot write the checkpoint {path}: {cause[0]}") from error
+        raise UserError(f"cannot write the checkpoint {path}: {_cause(error)}") from error
 
 
 def _write_file(path: str, state: dict[str, Any]) -> None:
-    with open(path, "wb") as file:
+    with open(path, "wb") as file:  # by path, torch would store its name in the archive
         torch.save(state, file)  # a zip archive, with a checksum of each tensor
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _write_folder(path: str, state: dict[str, Any], group: Any) -> None:
-    """Every rank writes its parts; rank 0 also the plain values and the checksums."""
+    """Every rank writes its shards; rank 0 also all that is no tensor, and the checksums."""
     import torch.distributed.checkpoint as dcp
 
-    tensors = dict(_leaves(state))
+    from slowfast_uniformer.distributed import collectives
+
+    tensors: dict[str, Tensor] = {}
+    values = _split(state, tensors)
     dcp.save(tensors, storage_writer=dcp.FileSystemWriter(path), process_group=group)
-    own = [name for name in os.listdir(path) if name.startswith(f"__{topology.rank()}_")]
+    written, fault = {}, ""
+    try:
+        names = [name for name in os.listdir(path) if name.startswith(f"__{topology.rank()}_")]
+        if topology.is_main():
+            _write_file(os.path.join(path, _VALUES), values)
+            flush_to_disk(os.path.join(path, _VALUES))
+            names += [_VALUES, ".metadata"]
+        written = {name: _checksum(os.path.join(path, name)) for name in names}
+    except Exception as error:
+        fault = _cause(error)
+    _raise_on_all_ranks(fault, group)
+    checksums = {name: value for part in collectives.all_gather_objects(written, group) for name, value in part.items()}
     if topology.is_main():
-        _write_file(os.path.join(path, _PLAIN), _without(state))
-        own += [_PLAIN, ".metadata"]
-    sums = {name: _checksum(os.path.join(path, name)) for name in own}
-    everywhere = collectives.all_gather_objects(sums, group)
-    if topology.is_main():
-        with open(os.path.join(path, _SUMS), "w", encoding="utf-8") as file:
-            json.dump({name: value for part in everywhere for name, value in part.items()}, file)
-            file.flush()
-            os.fsync(file.fileno())
+        atomic_write(os.path.join(path, _CHECKSUMS), json.dumps(checksums), durable=True)
 
 
-def _leaves(state: Mapping, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The tensors of nested dicts, by their keys with slashes between."""
+def _split(state: Mapping, tensors: dict[str, Tensor], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts without their tensors, which are added to `tensors` by their keys joined with slashes."""
+    values = {}
     for key, value in state.items():
         if isinstance(value, Tensor):
-            yield f"{prefix}{key}", value
-        elif isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}/")
+            tensors[f"{prefix}{key}"] = value
+        else:
+            values[key] = _split(value, tensors, f"{prefix}{key}/") if isinstance(value, Mapping) else value
+    return values
 
 
-def _without(state: Mapping) -> dict:
-    """Nested dicts without their tensors."""
-    kept = {key: value for key, value in state.items() if not isinstance(value, Tensor)}
-    return {key: _without(value) if isinstance(value, Mapping) else value for key, value in kept.items()}
-
-
-def _rename(beside: str, path: str) -> None:
-    if os.path.isdir(path):  # a folder cannot be replaced
-        _remove(path)
-    os.replace(beside, path)
-    directory = os.open(os.path.dirname(path), os.O_RDONLY)
+@contextmanager
+def _atomic_folder(path: str) -> Iterator[str]:
+    """As `paths.atomic_path`, for a folder that all ranks write to: its temporary name is the same on all ranks."""
+    temporary = path + ".tmp"
     try:
-        os.fsync(directory)
+        yield temporary
+        if topology.is_main():
+            shutil.rmtree(path, ignore_errors=True)  # a folder cannot be replaced
+            os.replace(temporary, path)
+            flush_to_disk(os.path.dirname(path))
     finally:
-        os.close(directory)
+        if topology.is_main():
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _link(path: str, other: str) -> None:
-    """Make `other` the same as `path`, without a second copy where the file system can."""
-    beside = other + ".tmp"
-    _remove(beside)
-    try:
-        if os.path.isdir(path):
-            shutil.copytree(path, beside, copy_function=_link_file)
-        else:
-            _link_file(path, beside)
-        _rename(beside, other)
-    except OSError as error:
-        _remove(beside)
-        raise UserError(f"cannot write the checkpoint {other}: {error.strerror}") from None
+    """Make `other` the same as `path`, without a second copy where the file system has hard links."""
+    if os.path.isdir(path):
+        with _atomic_folder(other) as temporary:
+            shutil.copytree(path, temporary, copy_function=_link_file)
+    else:
+        with atomic_path(other, durable=True) as temporary:
+            _link_file(path, temporary)
 
 
 def _link_file(path: str, other: str) -> None:
@@ -270,25 +327,30 @@ def _link_file(path: str, other: str) -> None:
         shutil.copyfile(path, other)
 
 
-def _remove(path: str) -> None:
-    if os.path.isdir(path):
-        shutil.rmtree(path, ignore_errors=True)
-    elif os.path.exists(path):
-        os.remove(path)
-
-
 # -------------------------------------------------------------------------------------------------- reading
-def load_checkpoint(path: str, own: Mapping[str, Tensor] | None = None, tensors: bool = True) -> dict[str, Any]:
-    """Read a run's checkpoint onto the CPU; of a folder only the parts that this rank holds of its `own`
-    tensors by parameter name, if they are sharded. Without `tensors` only the plain values are sure to be
-    there. UserError for a missing, damaged or foreign one."""
+def load_checkpoint(
+    path: str, own: Mapping[str, Tensor] | None = None, only: Collection[str] | None = None
+) -> dict[str, Any]:
+    """Read a run's checkpoint onto the CPU.
+
+    Args:
+        path: a .pyth file or .dcp folder.
+        own: this rank's parameters by name; of a folder, only the shards that this rank holds of them are read.
+        only: top-level keys (`model_state`, ...) whose tensors are needed. Of a folder, other tensors are not read; a
+            file is memory-mapped and read when a tensor is used. None is all keys. Values that are no tensors are
+            always there.
+
+    Raises:
+        UserError: there is no such checkpoint, it is damaged, or it is no checkpoint of a run.
+    """
     if not os.path.exists(path):
         raise UserError(f"{path}: no such checkpoint")
     try:
-        state = _read_folder(path, own or {}, tensors) if os.path.isdir(path) else _read_file(path)
+        state = _read_folder(path, own or {}, only) if os.path.isdir(path) else _read_file(path)
     except Exception as error:  # a damaged file raises whatever its bytes happen to trigger
-        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path}: not a readable checkpoint ({cause}); remove it to use the one before") from None
+        raise UserError(
+            f"{path}: not a readable checkpoint ({_cause(error)}); remove it to use the one before"
+        ) from None
     if not isinstance(state, dict) or not {"model_state", "optimizer_state", "epoch"} <= state.keys():
         raise UserError(
             f"{path}: not a checkpoint of a run of this program; to start from weights, set MODEL.INIT_FROM"
@@ -300,22 +362,25 @@ def _read_file(path: str) -> dict[str, Any]:
     return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
-def _read_folder(path: str, own: Mapping[str, Tensor], with_tensors: bool) -> dict[str, Any]:
+def _read_folder(path: str, own: Mapping[str, Tensor], only: Collection[str] | None) -> dict[str, Any]:
+    state = _read_file(os.path.join(path, _VALUES))
+    if only is not None and not only:
+        return state
     import torch.distributed.checkpoint as dcp
 
-    state = _read_file(os.path.join(path, _PLAIN))
-    if not with_tensors:
-        return state
     reader = dcp.FileSystemReader(path)
     tensors: dict[str, Tensor] = {}
     for key, entry in reader.read_metadata().state_dict_metadata.items():
-        like = next((own[part] for part in key.split("/") if part in own), None)
+        names = key.split("/")
+        if only is not None and names[0] not in only:
+            continue
+        like = next((own[name] for name in names if name in own), None)
         if hasattr(like, "full_tensor") and like.shape == entry.size:
             tensors[key] = torch.zeros_like(like, dtype=entry.properties.dtype)
         else:
             tensors[key] = torch.empty(entry.size, dtype=entry.properties.dtype)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns of what is meant: ranks need not read at the same time
+        warnings.simplefilter("ignore")  # it warns that ranks read independently of each other, which is intended
         dcp.load(tensors, storage_reader=reader, no_dist=True)
     for key, value in tensors.items():
         *parents, name = key.split("/")

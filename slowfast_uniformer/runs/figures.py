@@ -1,13 +1,17 @@
-"""What TensorBoard is shown of an evaluation: matplotlib figures and arrays of pixels."""
+"""Pictures of an evaluation for TensorBoard: matplotlib figures and arrays of pixels."""
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 Names = Sequence[str] | None  # of classes in label order
-Answers = Sequence[tuple[str, str, float]]  # true class, predicted class, probability of that
+Predictions = Sequence[tuple[str, str, float]]  # true class, predicted class, probability of that
 TEXT, BLUE, ORANGE, GREEN, RED = "#24292f", "#3b6fb6", "#d9822b", "#1a7f37", "#c62828"
 
 
@@ -16,7 +20,7 @@ def _labels(names: Names, count: int) -> list[str]:
     return [name if len(name) <= 28 else name[:27] + "…" for name in names]
 
 
-def _axes(width: float, height: float, title: str, frame: bool) -> Any:
+def _axes(width: float, height: float, title: str, frame: bool) -> "Axes":
     from matplotlib.figure import Figure
 
     axes = Figure((width, height), dpi=100, layout="constrained", facecolor="white").add_subplot()
@@ -28,8 +32,14 @@ def _axes(width: float, height: float, title: str, frame: bool) -> Any:
     return axes
 
 
-def draw_confusion(matrix: np.ndarray, names: Names) -> Any:
-    """A matplotlib figure: counts by true and predicted class, coloured by their share of the true class."""
+def draw_confusion(matrix: np.ndarray, names: Names) -> "Figure":
+    """A confusion matrix, coloured by the share of the true class.
+
+    Args:
+        matrix: counts (K, K) by true class (row) and predicted class (column), or (K, K + 1) with a column of videos
+            that failed.
+        names: K class names in label order, or None for labels. With more than 60 classes none are shown.
+    """
     from matplotlib.colors import PowerNorm
 
     rows, columns = matrix.shape
@@ -44,7 +54,7 @@ def draw_confusion(matrix: np.ndarray, names: Names) -> Any:
     bar.set_label("% of the true class", color=TEXT)
     axes.set_xlabel("predicted", color=TEXT)
     axes.set_ylabel("true", color=TEXT)
-    labels, font = [*_labels(names, rows), "not answered"], 9 if rows <= 30 else 7.5
+    labels, font = [*_labels(names, rows), "failed"], 9 if rows <= 30 else 7.5
     axes.set_xticks(range(columns), labels[:columns], rotation=90 if names else 0, fontsize=font)
     axes.set_yticks(range(rows), labels[:rows], fontsize=font)
     if rows > 60:
@@ -55,8 +65,9 @@ def draw_confusion(matrix: np.ndarray, names: Names) -> Any:
     return axes.figure
 
 
-def draw_per_class(accuracy: np.ndarray, names: Names) -> Any:
-    """A matplotlib figure: bars from the best class down; of more than 40 the 20 best and the 20 worst."""
+def draw_per_class(accuracy: np.ndarray, names: Names) -> "Figure":
+    """Bars of per-class accuracies (K,) in per cent from the best class down, nan left out; of more than 40 the 20 best
+    and the 20 worst."""
     labels = _labels(names, len(accuracy))
     present = [i for i in np.argsort(-accuracy, kind="stable") if not np.isnan(accuracy[i])]
     best, worst = (present[:20], present[-20:]) if len(present) > 40 else (present, [])
@@ -75,8 +86,17 @@ def draw_per_class(accuracy: np.ndarray, names: Names) -> Any:
     return axes.figure
 
 
-def draw_clips(clips: Sequence, answers: Answers, height: int = 112) -> np.ndarray:
-    """A picture (H, W, 3) uint8: of each clip at most 8 evenly spaced frames in a row, its answer above."""
+def draw_clips(clips: Sequence, predictions: Predictions, height: int = 112) -> np.ndarray:
+    """Clips as rows of at most 8 evenly spaced frames, each with its prediction above: green if right, red if wrong.
+
+    Args:
+        clips: uint8 arrays or tensors (T, H, W, 3).
+        predictions: one for each clip.
+        height: of the frames, pixels.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
     from matplotlib.font_manager import findfont
     from PIL import Image, ImageDraw, ImageFont
 
@@ -88,7 +108,7 @@ def draw_clips(clips: Sequence, answers: Answers, height: int = 112) -> np.ndarr
     width = max([520, *(sum(frame.width + gap for frame in strip) for strip in strips)])
     page = Image.new("RGB", (width + gap, len(strips) * (height + caption + gap) + gap), "white")
     draw, font = ImageDraw.Draw(page), ImageFont.truetype(findfont("DejaVu Sans"), 15)
-    for row, (strip, (true, predicted, probability)) in enumerate(zip(strips, answers, strict=True)):
+    for row, (strip, (true, predicted, probability)) in enumerate(zip(strips, predictions, strict=True)):
         x, y = gap, gap + row * (height + caption + gap)
         title, color = f"{true} → {predicted} ({probability:.2f})", GREEN if true == predicted else RED
         draw.text((x, y + caption - 8), title, color, font, anchor="ls")

@@ -1,20 +1,16 @@
-"""What a run reports: log lines, metrics.jsonl, TensorBoard and a tracker, all from one `Log.write`.
-
-metrics.jsonl in OUTPUT_DIR is the record: one JSON object a line with `step`, `split` (a key of `SECTIONS`)
-and figures; a figure that is not finite is null there. The others mirror it.
-"""
+"""Log lines, on standard error and in the run's log.txt, and progress bars."""
 
 import logging
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from tqdm import tqdm
 
 from slowfast_uniformer.distributed import topology
 from slowfast_uniformer.errors import UserError
 
-logger = logging.getLogger(__name__)
+PACKAGE = "slowfast_uniformer"
 
 
 class _Console(logging.Handler):
@@ -24,7 +20,7 @@ class _Console(logging.Handler):
 
 class _File(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:
-        """A full disk is no reason to end a run; the console has the line."""
+        """A full disk does not end a run; the console has the line."""
 
 
 class _Line(logging.Formatter):
@@ -33,11 +29,21 @@ class _Line(logging.Formatter):
         return super().formatMessage(record)
 
 
-def setup_logging(output_dir: str | None = None, rank: int = 0) -> None:
-    """Send log lines to standard error, only warnings and errors if not rank 0, and to `output_dir`/log.txt,
-    or logs/rank_N.txt for rank N.
+def setup_logging(output_dir: str | None = None, rank: int = 0) -> Callable[[], None]:
+    """Show the package's log lines on standard error, and write them to a file.
 
-    Calling again replaces what was set up. Raises UserError when log.txt cannot be written.
+    Only the logger "slowfast_uniformer" gets handlers: the root logger, which belongs to whoever imports the package,
+    stays as it is. Calling again replaces what was set up.
+
+    Args:
+        output_dir: the folder of log.txt, or of logs/rank_N.txt for rank N; None writes no file.
+        rank: other ranks than 0 show only warnings and errors on standard error.
+
+    Returns:
+        A function that leaves logging as it was before (`remove_logging`).
+
+    Raises:
+        UserError: the file cannot be written.
     """
     handlers: list[logging.Handler] = [_Console()]
     if output_dir:
@@ -47,21 +53,29 @@ def setup_logging(output_dir: str | None = None, rank: int = 0) -> None:
             handlers.append(_File(path, encoding="utf-8"))
         except OSError as error:
             raise UserError(f"OUTPUT_DIR: cannot write {path}: {error.strerror}") from None
-    root = logging.getLogger()
-    for old in [handler for handler in root.handlers if handler.name == __name__]:
-        root.removeHandler(old)
-        old.close()
-    who = f" [rank {rank}]" if rank else ""
+    remove_logging()
+    logger = logging.getLogger(PACKAGE)
+    prefix = f" [rank {rank}]" if rank else ""
     for handler in handlers:
         handler.set_name(__name__)
-        handler.setFormatter(_Line(f"[%(asctime)s]{who} %(kind)s%(message)s", "%Y-%m-%d %H:%M:%S"))
+        handler.setFormatter(_Line(f"[%(asctime)s]{prefix} %(kind)s%(message)s", "%Y-%m-%d %H:%M:%S"))
         handler.setLevel(logging.WARNING if rank and isinstance(handler, _Console) else logging.INFO)
-        root.addHandler(handler)
-    root.setLevel(logging.INFO)
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    return remove_logging
+
+
+def remove_logging() -> None:
+    """Remove what `setup_logging` has added."""
+    logger = logging.getLogger(PACKAGE)
+    for handler in [handler for handler in logger.handlers if handler.name == __name__]:
+        logger.removeHandler(handler)
+        handler.close()
+        logger.setLevel(logging.NOTSET)
 
 
 def progress(iterable: Iterable, total: int, title: str) -> Iterable:
-    """`iterable` behind a progress bar where rank 0 has a terminal; else as it is."""
+    """`iterable` with a progress bar on rank 0's terminal; elsewhere as it is."""
     if not topology.is_main() or not sys.stderr.isatty():
         return iterable
     return tqdm(iterable, title, total, leave=False, dynamic_ncols=True)

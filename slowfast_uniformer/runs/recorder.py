@@ -1,59 +1,91 @@
-"""A run's figures: log lines, metrics.jsonl, TensorBoard and a tracker, all from one `Recorder.write`."""
+"""A run's metrics: metrics.jsonl, log lines, TensorBoard and a tracker, all from one `Recorder.write`.
+
+metrics.jsonl in OUTPUT_DIR is the record: one JSON object a line with `step`, `split` (a key of `SECTIONS`) and
+metrics; a value that is not finite is null there. The others show the same values.
+"""
 
 import errno
+import json
+import logging
 import math
 import os
 from collections.abc import Sequence
 from datetime import timedelta
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import simplejson as json
 from fvcore.common.config import CfgNode
 
 from slowfast_uniformer.config.keys import flatten
 from slowfast_uniformer.config.load import difference
-from slowfast_uniformer.engine.metrics import VideoAggregator, confusion_matrix, per_class_accuracy
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.runs.figures import Answers, Names, draw_clips, draw_confusion, draw_per_class
-from slowfast_uniformer.runs.files import append_json_lines
-from slowfast_uniformer.runs.log import logger
+from slowfast_uniformer.paths import atomic_write
+from slowfast_uniformer.runs import figures
+from slowfast_uniformer.runs.files import Row, append_json_lines
 from slowfast_uniformer.runs.trackers import Tracker
 
-# TensorBoard's sections by split; it sorts them by name, so what is watched but not learnt comes last
+if TYPE_CHECKING:
+    import numpy as np
+
+logger = logging.getLogger(__name__)
+# TensorBoard's section of each split. It sorts sections by name, so "watch", of performance, comes last.
 SECTIONS = {"train_iter": "train", "train_epoch": "train_epoch", "val_epoch": "val", "test_final": "test"}
 WATCHED = {"clips_per_second", "data_wait_percent", "memory_mb", "skipped_steps", "bad_videos"}
-# Columns of TensorBoard's table of runs, besides what of these sections is not at its default
+NOT_DRAWN = {"step", "split", "epoch", "iter", "iters", "eta_seconds", "num_videos"}
+# The log line of each split: how it begins, and the columns it shows. The other columns are in metrics.jsonl.
+LINES = {
+    "train_iter": ("epoch {epoch} [{iter}/{iters}]", "loss top1_acc lr clips_per_second eta_seconds"),
+    "train_epoch": ("epoch {epoch} mean", "loss top1_acc clips_per_second"),
+    "val_epoch": ("epoch {epoch} val", "top1_acc top5_acc mean_class_acc map coverage"),
+    "test_final": ("test", "top1_acc top5_acc mean_class_acc map coverage"),
+}
+SHORT_NAMES = {
+    "top1_acc": "top1",
+    "top5_acc": "top5",
+    "map": "mAP",
+    "clips_per_second": "clips/s",
+    "eta_seconds": "eta",
+}
+# Columns of TensorBoard's table of runs, besides keys of these sections that are not at their defaults
 HPARAMS = (
     "MODEL.MODEL_NAME DATA.NUM_FRAMES DATA.TRAIN_CROP_SIZE TRAIN.BATCH_SIZE SOLVER.OPTIMIZING_METHOD "
     "SOLVER.BASE_LR SOLVER.WEIGHT_DECAY SOLVER.MAX_EPOCH SOLVER.WARMUP_EPOCHS MIXUP.ENABLE AUG.ENABLE "
     "RNG_SEED"
 ).split()
-LEARNT_BY = ("MODEL", "UNIFORMER", "UNIFORMERV2", "SOLVER", "AUG", "MIXUP", "BN")
-PR_CLASSES = 20  # curves of precision and recall are drawn of so many classes and no more
-NOT_DRAWN = {"step", "split", "epoch", "iter", "iters", "eta_seconds", "num_videos"}
+HPARAM_SECTIONS = ("MODEL", "UNIFORMER", "UNIFORMERV2", "SOLVER", "AUG", "MIXUP", "BN")
 
 
 def _to_json(value: Any) -> Any:
-    """A figure as JSON knows it: scalars of torch and numpy as Python's, null for what is not finite."""
+    """Scalars of torch and numpy as Python's, None for what is not finite."""
     value = value.item() if hasattr(value, "item") else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _format_figure(key: str, value: Any) -> str:
+def _readable(key: str, value: Any) -> str:
+    """A number to 4 digits, a time as h:mm:ss."""
     if value is None:
-        return f"{key} not finite"
+        return "not finite"
     if key == "eta_seconds":
-        return f"eta {timedelta(seconds=round(value))}"
-    if isinstance(value, float):
-        size = abs(value)
-        value = f"{value:.0f}" if size >= 1000 or size == 0 else f"{value:{'.4g' if size >= 1e-3 else '.3e'}}"
-    return f"{key} {value}"
+        return str(timedelta(seconds=round(value)))
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def log_line(row: Row) -> str:
+    """The log line of a row of metrics.jsonl, such as "epoch 2 [40/75]  loss 2.346  top1 31.25  lr 0.0004"."""
+    place, columns = LINES[row["split"]]
+    shown = [f"{SHORT_NAMES.get(key, key)} {_readable(key, row[key])}" for key in columns.split() if key in row]
+    return "  ".join([place.format_map(row), *shown])
 
 
 class Recorder:
-    """Writes a run's figures and pictures on rank 0; silent on other ranks."""
+    """Writes a run's metrics and pictures on rank 0, and nothing on other ranks.
+
+    Args:
+        output_dir: the run's folder.
+        tensorboard: whether to write to OUTPUT_DIR/tensorboard.
+        rank: this process's.
+        tracker: "wandb", "mlflow" or "".
+    """
 
     def __init__(self, output_dir: str, tensorboard: bool, rank: int, tracker: str = ""):
         self.path = os.path.join(output_dir, "metrics.jsonl")
@@ -62,20 +94,25 @@ class Recorder:
         self.tensorboard = tensorboard and self.main
         self._tracker = Tracker(tracker if self.main else "", output_dir)
         self._writer: Any = None
-        self._waiting: list[dict[str, Any]] = []  # rows that found no space
+        self._unwritten: list[Row] = []  # rows that found no disk space
         self._purge_step: int | None = None
 
-    def write(self, step: int, figures: dict[str, Any]) -> None:
-        """Record figures of optimizer step `step`: `split`, then numbers or text in the order to be shown.
-        Raises UserError when metrics.jsonl cannot be written.
+    def write(self, step: int, metrics: Row) -> None:
+        """Record metrics after optimizer step `step`.
+
+        Args:
+            step: optimizer steps done.
+            metrics: `split`, then numbers or strings in the order of the row.
+
+        Raises:
+            UserError: metrics.jsonl cannot be written, for another reason than a full disk.
         """
         if not self.main:
             return
-        row = {"step": step, **{key: _to_json(value) for key, value in figures.items()}}
+        row = {"step": step, **{key: _to_json(value) for key, value in metrics.items()}}
         self._record(row)
+        logger.info("%s", log_line(row))
         split = row["split"]
-        shown = [_format_figure(key, value) for key, value in row.items() if key != "split"]
-        logger.info("%s  %s", split, "  ".join(shown))
         left_out = NOT_DRAWN | (WATCHED | {"lr"} if split == "train_epoch" else set())
         drawn = {
             f"{'watch' if key in WATCHED else SECTIONS[split]}/{key}": value
@@ -88,21 +125,21 @@ class Recorder:
         finite = {tag: value for tag, value in drawn.items() if value is not None}
         self._tracker.write({"step": step, "figures": finite})
 
-    def _record(self, *rows: dict[str, Any]) -> None:
-        """Write rows to metrics.jsonl, with those that a full disk has kept from it before."""
-        self._waiting += rows
+    def _record(self, *rows: Row) -> None:
+        """Append rows to metrics.jsonl, after those that a full disk has kept from it before."""
+        self._unwritten += rows
         try:
             os.makedirs(os.path.dirname(self.path), exist_ok=True)
-            append_json_lines(self.path, *self._waiting)
-            self._waiting = []
+            append_json_lines(self.path, *self._unwritten)
+            self._unwritten = []
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise UserError(f"OUTPUT_DIR: cannot write {self.path}: {error.strerror}") from None
-            logger.warning("no space for %s: %d rows wait until there is", self.path, len(self._waiting))
+            logger.warning("no disk space for %s: %d rows wait for it", self.path, len(self._unwritten))
 
     def resume(self, step: int, epochs: int) -> None:
-        """Forget training after `step` and validation after so many epochs: a run that continues there
-        reports them again."""
+        """Remove rows of training after `step` and of validation after `epochs` epochs: a run that continues there
+        writes them again."""
         if not self.main:
             return
         self.close()
@@ -110,11 +147,10 @@ class Recorder:
         if os.path.isfile(self.path):
             with open(self.path, encoding="utf-8") as file:
                 kept = [line for line in file if _is_kept(line, step, epochs)]
-            with open(self.path + ".tmp", "w", encoding="utf-8") as file:
-                file.writelines(kept)
-            os.replace(self.path + ".tmp", self.path)
+            atomic_write(self.path, "".join(kept))
 
-    def _board(self) -> Any:
+    # --------------------------------------------------------------------------------------- TensorBoard
+    def _summary_writer(self) -> Any:
         """The SummaryWriter, made at its first use; None without TensorBoard."""
         if self.tensorboard and self._writer is None:
             try:
@@ -127,75 +163,67 @@ class Recorder:
         return self._writer
 
     def _draw(self, method: str, *arguments: Any, **options: Any) -> None:
-        """Call a method of the SummaryWriter, or of a part of it. Without space nothing is drawn; a new file
-        begins when there is."""
+        """Call a method of the SummaryWriter, or of an attribute of it. Without disk space nothing is drawn; later
+        calls begin a new file."""
         try:
-            if not self._waiting and (writer := self._board()):
+            if not self._unwritten and (writer := self._summary_writer()):
                 attrgetter(method)(writer)(*arguments, **options)
         except OSError as error:
             self._writer = None
-            logger.warning("TensorBoard lacks a figure or picture: %s", error)
+            logger.warning("TensorBoard lacks a value or picture: %s", error)
 
     def text(self, tag: str, markdown: str, step: int = 0) -> None:
         self._draw("add_text", tag, markdown, step)
 
     def config(self, cfg: CfgNode) -> None:
-        """Show the resolved config, and the run in the table of hyper-parameters and final accuracies."""
+        """Show the resolved config, and list the run in TensorBoard's table of hyperparameters and final metrics."""
         self._tracker.write({"config": dict(flatten(cfg))})
         self.text("config", f"```yaml\n{cfg.dump()}```")
-        if not self.tensorboard or not self._board():
+        if not self.tensorboard or not self._summary_writer():
             return
         from torch.utils.tensorboard.summary import hparams
 
-        # Without torch's summary of an experiment, from which all runs would have the columns of the first
+        # Without torch's summary of an experiment, which would give all runs the columns of the first
         self._draw("file_writer.add_summary", hparams(hyper_parameters(cfg), {})[1])
 
-    def evaluation(self, section: str, scores: VideoAggregator, names: Names, step: int) -> None:
-        """Draw precision and recall, if there are few classes; and `confusion` and `per_class`, where a video
-        has one label."""
-        if not self.tensorboard:
-            return
-        if scores.scores.shape[1] <= PR_CLASSES:
-            self.pr_curves(section, scores, names, step)
-        if not scores.multi_label:
-            matrix = confusion_matrix(scores.predictions, scores.labels, scores.scores.shape[1])
-            self.confusion(section, matrix, names, step)
-            self.per_class(section, per_class_accuracy(matrix), names, step)
+    def confusion(self, section: str, matrix: "np.ndarray", names: figures.Names, step: int) -> None:
+        """Draw a confusion matrix of counts.
 
-    def pr_curves(self, section: str, scores: VideoAggregator, names: Names, step: int) -> None:
-        """Draw precision over recall of each class that has videos."""
-        probabilities = scores.probabilities() * scores.answered[:, None]
-        for label, column in enumerate(probabilities.T):
-            truth = scores.labels[:, label] > 0 if scores.multi_label else scores.labels == label
-            name = f"{label} {names[label]}" if names else str(label)
-            if truth.any():
-                self._draw("add_pr_curve", f"{section}/{name}", truth.numpy(), column.numpy(), step)
+        Args:
+            section: val or test.
+            matrix: (K, K) by true class (row) and predicted class (column), or (K, K + 1) with a column of videos that
+                failed.
+            names: K class names in label order, or None.
+            step: optimizer steps done.
+        """
+        if self.tensorboard:
+            self._draw("add_figure", f"{section}/confusion", figures.draw_confusion(matrix, names), step)
+
+    def per_class(self, section: str, accuracy: "np.ndarray", names: figures.Names, step: int) -> None:
+        """Draw the accuracies (K,) of classes in per cent; nan is left out."""
+        if self.tensorboard:
+            self._draw("add_figure", f"{section}/per_class", figures.draw_per_class(accuracy, names), step)
+
+    def pr_curve(self, section: str, name: str, truth: "np.ndarray", probability: "np.ndarray", step: int) -> None:
+        """Draw the precision-recall curve of a class: (V,) bool, whether it is a label of each video, and (V,)
+        probabilities, 0 for videos that failed."""
+        if self.tensorboard:
+            self._draw("add_pr_curve", f"{section}/{name}", truth, probability, step)
+
+    def clips(self, section: str, clips: Sequence, predictions: figures.Predictions, step: int) -> None:
+        """Draw uint8 clips (T, H, W, 3), and above each (true class, predicted class, probability of that)."""
+        if self.tensorboard:
+            self._draw("add_image", f"{section}/clips", figures.draw_clips(clips, predictions), step, dataformats="HWC")
 
     def embedding(self, section: str, features: Any, names: Sequence[str], pictures: Any, step: int) -> None:
-        """Show features (N, C) of clips in the projector, with class names and pictures (N, 3, H, W), 0 to
-        1."""
+        """Show features (N, C) of clips in the projector, with class names and pictures (N, 3, H, W), 0 to 1."""
         if self.tensorboard:
             rows = [" ".join(name.split()) for name in names]  # a line each
             self._draw("add_embedding", features, rows, pictures, step, section)
 
-    def confusion(self, section: str, matrix: Any, names: Names, step: int) -> None:
-        """Draw a confusion matrix (K, K), or (K, K + 1) with unanswered videos, in `section` (val, test)."""
-        if self.tensorboard:
-            self._draw("add_figure", f"{section}/confusion", draw_confusion(np.asarray(matrix), names), step)
-
-    def per_class(self, section: str, accuracy: Any, names: Names, step: int) -> None:
-        """Draw accuracies (K,) of classes in per cent; nan is left out."""
-        if self.tensorboard:
-            figure = draw_per_class(np.asarray(accuracy), names)
-            self._draw("add_figure", f"{section}/per_class", figure, step)
-
-    def clips(self, section: str, clips: Sequence, answers: Answers, step: int) -> None:
-        """Draw uint8 clips (T, H, W, 3) and of each (true class, predicted class, probability of that)."""
-        if self.tensorboard:
-            self._draw("add_image", f"{section}/clips", draw_clips(clips, answers), step, dataformats="HWC")
-
     def close(self) -> None:
-        if self._waiting:
+        """Write what is left, and end the tracker's process."""
+        if self._unwritten:
             self._record()
         if self._writer is not None:
             self._draw("close")
@@ -214,8 +242,8 @@ def _is_kept(line: str, step: int, epochs: int) -> bool:
 
 
 def hyper_parameters(cfg: CfgNode) -> dict[str, float | str]:
-    """What TensorBoard's table of runs tells of a config: numbers and texts."""
-    other = {key: value for key, value in difference(cfg).items() if key.split(".")[0] in LEARNT_BY}
+    """The row of TensorBoard's table of runs for a config: numbers and strings."""
+    other = {key: value for key, value in difference(cfg).items() if key.split(".")[0] in HPARAM_SECTIONS}
     values = dict(flatten(cfg))
     shown = {key: values[key] for key in HPARAMS} | other
     return {key: value if type(value) in (int, float) else str(value) for key, value in shown.items()}

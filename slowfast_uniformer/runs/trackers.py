@@ -1,12 +1,11 @@
-"""Figures passed on to Weights & Biases or MLflow, by a process beside the run: whatever it waits for or runs
-into, the run neither ends nor waits, but for `PATIENCE` seconds when it closes.
+"""Sending metrics to Weights & Biases or MLflow.
 
-Servers, projects and offline modes are chosen by the trackers' own variables (WANDB_*, MLFLOW_*). The
-tracker's run is kept in OUTPUT_DIR/tracker.json, so that a continued run goes on in it; what the tracker says
-is in tracker.log.
+A separate process talks to the tracker: an error or a hanging server neither ends nor delays the run, except for
+`PATIENCE` seconds at its end. Servers, projects and offline modes are set by the trackers' own variables (WANDB_*,
+MLFLOW_*). The id of the tracker's run is kept in OUTPUT_DIR/tracker.json, so that a resumed run continues it; what the
+tracker prints is in tracker.log.
 """
 
-import importlib.util
 import json
 import logging
 import os
@@ -21,28 +20,32 @@ from contextlib import suppress
 from itertools import chain
 from typing import Any
 
+from slowfast_uniformer.paths import atomic_write
+from slowfast_uniformer.runs.files import Row
+
 logger = logging.getLogger(__name__)
-TRACKERS = ("wandb", "mlflow")
 PROJECT = "slowfast_uniformer"  # unless WANDB_PROJECT or MLFLOW_EXPERIMENT_NAME says otherwise
-PATIENCE = 30.0  # seconds that a tracker is given to take what is left
-Row = dict[str, Any]
-
-
-def is_missing(kind: str) -> bool:
-    """Whether the tracker's package is not installed."""
-    return bool(kind) and importlib.util.find_spec(kind) is None
+PATIENCE = 30.0  # seconds that a tracker has at the end to take what is left
 
 
 class Tracker:
-    """The run's end of the line to a tracker of this `kind`; none if "". The process begins with the first
-    row, and anew with the first after `close`. When it fails, that is said once and nothing more is sent."""
+    """The run's side: a pipe to the tracker's process.
+
+    The process starts with the first row, and again with the first row after `close`. If it fails, there is one warning
+    and nothing more is sent.
+
+    Args:
+        kind: "wandb", "mlflow", or "" for no tracker.
+        output_dir: the run's folder.
+    """
 
     def __init__(self, kind: str, output_dir: str):
         self.kind, self.output_dir = kind, output_dir
+        self.log = os.path.join(output_dir, "tracker.log")
         self._process: subprocess.Popen | None = None
 
     def write(self, row: Row) -> None:
-        """Send a JSON object: `config`, keys with values, or `step` with `figures`."""
+        """Send a JSON object: `config` (values by key), or `step` and `figures` (numbers by tag)."""
         if not self.kind:
             return
         line = json.dumps(row).encode() + b"\n"
@@ -55,10 +58,10 @@ class Tracker:
             self._fail(error.strerror or str(error))
 
     def close(self) -> None:
-        """Have the tracker take what is left, and end it."""
+        """Wait until the tracker has taken what is left, and end its process."""
         if self._process is None:
             return
-        with suppress(OSError):  # said in so many words, for forked loading processes hold the pipe as well
+        with suppress(OSError):  # a message, since forked DataLoader workers hold the pipe open as well
             os.write(self._process.stdin.fileno(), b'{"end": true}\n')
         try:
             status = self._process.wait(PATIENCE)
@@ -71,25 +74,20 @@ class Tracker:
 
     def _start(self) -> subprocess.Popen:
         os.makedirs(self.output_dir, exist_ok=True)
-        with open(os.path.join(self.output_dir, "tracker.log"), "ab") as said:
+        command = [sys.executable, "-m", __name__, self.kind, self.output_dir]
+        with open(self.log, "ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", __name__, self.kind, self.output_dir],
-                stdin=subprocess.PIPE,
-                stdout=said,
-                stderr=said,
-                bufsize=0,
-                start_new_session=True,
+                command, stdin=subprocess.PIPE, stdout=log, stderr=log, bufsize=0, start_new_session=True
             )
         os.set_blocking(process.stdin.fileno(), False)
         return process
 
     def _fail(self, cause: str) -> None:
-        path = os.path.join(self.output_dir, "tracker.log")
         if self._process and self._process.poll() is not None:
-            with suppress(OSError, IndexError), open(path, encoding="utf-8", errors="replace") as file:
+            with suppress(OSError, IndexError), open(self.log, encoding="utf-8", errors="replace") as file:
                 cause = [line for line in file.read().splitlines() if line.strip()][-1]
         logger.warning(
-            "TRACKER: %s takes no more figures (%s; see %s); all are in metrics.jsonl", self.kind, cause, path
+            "TRACKER: no more metrics are sent to %s (%s; see %s); all are in metrics.jsonl", self.kind, cause, self.log
         )
         if self._process:
             with suppress(OSError):
@@ -98,10 +96,11 @@ class Tracker:
         self.kind, self._process = "", None
 
 
+# ------------------------------------------------------------------------------------- the tracker's process
 class Wandb:
-    """A run of Weights & Biases; `kept` is the id of one to go on in."""
+    """A run of Weights & Biases: a new one, or that with the id `resume`."""
 
-    def __init__(self, output_dir: str, name: str, kept: str | None, config: Row):
+    def __init__(self, output_dir: str, name: str, resume: str | None, config: Row):
         import wandb
 
         self.run = wandb.init(
@@ -109,66 +108,63 @@ class Wandb:
             name=name,
             dir=output_dir,
             config=config,
-            id=kept,
+            id=resume,
             resume="allow",
             settings=wandb.Settings(console="off"),
         )
-        # by a figure of ours, for its own count of steps never goes back, as a continued run does
+        # plotted over a metric of ours: wandb's own step count never goes back, as that of a resumed run does
         self.run.define_metric("step", hidden=True)
         self.run.define_metric("*", step_metric="step")
         self.id = self.run.id
 
-    def write(self, step: int, figures: Row) -> None:
-        self.run.log({**figures, "step": step})
+    def write(self, step: int, metrics: Row) -> None:
+        self.run.log({**metrics, "step": step})
 
     def close(self) -> None:
         self.run.finish()
 
 
 class MLflow:
-    """A run of MLflow; `kept` is the id of one to go on in."""
+    """A run of MLflow: a new one, or that with the id `resume`."""
 
-    def __init__(self, output_dir: str, name: str, kept: str | None, config: Row):
+    def __init__(self, output_dir: str, name: str, resume: str | None, config: Row):
         from mlflow.entities import Param
         from mlflow.tracking import MlflowClient
 
         self.client = MlflowClient()
-        if kept:
-            self.client.update_run(kept, status="RUNNING")
-            self.id = kept
+        if resume:
+            self.client.update_run(resume, status="RUNNING")
+            self.id = resume
             return
         project = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
         experiment = self.client.get_experiment_by_name(project)
-        at = experiment.experiment_id if experiment else self.client.create_experiment(project)
-        self.id = self.client.create_run(at, run_name=name).info.run_id
+        experiment_id = experiment.experiment_id if experiment else self.client.create_experiment(project)
+        self.id = self.client.create_run(experiment_id, run_name=name).info.run_id
         params = [Param(key, str(value)[:500]) for key, value in config.items()]
-        for start in range(0, len(params), 100):  # the most it takes at once
+        for start in range(0, len(params), 100):  # the most that one request takes
             self.client.log_batch(self.id, params=params[start : start + 100])
 
-    def write(self, step: int, figures: Row) -> None:
+    def write(self, step: int, metrics: Row) -> None:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        self.client.log_batch(self.id, [Metric(tag, value, now, step) for tag, value in figures.items()])
+        self.client.log_batch(self.id, [Metric(tag, value, now, step) for tag, value in metrics.items()])
 
     def close(self) -> None:
         self.client.set_terminated(self.id)
 
 
 def follow(kind: str, output_dir: str, rows: Iterator[Row]) -> None:
-    """Pass rows on to the tracker, in its run that tracker.json names or in a new one."""
+    """Send rows to the tracker, in the run that tracker.json names or in a new one."""
     path = os.path.join(output_dir, "tracker.json")
     ids: dict[str, str] = {}
     if os.path.isfile(path):
         with open(path, encoding="utf-8") as file:
             ids = json.load(file)
-    first = next(rows)  # the config, unless a test goes on in the run of a training
+    first = next(rows)  # the config, except for a test that continues the tracker's run of a training
     name = os.path.basename(os.path.abspath(output_dir))
-    make = {"wandb": Wandb, "mlflow": MLflow}[kind]
-    tracker = make(output_dir, name, ids.get(kind), first.get("config", {}))
-    with open(path + ".tmp", "w", encoding="utf-8") as file:
-        json.dump({**ids, kind: tracker.id}, file)
-    os.replace(path + ".tmp", path)
+    tracker = {"wandb": Wandb, "mlflow": MLflow}[kind](output_dir, name, ids.get(kind), first.get("config", {}))
+    atomic_write(path, json.dumps({**ids, kind: tracker.id}))
     for row in chain([first], rows):
         if "figures" in row:
             tracker.write(row["step"], row["figures"])
@@ -176,7 +172,7 @@ def follow(kind: str, output_dir: str, rows: Iterator[Row]) -> None:
 
 
 def _received(pipe: Any) -> Iterator[Row]:
-    """Rows up to the end, read as they come so that the run's side never fills."""
+    """Rows up to the end, read as they come so that the pipe never fills while the tracker waits for its server."""
     rows: queue.SimpleQueue = queue.SimpleQueue()
 
     def read() -> None:
@@ -189,8 +185,7 @@ def _received(pipe: Any) -> Iterator[Row]:
 
 
 def main() -> None:
-    """The tracker's process. It ends with the run, by its word or when the run is no more, and by no signal
-    that is meant for the run."""
+    """The tracker's process. It ends when the run says so or has ended, and ignores signals that are for the run."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     kind, output_dir = sys.argv[1:]
@@ -198,7 +193,7 @@ def main() -> None:
         follow(kind, output_dir, _received(sys.stdin))
     except BaseException as error:
         print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        os._exit(1)  # trackers may wait for their servers where Python ends
+        os._exit(1)  # trackers may wait for their servers when Python exits
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Files of weights: found by path or name, read without running any code they hold."""
+"""Reading weight files. Nothing that a file holds is executed, imported or fetched."""
 
 import argparse
 import collections
@@ -8,7 +8,7 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -19,62 +19,69 @@ from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.runs import checkpoints
 from slowfast_uniformer.weights.registry import find_weights
 
-# Keys under which checkpoints keep their tensors, the first that is there counting
-_WRAPPERS = ("ema_state", "model_state", "model", "state_dict", "model_ema", "teacher", "module")
-_PREFIXES = ("module.", "_orig_mod.")  # what wrappers of PyTorch put before every name
-BESIDE = ("class_names", "step", "cfg", "arithmetic", "image")  # what a run tells about its weights
+# Keys under which checkpoints keep their tensors; the first one present counts
+_STATE_KEYS = ("ema_state", "model_state", "model", "state_dict", "model_ema", "teacher", "module")
+_PREFIXES = ("module.", "_orig_mod.")  # that DistributedDataParallel and torch.compile put before every name
+# What a checkpoint says about its weights, and the type a value must have. SlowFast's own checkpoints hold their config
+# as a text: as all other values of another type, it is ignored.
+METADATA_KEYS = {"class_names": list, "step": int, "cfg": dict, "arithmetic": dict, "image": bool}
 
 
 def read_tensors(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The named tensors of a file of weights (see `find`), on the CPU, and the plain values beside them.
+    """Read the named tensors of a weight file and the metadata beside them.
 
-    Reads .safetensors, what torch.save writes (.pth, .pt, .pyth, .bin) and TorchScript archives. Of a run's
-    checkpoint the moving average is taken where there is one; prefixes that wrappers add to all names are
-    removed. Raises UserError if there is no such file, if it cannot be read without running code it holds, or
-    if it holds no tensors.
+    Reads .safetensors, files of torch.save (.pth, .pt, .pyth, .bin), TorchScript archives (tensors only, their code is
+    not loaded) and .dcp folders. Of a run's checkpoint the EMA weights are taken where there are any; prefixes that
+    wrappers add to all names are removed.
+
+    Args:
+        name: a path, name or address (see `registry.find_weights`).
+
+    Returns:
+        Tensors by name, on the CPU, and those of `METADATA_KEYS` that the file holds.
+
+    Raises:
+        UserError: there is no such file, it cannot be read without executing code it holds, or it holds no tensors.
     """
     path = find_weights(name)
     if path.endswith(".safetensors"):
         content = _read_safetensors(path)
     elif os.path.isdir(path):
-        content = checkpoints.load_checkpoint(path)
-    elif _is_torchscript(path):
-        content = _read_torchscript(path)
+        averaged = checkpoints.load_checkpoint(path, only=()).get("ema_state") is not None
+        content = checkpoints.load_checkpoint(path, only=["ema_state" if averaged else "model_state"])
+    elif root := _torchscript_root(path):
+        content = _read_torchscript(path, root)
     else:
         content = _read_torch(path)
-    about = content if isinstance(content, Mapping) else {}
-    for key in _WRAPPERS:
-        if isinstance(about.get(key), Mapping):
-            content = about[key]
-            break
-    tensors = {}
-    if isinstance(content, Mapping):
-        tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    content = content if isinstance(content, Mapping) else {f"a {type(content).__name__}": None}
+    state = next((content[key] for key in _STATE_KEYS if isinstance(content.get(key), Mapping)), content)
+    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
-        held = _some(content) if isinstance(content, Mapping) else f"a {type(content).__name__}"
-        raise UserError(f"{path}: holds {held} and no tensors by name, nor under {', '.join(_WRAPPERS)}")
+        raise UserError(f"{path}: holds {first_few(state)} and no tensors by name, nor under {', '.join(_STATE_KEYS)}")
     for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    return tensors, {key: about[key] for key in BESIDE if about.get(key) is not None}
+        if all(key.startswith(prefix) for key in tensors):
+            tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    return tensors, {key: content[key] for key, kind in METADATA_KEYS.items() if isinstance(content.get(key), kind)}
 
 
-def _some(content: Mapping) -> str:
-    return ", ".join(map(str, list(content)[:3])) + (", ..." if len(content) > 3 else "")
+def first_few(names: Iterable) -> str:
+    """The first three of some names, for error messages."""
+    names = list(map(str, names))
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _read_safetensors(path: str) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            beside = (file.metadata() or {}).get("slowfast_uniformer", "{}")
-            return {"model": {name: file.get_tensor(name) for name in file.keys()}, **json.loads(beside)}  # noqa: SIM118
-    except (SafetensorError, ValueError) as error:
+            metadata = json.loads((file.metadata() or {}).get("slowfast_uniformer", "{}"))
+            return {"model": {name: file.get_tensor(name) for name in file.keys()}, **metadata}  # noqa: SIM118
+    except (SafetensorError, ValueError, TypeError) as error:
         raise UserError(f"{path}: not a readable safetensors file ({error}); fetch it again") from error
 
 
 def _read_torch(path: str) -> object:
     try:
-        # Training scripts keep their arguments next to the weights as a Namespace, which is mere data.
+        # Training scripts keep their arguments next to the weights as a Namespace, which holds only values.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # damaged files raise nearly anything
@@ -89,18 +96,19 @@ def _read_torch(path: str) -> object:
         raise UserError(f"{path}: not a checkpoint, or damaged ({reason}); fetch it again") from error
 
 
-def _is_torchscript(path: str) -> bool:
+# ------------------------------------------------------------------------------------------------ TorchScript
+def _torchscript_root(path: str) -> str | None:
+    """The top folder in a TorchScript archive; None for other files."""
     if not zipfile.is_zipfile(path):
-        return False
+        return None
     with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+        return next((name.split("/")[0] for name in archive.namelist() if name.endswith("/constants.pkl")), None)
 
 
-def _read_torchscript(path: str) -> dict[str, Tensor]:
-    """The tensors of a TorchScript archive by attribute path; its code is neither compiled nor run."""
+def _read_torchscript(path: str, root: str) -> dict[str, Tensor]:
+    """The tensors of a TorchScript archive by attribute path; its code is neither compiled nor executed."""
     try:
         with zipfile.ZipFile(path) as archive:
-            root = next(name for name in archive.namelist() if name.endswith("/constants.pkl")).split("/")[0]
             return dict(_tensors_in(_Unpickler(archive, root).load()))
     except (zipfile.BadZipFile, pickle.UnpicklingError, KeyError, ValueError, RuntimeError, EOFError) as error:
         raise UserError(f"{path}: a TorchScript archive that cannot be read ({error}); fetch it again") from error
@@ -110,7 +118,7 @@ class _Module:
     """Stands in for a scripted module: its attributes, without its methods."""
 
 
-def _tensors_in(module: _Module, prefix: str = "") -> collections.abc.Iterator[tuple[str, Tensor]]:
+def _tensors_in(module: _Module, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     for name, value in vars(module).items():
         if isinstance(value, Tensor):
             yield prefix + name, value
@@ -130,7 +138,7 @@ _STORAGES = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Restores a TorchScript archive's attributes; nothing but tensors and stand-ins can come of it."""
+    """Restores a TorchScript archive's attributes as tensors and `_Module`s, and refuses every other class."""
 
     def __init__(self, archive: zipfile.ZipFile, root: str):
         super().__init__(io.BytesIO(archive.read(f"{root}/data.pkl")))

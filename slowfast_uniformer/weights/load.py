@@ -1,12 +1,11 @@
-"""Weights from files into models: what a checkpoint says in any dialect, fitted to a model, with an account
-of what went where."""
+"""Loading weights into a model, whatever their checkpoint format, with a summary of what was loaded."""
 
 import collections
 import fnmatch
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,35 +14,31 @@ from torch import Tensor, nn
 
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.models import layers
-from slowfast_uniformer.weights import formats
-from slowfast_uniformer.weights.files import read_tensors
+from slowfast_uniformer.models.registry import require
+from slowfast_uniformer.weights.files import first_few, read_tensors
+from slowfast_uniformer.weights.formats import Weights, convert_format
 from slowfast_uniformer.weights.registry import find_weights
 
 MAPS = Path(__file__).parents[1] / "labels"  # published maps from one data set's classes to another's
-
-
-@dataclass
-class Weights(formats.ConvertedWeights):
-    """A checkpoint's tensors in this program's names, and the plain values beside them (`about`)."""
-
-    about: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def class_names(self) -> list[str] | None:
-        return self.about.get("class_names")
 
 
 @dataclass(frozen=True)
 class LoadSummary:
     """What became of the tensors of a checkpoint, by name.
 
-    `inflated` (given a time axis), `resized` (position embedding of another grid) and `remapped` (classes in
-    another order) are parts of `loaded`; `missing` are the model's own that keep their values; `unexpected`
-    and `dropped` were left out, the latter on purpose (name -> why); `fraction` of the model's parameters (by
-    number of elements) were loaded.
+    Attributes:
+        checkpoint_format: as in `Weights`.
+        loaded: all that were loaded.
+        inflated: of these, image kernels that were given a time axis.
+        resized: of these, position embeddings interpolated to another grid.
+        remapped: of these, classifier tensors whose rows are in another order.
+        missing: the model's own that keep their values.
+        unexpected: in the checkpoint, but not in the model.
+        dropped: left out on purpose: name -> why.
+        fraction: of the model's parameters that were loaded, by number of elements, 0 to 1.
     """
 
-    dialect: str
+    checkpoint_format: str
     loaded: list[str]
     inflated: list[str]
     resized: list[str]
@@ -55,10 +50,11 @@ class LoadSummary:
 
     def __str__(self) -> str:
         changes = {"inflated": self.inflated, "resized": self.resized, "remapped": self.remapped}
-        told = "".join(f"; {len(names)} {what}" for what, names in changes.items() if names)
-        lines = [f"{self.dialect}: {len(self.loaded)} tensors loaded ({self.fraction:.1%} of the parameters{told})"]
-        lines += [f"{len(self.missing)} left as they were ({_some(self.missing)})"] if self.missing else []
-        lines += [f"{len(self.unexpected)} not used ({_some(self.unexpected)})"] if self.unexpected else []
+        changed = "".join(f"; {len(names)} {what}" for what, names in changes.items() if names)
+        lines = [f"{self.checkpoint_format}: {len(self.loaded)} tensors loaded"]
+        lines[0] += f" ({self.fraction:.1%} of the parameters{changed})"
+        lines += [f"{len(self.missing)} missing ({first_few(self.missing)})"] if self.missing else []
+        lines += [f"{len(self.unexpected)} unexpected ({first_few(self.unexpected)})"] if self.unexpected else []
         return ", ".join(lines + dropped_summary(self.dropped))
 
 
@@ -68,10 +64,16 @@ def dropped_summary(dropped: Mapping[str, str]) -> list[str]:
 
 
 def inflate_weight(weight_2d: Tensor, time_dim: int, center: bool = False) -> Tensor:
-    """Give an image kernel (O, I, h, w) a time axis: (O, I, time_dim, h, w).
+    """Give an image kernel a time axis, so that it computes the same on a clip of equal frames.
 
-    Over frames that are all alike the result answers as the image kernel does: it is spread evenly over time
-    (I3D, arXiv 1705.07750, section 2.4.1), or with `center` put into the middle, the rest being zero.
+    Args:
+        weight_2d: (O, I, h, w).
+        time_dim: length of the time axis.
+        center: put the kernel into the middle of the time axis and zeros elsewhere, instead of spreading it evenly over
+            time (I3D, arXiv 1705.07750, section 2.4.1).
+
+    Returns:
+        (O, I, time_dim, h, w).
     """
     if not center:
         return weight_2d.unsqueeze(2).repeat(1, 1, time_dim, 1, 1) / time_dim
@@ -81,25 +83,29 @@ def inflate_weight(weight_2d: Tensor, time_dim: int, center: bool = False) -> Te
 
 
 def read_weights(name: str) -> Weights:
-    """The weights that MODEL.INIT_FROM or a checkpoint's path means (see `weight_files.find`), in this
-    program's names. Raises UserError as `weight_files.read_file` and `dialects.translate` do.
+    """Read weights of any known checkpoint format under this program's parameter names.
+
+    Args:
+        name: a path, name or address as in MODEL.INIT_FROM (see `registry.find_weights`).
+
+    Raises:
+        UserError: as `files.read_tensors` and `formats.convert_format`.
     """
-    tensors, about = read_tensors(name)
+    tensors, metadata = read_tensors(name)
     try:
-        found = formats.convert_format(tensors, _hints(find_weights(name)) if "://" not in name else {})
+        weights = convert_format(tensors, {} if "://" in name else _hints(find_weights(name)))
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
-    weights = Weights(**vars(found), about=about)
-    weights.arithmetic |= about.get("arithmetic", {})
-    weights.image |= bool(about.get("image"))
+    weights.metadata = metadata
+    weights.vit_variant |= metadata.get("arithmetic", {})
+    weights.image |= metadata.get("image", False)
     return weights
 
 
 def _hints(path: str) -> dict[str, Any]:
-    """What the configuration beside a Hugging Face checkpoint tells of its arithmetic."""
-    beside = os.path.join(os.path.dirname(path), "config.json")
+    """The activation that the config.json beside a Hugging Face checkpoint names."""
     try:
-        with open(beside, encoding="utf-8") as file:
+        with open(os.path.join(os.path.dirname(path), "config.json"), encoding="utf-8") as file:
             content = json.load(file)
     except (OSError, ValueError):
         return {}
@@ -116,61 +122,77 @@ def load_weights(
     allow: Sequence[str] = (),
     source: str = "checkpoint",
 ) -> LoadSummary:
-    """Copy `weights` (or tensors in the model's own names) into `model`, all or none.
+    """Copy weights into a model, all or none.
 
-    Image kernels are inflated where the model has a time axis, a position embedding of another grid is
-    interpolated. `init_head` says what becomes of the classifier (`model.classifier`): "keep" it, its rows
-    in the order of `class_names` where the checkpoint carries names; "new" leaves the model's; "map:..."
-    takes the rows that `head_map` tells. Every other name and shape must agree, but for those that fit a
-    pattern of `allow` (as in file names), and what only video models have (`model.video_only`) when an image
-    model's weights are given. Raises UserError, naming `source` and the first names at fault.
+    Image kernels are inflated where the model has a time axis; a position embedding of another grid is interpolated.
+    All names and shapes must agree, except for names that match `allow` and, with an image model's weights, what only
+    video models have (`model.video_only`).
+
+    Args:
+        model: has `classifier`, the names of its classification layers.
+        weights: of `read_weights`, or tensors by the model's own names.
+        init_head: what becomes of the classifier. "keep" loads it, with its rows in the order of `class_names` where
+            the checkpoint has class names; "new" leaves the model's; "map:..." takes the rows of `head_map`.
+        class_names: the classes of the model in label order.
+        allow: patterns, as of file names, of parameters that may be missing or unexpected.
+        source: what error messages call the checkpoint.
+
+    Raises:
+        UserError: names or shapes do not agree; names the first of them.
     """
     if not isinstance(weights, Weights):
-        weights = Weights("this program's names", dict(weights))
+        weights = Weights("state dict", dict(weights))
+    require(model, "classifier", source)
     own, heads = model.state_dict(), tuple(f"{name}." for name in model.classifier)
     given, dropped = dict(weights.tensors), dict(weights.dropped)
     head_names = [name for name in given if name.startswith(heads)]
     remapped: list[str] = []
     if init_head == "new":
-        dropped |= {name: "the classifier" for name in head_names if given.pop(name) is not None}
+        dropped |= dict.fromkeys(head_names, "the classifier")
+        given = {name: value for name, value in given.items() if name not in head_names}
     elif rows := _head_rows(init_head, weights.class_names, class_names, source):
-        _check_rows(rows, given, head_names, source)
-        given |= {name: given[name][rows] for name in head_names}
+        given |= {name: _take_rows(given[name], rows, name, source) for name in head_names}
         remapped = head_names
     _check_classes(own, given, heads, source)
     center = getattr(model, "inflates_center", False)
-    fitted = {name: _fit(name, given[name], own[name].shape, center) for name in own if name in given}
-    inflated = [name for name, (_, how) in fitted.items() if how == "inflated"]
-    report = LoadSummary(
-        dialect=weights.dialect,
+    fitted: dict[str, Tensor] = {}
+    changes: dict[str, list[str]] = collections.defaultdict(list)
+    for name in own:
+        if name in given:
+            fitted[name], change = _fit(name, given[name], own[name].shape, center)
+            changes[change].append(name)
+    sizes = {name: value.numel() for name, value in model.named_parameters()}
+    summary = LoadSummary(
+        checkpoint_format=weights.checkpoint_format,
         loaded=list(fitted),
-        inflated=inflated,
-        resized=[name for name, (_, how) in fitted.items() if how == "resized"],
+        inflated=changes["inflated"],
+        resized=changes["resized"],
         remapped=remapped,
         missing=[name for name in own if name not in given],
         unexpected=[name for name in given if name not in own],
         dropped=dropped,
-        fraction=_fraction(model, fitted),
+        fraction=sum(size for name, size in sizes.items() if name in fitted) / sum(sizes.values()),
     )
-    video_only = getattr(model, "video_only", ()) if inflated or weights.image else ()
-    needed = [name for name in report.missing if not any(part in name for part in video_only)]
-    if init_head == "new":
-        needed = [name for name in needed if not name.startswith(heads)]
-    misshapen = [name for name, (_, how) in fitted.items() if how == "misshapen"]
-    shapes = [f"{name}: {tuple(given[name].shape)} for {tuple(own[name].shape)}" for name in misshapen]
-    faults = {"missing": _not_allowed(needed, allow), "unexpected": _not_allowed(report.unexpected, allow)}
-    _check_fit(faults | {"of another shape": shapes}, heads, source)
-    model.load_state_dict({name: value for name, (value, _) in fitted.items()}, strict=False)
-    return report
-
-
-def _fraction(model: nn.Module, loaded: Mapping) -> float:
-    sizes = {name: value.numel() for name, value in model.named_parameters()}
-    return sum(size for name, size in sizes.items() if name in loaded) / sum(sizes.values())
+    optional = getattr(model, "video_only", ()) if summary.inflated or weights.image else ()
+    may_lack = heads if init_head == "new" else ()
+    faults = {
+        "missing": [
+            name
+            for name in _not_allowed(summary.missing, allow)
+            if not name.startswith(may_lack) and not any(part in name for part in optional)
+        ],
+        "unexpected": _not_allowed(summary.unexpected, allow),
+        "with a shape mismatch": [
+            f"{name}: {tuple(given[name].shape)} for {tuple(own[name].shape)}" for name in changes["shape mismatch"]
+        ],
+    }
+    _check_fit(faults, heads, source)
+    model.load_state_dict(fitted, strict=False)
+    return summary
 
 
 def _fit(name: str, value: Tensor, shape: torch.Size, center: bool) -> tuple[Tensor, str]:
-    """The tensor in the shape that is wanted, and how it came to it."""
+    """The tensor in the model's shape, and how it was changed ("" if not)."""
     if value.shape == shape:
         return value, ""
     if len(shape) == 5 and value.ndim == 5 and value.shape[2] == 1:
@@ -180,13 +202,14 @@ def _fit(name: str, value: Tensor, shape: torch.Size, center: bool) -> tuple[Ten
     if name.endswith("positional_embedding") and value.ndim == 2 and value.shape[1:] == shape[1:]:
         side = int((shape[0] - 1) ** 0.5)
         return layers.resize_position(value.float(), (side, side)), "resized"
-    return value, "misshapen"
+    return value, "shape mismatch"
 
 
+# ----------------------------------------------------------------------------------------------- classifier
 def _head_rows(
     init_head: str, theirs: Sequence[str] | None, ours: Sequence[str] | None, source: str
 ) -> list[int] | None:
-    """Which row of the checkpoint's classifier each class here takes; None is each its own."""
+    """Which row of the checkpoint's classifier each class here takes; None takes them as they are."""
     if init_head.startswith("map:"):
         return head_map(init_head.removeprefix("map:"), ours)
     if not theirs or not ours or list(theirs) == list(ours):
@@ -196,10 +219,9 @@ def _head_rows(
 
 def _rows_by_name(theirs: Sequence[str], ours: Sequence[str], source: str) -> list[int]:
     rows = {name: row for row, name in enumerate(theirs)}
-    unknown = [name for name in ours if name not in rows]
-    if unknown:
+    if unknown := [name for name in ours if name not in rows]:
         raise UserError(
-            f"{source}: its class names differ from the data's: it has no {_some(unknown)}. Correct "
+            f"{source}: its class names differ from the data's: it has no {first_few(unknown)}. Correct "
             "DATA.CLASS_NAMES if they are the same classes, name the rows to take with MODEL.INIT_HEAD "
             "map:FILE, or start with a new classifier, MODEL.INIT_HEAD new"
         )
@@ -209,9 +231,13 @@ def _rows_by_name(theirs: Sequence[str], ours: Sequence[str], source: str) -> li
 def head_map(spec: str, class_names: Sequence[str] | None = None) -> list[int]:
     """The rows that MODEL.INIT_HEAD map:SPEC takes from a checkpoint's classifier, one for each class here.
 
-    SPEC is a list of row numbers; a JSON file with such a list; a text file (or JSON list) of the
-    checkpoint's class names in its order, of which the rows of `class_names` are taken; or the name of a
-    published map: see slowfast_uniformer/labels. Raises UserError naming the file or the class at fault.
+    Args:
+        spec: a JSON list of row numbers; a JSON file with such a list; a text file (or JSON list) of the checkpoint's
+            class names in its order; or the name of a published map in slowfast_uniformer/labels.
+        class_names: the classes here, whose rows are taken where `spec` holds class names.
+
+    Raises:
+        UserError: naming the file or the class at fault.
     """
     if spec.lstrip().startswith("["):
         content, where = spec, "MODEL.INIT_HEAD map"
@@ -238,20 +264,20 @@ def head_map(spec: str, class_names: Sequence[str] | None = None) -> list[int]:
     return _rows_by_name(entries, class_names, where)
 
 
-def _check_rows(rows: list[int], given: Mapping, head_names: list[str], source: str) -> None:
-    for name in head_names:
-        if max(rows) >= len(given[name]):
-            raise UserError(
-                f"{source}: MODEL.INIT_HEAD takes row {max(rows)} of a classifier of {len(given[name])} "
-                f"classes ({name}); this map is for another checkpoint"
-            )
+def _take_rows(value: Tensor, rows: list[int], name: str, source: str) -> Tensor:
+    if max(rows) >= len(value):
+        raise UserError(
+            f"{source}: MODEL.INIT_HEAD takes row {max(rows)} of a classifier of {len(value)} "
+            f"classes ({name}); this map is for another checkpoint"
+        )
+    return value[rows]
 
 
 def _check_classes(own: Mapping, given: Mapping, heads: tuple[str, ...], source: str) -> None:
     for name in own:
         if name.startswith(heads) and name in given and given[name].shape[:1] != own[name].shape[:1]:
             raise UserError(
-                f"{source} knows {len(given[name])} classes, but MODEL.NUM_CLASSES is {len(own[name])}. "
+                f"{source} has {len(given[name])} classes, but MODEL.NUM_CLASSES is {len(own[name])}. "
                 "To start with a new classifier, set MODEL.INIT_HEAD new; to take the rows of some classes, "
                 "MODEL.INIT_HEAD map:..."
             )
@@ -261,15 +287,11 @@ def _not_allowed(names: Sequence[str], allow: Sequence[str]) -> list[str]:
     return [name for name in names if not any(fnmatch.fnmatchcase(name, pattern) for pattern in allow)]
 
 
-def _check_fit(found: Mapping[str, list[str]], heads: tuple[str, ...], source: str) -> None:
-    faults = [f"{len(names)} {what} ({_some(names)})" for what, names in found.items() if names]
-    if not faults:
+def _check_fit(faults: Mapping[str, list[str]], heads: tuple[str, ...], source: str) -> None:
+    found = [f"{len(names)} {what} ({first_few(names)})" for what, names in faults.items() if names]
+    if not found:
         return
     remedy = "MODEL.MODEL_NAME and its section must describe the model that was trained"
-    if found["missing"] and all(name.startswith(heads) for name in found["missing"]):
+    if faults["missing"] and all(name.startswith(heads) for name in faults["missing"]):
         remedy = "to start with a new classifier, set MODEL.INIT_HEAD new"
-    raise UserError(f"{source} does not fit the model: {'; '.join(faults)}; {remedy}")
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(map(str, names[:3])) + (", ..." if len(names) > 3 else "")
+    raise UserError(f"{source} does not match the model: {'; '.join(found)}; {remedy}")

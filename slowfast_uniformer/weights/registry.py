@@ -9,11 +9,16 @@ _ENDINGS = (".pth", ".pyth", ".pt", ".bin", ".safetensors")
 
 
 def find_weights(name: str) -> str:
-    """The local file that MODEL.INIT_FROM means: a path, a name in the folder $SLOWFAST_UNIFORMER_WEIGHTS, or
-    an address that iopath's path manager knows (http:// and whatever you register with `g_pathmgr`).
+    """The local file that MODEL.INIT_FROM means.
 
-    The name may lack its ending. Released YAMLs say k400/k400+k710_X.pyth, of a file published as
-    k400_k710_X.pyth: in the folder that is looked for too. Raises UserError if there is no such file.
+    Args:
+        name: a path (of a file or .dcp folder); a name in the folder $SLOWFAST_UNIFORMER_WEIGHTS, with or without its
+            ending; or an address that iopath's path manager can fetch (http:// and what is registered with
+            `g_pathmgr`). Released YAMLs say k400/k400+k710_X.pyth of a file published as k400_k710_X.pyth: in the
+            folder that name is tried too.
+
+    Raises:
+        UserError: there is no such file, or it cannot be fetched.
     """
     if "://" in name:
         return paths.fetch(name)

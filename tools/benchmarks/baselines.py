@@ -1,4 +1,4 @@
-"""Other programs' ways to the same clips, written plainly: what the benchmark compares with."""
+"""Baselines of the data pipeline: the same clips as other programs make them."""
 
 import itertools
 import random
@@ -13,36 +13,37 @@ from torch.nn.functional import interpolate
 
 from slowfast_uniformer import seeding
 from slowfast_uniformer.data import sampling
-from slowfast_uniformer.data.augment import picture_augment
+from slowfast_uniformer.data.augment import image_augment
 from slowfast_uniformer.data.dataset import VideoDataset
 from slowfast_uniformer.data.transforms import TrainTransform, ViewTransform, erase, short_side_size, view_corner
+from slowfast_uniformer.distributed.topology import clips_per_video
 
 
 def pil_item(dataset: VideoDataset, index: int) -> torch.Tensor:
-    """The clips of `dataset[0, index]`, a video file, as programs make them that decode up to the last frame
-    needed and keep a clip as a list of PIL images, then of tensors, normalised before it is cut."""
+    """The clips of `dataset[0, index]`, a video file, with PIL.
+
+    Decodes up to the last frame needed; a clip is a list of PIL images, then of tensors, normalised before the crop.
+    """
     cfg = dataset.cfg
     with seeding.seeded(cfg.RNG_SEED, 0, index):
         images = _pil_frames(dataset, index, None)
-        number = cfg.AUG.NUM_SAMPLE if cfg.AUG.ENABLE else 1
-        return torch.stack([_pil_clip(images, dataset.transform, cfg) for _ in range(number)])
+        return torch.stack([_pil_clip(images, dataset.transform, cfg) for _ in range(clips_per_video(cfg))])
 
 
-def plain_views_item(dataset: VideoDataset, index: int) -> torch.Tensor:
-    """The views of `dataset[0, index]` in that manner: each opens the file, decodes up to its last frame,
-    normalises whole frames, then scales and cuts them."""
+def pil_views_item(dataset: VideoDataset, index: int) -> torch.Tensor:
+    """The views of `dataset[0, index]` as `pil_item` makes clips; each view opens the file."""
     clips = []
     for view in range(dataset.views):
         temporal, spatial = sampling.split_view(view, dataset.spatial_crops)
         clip = _normalised(_pil_frames(dataset, index, temporal), dataset.cfg)
         size = short_side_size(*clip.shape[2:], dataset.transform.size)
         corner = view_corner(*size, dataset.transform.size, spatial)
-        clips.append(dataset.transform.pixels.finish(_cut(clip, dataset.transform, size, corner)))
+        clips.append(dataset.transform.maker.channel_order(_cut(clip, dataset.transform, size, corner)))
     return torch.stack(clips)
 
 
 def reopened_item(dataset: VideoDataset, index: int) -> torch.Tensor:
-    """The views of `dataset[0, index]` by this program's own means, but opening the video for each."""
+    """The views of `dataset[0, index]` with this program's decoder and transforms; each view opens the file."""
     clips = []
     for view in range(dataset.views):
         temporal, spatial = sampling.split_view(view, dataset.spatial_crops)
@@ -80,7 +81,7 @@ def _cut(
 
 def _pil_clip(images: list[Image.Image], transform: TrainTransform, cfg: CfgNode) -> torch.Tensor:
     if transform.augment:
-        augment = picture_augment(cfg.AUG.AA_TYPE, cfg.AUG.INTERPOLATION)
+        augment = image_augment(cfg.AUG.AA_TYPE, cfg.AUG.INTERPOLATION)
         states, augmented = (random.getstate(), np.random.get_state()), []
         for image in images:
             random.setstate(states[0])
@@ -88,7 +89,7 @@ def _pil_clip(images: list[Image.Image], transform: TrainTransform, cfg: CfgNode
             augmented.append(augment(image))
         images = augmented
     clip = _normalised(images, cfg)
-    (top, left, height, width), size, corner, flip = transform.cut(*clip.shape[2:])
+    (top, left, height, width), size, corner, flip = transform.random_crop(*clip.shape[2:])
     clip = _cut(clip[:, :, top : top + height, left : left + width], transform, size, corner)
     clip = (clip.flip(-1) if flip else clip).contiguous()
-    return transform.pixels.finish(erase(clip, *transform.erasing) if transform.erasing else clip)
+    return transform.maker.channel_order(erase(clip, *transform.erasing) if transform.erasing else clip)

@@ -1,6 +1,6 @@
-"""How fast data is read: by stage, by loading processes, beside a training step and beside plainer programs.
+"""Speed of the data pipeline: by stage, in DataLoader workers, beside a training step, and against baselines.
 
-CPU time is of this process and all its threads. Rivals take turns, and the least of the turns counts.
+CPU time is that of this process with all its threads. Baselines are interleaved; the minimum of the repeats counts.
 """
 
 import itertools
@@ -10,31 +10,34 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from baselines import pil_item, plain_views_item, reopened_item
+from baselines import pil_item, pil_views_item, reopened_item
 from fvcore.common.config import CfgNode
+from timing import interleaved
 from torch.utils.data import DataLoader
 
 from slowfast_uniformer import seeding
+from slowfast_uniformer.config.load import variant
 from slowfast_uniformer.data.dataset import VideoDataset
 from slowfast_uniformer.data.loader import build_loader, collate
 from slowfast_uniformer.data.mixup import Mixup
 from slowfast_uniformer.data.transforms import TrainTransform, erase
+from slowfast_uniformer.distributed.topology import clips_per_video
 from slowfast_uniformer.engine.state import start_run
 from slowfast_uniformer.engine.step import training_step
 from slowfast_uniformer.engine.train import timed
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.runs.checkpoints import list_checkpoints
 
-TURNS = 3
-Item = Callable[[int], Any]
+REPEATS = 3
 
 
 class Stopwatch(Counter):
-    """CPU seconds by the name of what was done: `with watch("decode"): ...`"""
+    """CPU seconds by the name of a stage: `with watch("decode"): ...`"""
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -44,18 +47,18 @@ class Stopwatch(Counter):
 
 
 def sample_of(dataset: VideoDataset, videos: int) -> list[int]:
-    """Indices of so many videos, or of all if there are fewer, evenly over the list."""
+    """Indices of this many videos (or of all), evenly spread over the list."""
     return np.linspace(0, len(dataset) - 1, min(videos, len(dataset))).round().astype(int).tolist()
 
 
 def stages(cfg: CfgNode, videos: int) -> dict[str, Any]:
-    """CPU milliseconds a training clip by stage, and clips per CPU second of whole items and their batches.
+    """CPU milliseconds of a training clip by stage, and clips per CPU second of items and their batches.
 
-    `open` finds a video's frames, `decode` also makes them RGB; the others are parts of the transform.
+    `open` indexes a video's frames; `decode` includes conversion to RGB.
     """
     dataset, watch = VideoDataset(cfg, "train"), Stopwatch()
     chosen = sample_of(dataset, videos)
-    _stages_of_video(dataset, chosen[0], Stopwatch())  # the first use of anything takes longer
+    _stages_of_video(dataset, chosen[0], Stopwatch())  # warm-up
     for index in chosen:
         _stages_of_video(dataset, index, watch)
     with watch("items"):
@@ -71,26 +74,28 @@ def stages(cfg: CfgNode, videos: int) -> dict[str, Any]:
 
 
 def _stages_of_video(dataset: VideoDataset, index: int, watch: Stopwatch) -> None:
-    aug, transform = dataset.cfg.AUG, dataset.transform
     with seeding.seeded(dataset.cfg.RNG_SEED, 0, index):
         with watch("open"):
             video = dataset.open(dataset.samples[index])
         with video, watch("decode"):
             frames = video.read(dataset.indices(video, None))
-        for _ in range(aug.NUM_SAMPLE if aug.ENABLE else 1):
-            _stages_of_clip(transform, frames, watch)
+        for _ in range(clips_per_video(dataset.cfg)):
+            _stages_of_clip(dataset.transform, frames, watch)
 
 
 def _stages_of_clip(transform: TrainTransform, frames: np.ndarray, watch: Stopwatch) -> None:
+    """`TrainTransform.__call__`, stage by stage."""
     if transform.augment:
         with watch("augment"):
             frames = transform.augment(frames)
     with watch("crop and normalise"):
-        cut = transform.cut(*frames.shape[1:3])
-        clip = transform.pixels.finish(transform.pixels.clip(frames, cut, transform.size, transform.size))
+        crop = transform.random_crop(*frames.shape[1:3])
+        clip = transform.maker.clip(frames, crop, transform.size, transform.size)
     if transform.erasing:
         with watch("erase"):
             erase(clip, *transform.erasing)
+    with watch("crop and normalise"):
+        transform.maker.channel_order(clip)
 
 
 def _endless(loader: DataLoader) -> Iterator[dict[str, Any]]:
@@ -104,8 +109,10 @@ def _endless(loader: DataLoader) -> Iterator[dict[str, Any]]:
 
 
 def loading(cfg: CfgNode, videos: int) -> dict[str, float]:
-    """Clips per second that the training loader delivers to a process that does nothing else, after its
-    processes (DATA_LOADER.NUM_WORKERS) have delivered a batch each."""
+    """Clips per second that a DataLoader delivers to a process that does nothing else.
+
+    Measured after each worker (DATA_LOADER.NUM_WORKERS) has delivered a batch.
+    """
     loader, workers = build_loader(cfg, "train"), max(1, cfg.DATA_LOADER.NUM_WORKERS)
     rounds = -(-videos // (loader.batch_size * workers))
     batches = _endless(loader)
@@ -123,73 +130,68 @@ def loading(cfg: CfgNode, videos: int) -> dict[str, float]:
 
 
 def waiting(cfg: CfgNode, steps: int) -> dict[str, float]:
-    """Seconds a training step, and which share of them (per cent) it waits for data; after two that are not
-    counted, in which buffers fill."""
+    """Seconds of a training step and per cent of them that it waits for data, after two steps that fill buffers."""
     run, loader = start_run(cfg, None), build_loader(cfg, "train")
     mixup = Mixup.from_config(cfg) if cfg.MIXUP.ENABLE else None
     run.model.train()
     waited, start = 0.0, time.perf_counter()
     for step, (batch, seconds) in enumerate(timed(itertools.islice(_endless(loader), steps + 2))):
         waited += seconds
-        clips, targets = batch["clips"], batch["labels"]
-        training_step(run, *(mixup(clips, targets) if mixup else (clips, targets)))
+        training_step(run, batch["clips"], batch["labels"], mixup)
         if step == 1:
             waited, start = 0.0, time.perf_counter()
     total = time.perf_counter() - start
     return {"steps": steps, "seconds_per_step": total / steps, "waiting_percent": 100 * waited / total}
 
 
-def _compare(ways: list[Item], indices: list[int]) -> list[float]:
-    """CPU seconds of each way, all indices together."""
-    least = np.full((len(indices), len(ways)), np.inf)
-    for turn, (row, index) in itertools.product(range(TURNS), enumerate(indices)):
-        for side in np.roll(range(len(ways)), turn):
-            start = time.process_time()
-            ways[side](index)
-            least[row, side] = min(least[row, side], time.process_time() - start)
-    return least.sum(0).tolist()
+def _compare(functions: dict[str, Callable[..., Any]], dataset: VideoDataset, indices: list[int]) -> dict[str, float]:
+    """CPU seconds of each function(dataset, index), summed over all indices."""
+    total = Counter()
+    for index in indices:
+        total += Counter(interleaved({name: partial(f, dataset, index) for name, f in functions.items()}, REPEATS))
+    return total
+
+
+def _item(dataset: VideoDataset, index: int) -> dict[str, Any]:
+    return dataset[0, index]
 
 
 def compare_pil(cfg: CfgNode, videos: int) -> dict[str, float]:
-    """Training clips per CPU second, beside the same clips from lists of PIL images (`pil_item`)."""
+    """Training clips per CPU second, against the same clips from lists of PIL images (`pil_item`)."""
     dataset = VideoDataset(cfg, "train")
     chosen = sample_of(dataset, videos)
-    clips = len(chosen) * (cfg.AUG.NUM_SAMPLE if cfg.AUG.ENABLE else 1)
-    ours, theirs = _compare([lambda i: dataset[0, i], lambda i: pil_item(dataset, i)], chosen)
-    return {"clips": clips, "ours": clips / ours, "pil": clips / theirs, "ratio": theirs / ours}
+    clips = len(chosen) * clips_per_video(cfg)
+    spent = _compare({"ours": _item, "pil": pil_item}, dataset, chosen)
+    rates = {name: clips / seconds for name, seconds in spent.items()}
+    return {"clips": clips, **rates, "ratio": spent["pil"] / spent["ours"]}
 
 
 def compare_reopen(cfg: CfgNode, videos: int) -> dict[str, float]:
-    """Test videos per CPU second, all views of one opening, beside an opening for each view: by a plain
-    program (`plain_views_item`), and by this one's own means (`reopened_item`)."""
+    """Test videos per CPU second with all views from one opening, against an opening for each view.
+
+    Baselines: `pil_views_item`, and this program's decoder (`reopened_item`).
+    """
     dataset = VideoDataset(cfg, "test")
     chosen = sample_of(dataset, videos)
-    others = (lambda i: plain_views_item(dataset, i), lambda i: reopened_item(dataset, i))
-    ours, plain, reopen = _compare([lambda i: dataset[0, i], *others], chosen)
-    rates = {"ours": len(chosen) / ours, "plain": len(chosen) / plain, "reopen": len(chosen) / reopen}
-    return {
-        "views": dataset.views,
-        "videos": len(chosen),
-        **rates,
-        "plain_ratio": plain / ours,
-        "reopen_ratio": reopen / ours,
-    }
+    spent = _compare({"ours": _item, "reference": pil_views_item, "reopen": reopened_item}, dataset, chosen)
+    rates = {name: len(chosen) / seconds for name, seconds in spent.items()}
+    ratios = {f"{name}_ratio": spent[name] / spent["ours"] for name in ("reference", "reopen")}
+    return {"views": dataset.views, "videos": len(chosen), **rates, **ratios}
 
 
 def checkpoints(cfg: CfgNode, times: int) -> dict[str, float]:
-    """Seconds that training waits for a checkpoint which is written beside it, and those that writing one
-    takes when nothing else happens; least of so many `times`. Clips are random; the files go to OUTPUT_DIR
-    and are removed."""
-    with tempfile.TemporaryDirectory(dir=_made(cfg.OUTPUT_DIR)) as folder:
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.OUTPUT_DIR = folder
-        run = start_run(cfg, None)
+    """Seconds that training waits for background checkpoint writing, and seconds of writing alone.
+
+    The minimum of so many `times` counts. Clips are random; the files go to OUTPUT_DIR and are removed.
+    """
+    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cfg.OUTPUT_DIR) as folder:
+        run = start_run(variant(cfg, ["OUTPUT_DIR", folder]), None)
         run.model.train()
         size = cfg.DATA.TRAIN_CROP_SIZE
         clips = torch.randn(cfg.TRAIN.BATCH_SIZE, 3, cfg.DATA.NUM_FRAMES, size, size)
         labels = torch.randint(cfg.MODEL.NUM_CLASSES, (len(clips),))
-        training_step(run, clips, labels)  # makes the optimizer's state
+        training_step(run, clips, labels)  # creates the optimizer's state
         written, waited, steps = [], [], []
         for _ in range(times):
             start = time.perf_counter()
@@ -211,8 +213,3 @@ def checkpoints(cfg: CfgNode, times: int) -> dict[str, float]:
         "waited_percent": 100 * min(waited) / min(written),
         "seconds_per_step_beside": min(steps),
     }
-
-
-def _made(folder: str) -> str:
-    os.makedirs(folder, exist_ok=True)
-    return folder

@@ -1,12 +1,12 @@
-"""Measure data/decode.py: its speed beside that of other decoders, and whether it leaks.
+"""Measure data/decode.py: its speed against other decoders, and whether it leaks memory.
 
     python tools/benchmarks/decode.py speed|leak [--videos FILE ...] [--positions 12] [--repeats 5] [--reads 5000]
         [--kills 20]
 
-`speed` reads 16 frames of stride 4 (dense) and 8 spread ones (sparse) at random positions of the videos, or
-of 10-second clips rendered here: 340x256, H.264 with B-frames, a key frame every 12 or 250 frames. Each read
-opens the file, on one thread; rivals take turns, the least CPU time of the repeats counts. `leak` reads sound
-and damaged files, closes some early and kills reading processes (Linux).
+`speed` reads 16 frames of stride 4 (dense) and 8 spread ones (sparse) at random positions of the videos, or of
+10-second clips that it renders: 340x256, H.264 with B-frames, a key frame every 12 or 250 frames. Each read opens the
+file, on one thread. Baselines are interleaved; the minimum CPU time of the repeats counts. `leak` reads intact and
+damaged files, closes some early and kills processes while they read (Linux).
 """
 
 import argparse
@@ -19,10 +19,10 @@ import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from timeit import timeit
 
 import av
 import numpy as np
+from timing import interleaved
 
 from slowfast_uniformer.data import sampling
 from slowfast_uniformer.data.decode import Video, probe, read_frames
@@ -32,7 +32,7 @@ FRAMES, FPS, WIDTH, HEIGHT = 300, 30, 340, 256
 
 
 def render(path: Path, gop: int) -> str:
-    """A clip of a texture that drifts behind another, with some grain."""
+    """Write a clip of a texture that moves behind another one, with some noise."""
     noise = np.random.RandomState(0)
     textures = noise.randn(2, HEIGHT + 2 * FRAMES, WIDTH + 2 * FRAMES, 3).cumsum(1).cumsum(2)
     textures = 255 * (textures - textures.min()) / np.ptp(textures)
@@ -85,21 +85,21 @@ def by_torchcodec(path: str, indices: np.ndarray) -> None:
 
 
 def speed(paths: list[str], args: argparse.Namespace) -> None:
-    rivals, ratios = [read_frames, pyav_everything, pyav_seek], []
-    for rival in (by_decord, by_torchcodec):
+    """Print milliseconds per read of each decoder, and their geometric means relative to this program's."""
+    decoders, ratios = {"read_frames": read_frames, "pyav_everything": pyav_everything, "pyav_seek": pyav_seek}, []
+    for baseline in (by_decord, by_torchcodec):
         try:
-            rival(paths[0], np.arange(2))
-            rivals.append(rival)
+            baseline(paths[0], np.arange(2))
+            decoders[baseline.__name__] = baseline
         except (ImportError, OSError, RuntimeError) as error:
-            print(f"without {rival.__name__}: {str(error).splitlines()[0]}")
-    print(f"{'ms a read':32}" + "".join(f"{rival.__name__:>16}" for rival in rivals))
+            print(f"without {baseline.__name__}: {str(error).splitlines()[0]}")
+    print(f"{'ms per read':32}" + "".join(f"{name:>16}" for name in decoders))
     for path, kind in itertools.product(paths, ("dense", "sparse")):
         frames, mean = probe(path).frames, 0.0
         for _ in range(args.positions):
             indices = sampling.dense(frames, 16, 4) if kind == "dense" else sampling.sparse(frames, 8)
-            calls = [partial(rival, path, indices) for rival in rivals]
-            turns = [[timeit(c, "", time.process_time, 1) for c in calls] for _ in range(args.repeats)]
-            mean += 1e3 * np.min(turns, 0) / args.positions
+            calls = {name: partial(decoder, path, indices) for name, decoder in decoders.items()}
+            mean += 1e3 * np.array(list(interleaved(calls, args.repeats).values())) / args.positions
         ratios.append(mean / mean[0])
         print(f"{Path(path).name[:24]:25}{kind:7}" + "".join(f"{figure:16.1f}" for figure in mean))
     print(f"{'geometric mean, relative':32}" + "".join(f"{r:16.2f}" for r in np.exp(np.log(ratios).mean(0))))
@@ -112,19 +112,20 @@ def held() -> tuple[float, int, int]:
 
 
 def mixed_reads(paths: list[str], reads: int) -> list[tuple[float, int, int]]:
-    """Read files, or two frames of them, whether they can be read or not; what is held after each tenth."""
+    """Read frames of files, or begin to decode them, intact or damaged; returns `held` after each tenth."""
     figures = []
     for number in range(1, reads + 1):
         with suppress(VideoError), Video(random.choice(paths)) as video:
             if number % 2:
                 video.read(sampling.sparse(video.info.frames, 8))
             else:
-                next(video.survey())
+                next(video.decode_all())
         figures += [held()] if number % (reads // 10) == 0 else []
     return figures
 
 
 def leak(paths: list[str], args: argparse.Namespace) -> None:
+    """Print memory, threads and open files while files are read, and after readers were killed."""
     figures = mixed_reads(paths, args.reads)
     lines = ("{:.1f} MB, {} threads, {} open files".format(*figure) for figure in figures)
     slope = np.polyfit(np.arange(2, 10) * args.reads / 1e4, [memory for memory, *_ in figures[2:]], 1)[0]
@@ -136,7 +137,7 @@ def leak(paths: list[str], args: argparse.Namespace) -> None:
         process.kill()
         process.join()
         process.close()
-    assert not Path(f"/proc/self/task/{os.getpid()}/children").read_text(), "a process is left"
+    assert not Path(f"/proc/self/task/{os.getpid()}/children").read_text(), "a child process is left"
     print("after {} killed readers: {:.1f} MB, {} threads, {} open files".format(args.kills, *held()))
 
 

@@ -1,4 +1,4 @@
-"""What matrix products, convolutions and attention take by themselves, which a pass cannot be faster than."""
+"""Time of matrix products, convolutions and attention alone: a lower bound of a pass."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +12,11 @@ _KERNELS = _NAMES | {f"{name}_backward" for name in _NAMES}
 
 
 class Alone(TorchDispatchMode):
-    """Counts `seconds` of the kernels that are called inside, each the least that `timed` tells of `repeats`
-    calls one after another, on the same operands: they are in the cache, if they fit."""
+    """Adds up `seconds` of the kernels called inside.
+
+    Each counts with the minimum that `timed` measures in `repeats` calls in a row. Its operands are then in the cache,
+    if they fit.
+    """
 
     def __init__(self, timed: Callable[[Callable], float], repeats: int):
         super().__init__()
@@ -24,13 +27,13 @@ class Alone(TorchDispatchMode):
         if str(op.overloadpacket) in _KERNELS:
             self.seconds += min(self.timed(lambda: op(*args, **kwargs)) for _ in range(self.repeats))
             return op(*args, **kwargs)
-        with self:  # in inference mode layers get here whole
+        with self:  # in inference mode composite operations arrive undecomposed
             parts = op.decompose(*args, **kwargs)
         return op(*args, **kwargs) if parts is NotImplemented else parts
 
 
 def alone(work: Callable[[], Any], timed: Callable[[Callable], float], repeats: int) -> float:
-    """Seconds of the kernels of `work`, as `timed` tells those of a function."""
+    """Seconds of the kernels of `work`; `timed` measures a function."""
     with Alone(timed, repeats) as mode:
         work()
     return mode.seconds

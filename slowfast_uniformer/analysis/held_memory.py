@@ -1,0 +1,88 @@
+"""Memory that a training rank holds under DDP and FSDP, and the peak of a step beside it."""
+
+from typing import TYPE_CHECKING
+
+from fvcore.common.config import CfgNode
+from torch import nn
+
+from slowfast_uniformer.distributed import topology
+
+if TYPE_CHECKING:
+    from slowfast_uniformer.analysis.model_cost import StepCost
+
+# Numbers that an optimizer keeps for each element, and for each parameter (Adam's step count)
+_MOMENTS = {"sgd": (1, 0), "adam": (2, 1), "adamw": (2, 1)}
+
+
+def held_memory(cfg: CfgNode, model: nn.Module, parallel: str) -> dict[str, int]:
+    """Bytes that a rank holds during the backward pass, beside activations.
+
+    With DDP on several ranks gradients are views into its buckets (`gradient_as_bucket_view`). Micro-batches before
+    the last one exchange nothing, though: DDP then accumulates in tensors beside the buckets, and FSDP in unsharded
+    gradients.
+
+    Args:
+        cfg: the config; it says on how many ranks.
+        model: the unsharded model, on any device.
+        parallel: "ddp" or "fsdp".
+
+    Returns:
+        `parameters` (with buffers), `gradients` outside of DDP's buckets, `buckets`, `optimizer`, `moving_average`,
+        and `gathered`, the parameters and gradients that FSDP holds unsharded at a time.
+    """
+    ranks, accumulates = topology.planned(cfg).ranks, cfg.TRAIN.ACCUM_STEPS > 1
+    sizes = {p: p.nbytes if parallel == "ddp" else _shard_bytes(p, ranks) for p in model.parameters()}
+    trained = [size for p, size in sizes.items() if p.requires_grad]
+    unsharded_gradients = sum(p.nbytes for p in sizes if p.requires_grad)
+    parameters = sum(sizes.values()) + sum(buffer.nbytes for buffer in model.buffers())
+    buckets = unsharded_gradients if parallel == "ddp" and ranks > 1 else 0
+    gradients = unsharded_gradients if accumulates else sum(trained)
+    return {
+        "parameters": parameters,
+        "gradients": 0 if buckets and not accumulates else gradients,
+        "buckets": buckets,
+        "optimizer": optimizer_memory(cfg, trained),
+        "moving_average": parameters if cfg.MODEL.EMA_EPOCH >= 0 else 0,
+        "gathered": _gathered(model) if parallel == "fsdp" else 0,
+    }
+
+
+def peak_memory(held: dict[str, int], cost: "StepCost", parallel: str) -> int:
+    """Peak bytes of a training step, given what `held_memory` and `step_cost` found.
+
+    Gradients that are held as shards or in buckets are there all the time; others come as the backward pass gets to
+    them, and take the place of what the forward pass saved.
+    """
+    if parallel == "fsdp" or not held["gradients"]:
+        return sum(held.values()) + cost.peak_without_gradients
+    return sum(held.values()) - held["gradients"] + cost.peak
+
+
+def optimizer_memory(cfg: CfgNode, trained: list[int]) -> int:
+    """Bytes of the optimizer's state for trained parameters (or shards) of these bytes each."""
+    if cfg.SOLVER.OPTIMIZING_METHOD == "sgd" and not cfg.SOLVER.MOMENTUM:
+        return 0
+    per_element, per_parameter = _MOMENTS[cfg.SOLVER.OPTIMIZING_METHOD]
+    return per_element * sum(trained) + 4 * per_parameter * len(trained)
+
+
+def fsdp_groups(model: nn.Module) -> tuple[int, list[int]]:
+    """Bytes of the parameters that FSDP gathers together: the root's (stem and head), and each block's."""
+    named = dict(model.named_parameters())
+    groups = model.layer_groups() if hasattr(model, "layer_groups") else [list(named)]
+    stem, *blocks = [sum(named[name].nbytes for name in group) for group in groups]
+    head = blocks.pop() if blocks else 0
+    return stem + head, blocks
+
+
+def _shard_bytes(parameter: nn.Parameter, ranks: int) -> int:
+    """Bytes of the largest shard: FSDP2 splits dimension 0, and the first ranks get the most rows."""
+    rows = parameter.shape[0] if parameter.ndim else 1
+    return -(-rows // ranks) * (parameter.nbytes // max(rows, 1))
+
+
+def _gathered(model: nn.Module) -> int:
+    """Unsharded at once: parameters of the root, a block and the one prefetched, and a block's gradients."""
+    root, blocks = fsdp_groups(model)
+    largest = sorted(blocks)[-2:] or [root]
+    return root + sum(largest) + largest[-1]

@@ -1,0 +1,77 @@
+"""Check the lists of a config and every video in them before training.
+
+    uniformer check --cfg custom/own_videos [--splits train val] [KEY VALUE ...]
+
+Reports malformed lines, videos that cannot be read, are short or unlike the others, duplicates, and videos both in
+training and in testing. OUTPUT_DIR/check_dataset.csv lists the findings; training skips the files in bad_files.txt
+there. A second run reads only files that are new. Exit status: 0 nothing must be fixed, 1 something must, 2 the
+config or a list cannot be used.
+"""
+
+import argparse
+import itertools
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from slowfast_uniformer.cli.common import config_parser, parse_arguments
+from slowfast_uniformer.config.load import load_config
+
+if TYPE_CHECKING:
+    from slowfast_uniformer.analysis.dataset_check import Report
+
+SPLITS = ("train", "val", "test")
+SHOWN = 5  # findings of a kind that are printed; all are in the file
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = config_parser("check", __doc__)
+    parser.add_argument("--splits", nargs="+", default=SPLITS, help=f"of {', '.join(SPLITS)} (all)")
+    help_text = "processes that read videos; 0: this one (%(default)s)"
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help=help_text)
+    parser.add_argument("--fast", action="store_true", help="decode DATA.NUM_FRAMES of each video, not all frames")
+    args = parse_arguments(parser, argv)
+    splits = list(itertools.takewhile(lambda text: text in SPLITS, args.splits))
+    if not splits:
+        parser.error(f"--splits: {args.splits[0]!r} is not one of {', '.join(SPLITS)}")
+    args.opts = [*args.splits[len(splits) :], *args.opts]  # KEY VALUE pairs that followed --splits
+    args.splits, args.workers = list(dict.fromkeys(splits)), max(0, args.workers)
+    return args
+
+
+def summary(report: "Report", output_dir: str) -> str:
+    """The findings, for people."""
+    from slowfast_uniformer.analysis.dataset_check import FAULTS, NOTES
+
+    lines = [f"{report.files:,} files, {report.read:,} of them read now, the others before"]
+    for split, counts in report.classes.items():
+        present = [count for count in counts if count]
+        sizes = f", each with {min(present):,} to {max(present):,} videos" if present else ""
+        lines.append(f"{split}: {sum(counts):,} labels of {len(present)} of {len(counts)} classes{sizes}")
+    kinds = Counter(finding.finding for finding in report.findings)
+    for kind in (kind for kind in FAULTS + NOTES if kinds[kind]):
+        lines.append(f"{kind}: {kinds[kind]:,}" + ("" if kind in FAULTS else " (for your information)"))
+        findings = [finding for finding in report.findings if finding.finding == kind]
+        for finding in findings[:SHOWN]:
+            place = f"{finding.split} line {finding.line}" if finding.line else f"{finding.split} list"
+            lines.append(f"  {place}: {finding.path}: {finding.detail}")
+        lines += [f"  and {len(findings) - SHOWN:,} more"] if len(findings) > SHOWN else []
+    lines += [] if report.findings else ["nothing found"]
+    names = ("check_dataset.csv", "bad_files.txt")
+    return "\n".join([*lines, *(f"  {os.path.join(output_dir, name)}" for name in names)])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    cfg = load_config(args.cfg, args.opts, runs_here=False)
+    from slowfast_uniformer.analysis.dataset_check import FAULTS, check
+
+    try:
+        report = check(cfg, args.splits, args.workers, args.fast)
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        return 130
+    print(summary(report, cfg.OUTPUT_DIR))
+    return int(any(finding.finding in FAULTS for finding in report.findings))

@@ -1,0 +1,26 @@
+"""Convert weights of any known checkpoint format to safetensors under this program's parameter names.
+
+    uniformer convert IN OUT.safetensors
+    uniformer convert runs/big/checkpoints/epoch_00003.dcp OUT.pyth
+
+The second form makes the checkpoint folder of a sharded run one file, with everything that resuming needs.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from slowfast_uniformer.cli.common import new_parser, parse_arguments
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = new_parser("convert", __doc__)
+    parser.add_argument("source", metavar="IN", help="a file, or its name in $SLOWFAST_UNIFORMER_WEIGHTS")
+    parser.add_argument("target", metavar="OUT", help="the .safetensors (or .pyth) file to write")
+    return parse_arguments(parser, argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    from slowfast_uniformer.weights.convert import convert
+
+    print("\n".join(convert(args.source, args.target)))

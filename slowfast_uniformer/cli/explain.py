@@ -1,0 +1,71 @@
+"""Show where in a video a model looks.
+
+    uniformer explain --checkpoint runs/demo VIDEO|FOLDER|LIST [...] --output FOLDER
+    uniformer explain --checkpoint runs/demo clip.mp4 --output maps --class left --stage 2
+
+For each video an overlay (.mp4, a heat map on its frames) and a contact sheet (.png, the maps of all stages) are
+written: Grad-CAM of convolutional stages, attention of stages with attention (docs/explain.md). The clip is the one in
+the middle of the video, or around --at. If a video cannot be read, the others are explained, and the exit status is 2.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+
+from slowfast_uniformer.cli.common import load_predictor, model_parser, parse_model_arguments, print_errors
+from slowfast_uniformer.errors import UserError
+
+METHODS = ("auto", "gradcam", "attention")
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = model_parser("explain", __doc__)
+    add = parser.add_argument
+    add("--output", required=True, metavar="FOLDER", help="folder to write")
+    help_text = "class to explain by Grad-CAM (the most probable one); attention does not depend on the class"
+    add("--class", dest="label", metavar="NAME|LABEL", help=help_text)
+    add("--stage", help="whose map the overlay shows; the contact sheet names all stages")
+    add("--method", choices=METHODS, default="auto", help="%(default)s: by the kind of stage")
+    add("--at", type=float, metavar="SECONDS", help="middle of the clip (the video's)")
+    add("--tensorboard", metavar="FOLDER", help="also write the contact sheets to TensorBoard")
+    return parse_model_arguments(parser, argv)
+
+
+def summary_writer(folder: str):
+    """A TensorBoard writer. Raises UserError where it cannot write."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    try:
+        return SummaryWriter(folder)
+    except OSError as error:
+        raise UserError(f"--tensorboard {folder}: cannot write there: {error.strerror}") from None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    from slowfast_uniformer.inference.explain import contact_sheet, explain, label_of, write_overlay, write_picture
+    from slowfast_uniformer.inference.inputs import find_videos
+    from slowfast_uniformer.inference.outputs import output_files
+
+    model = load_predictor(args)
+    label = None if args.label is None else label_of(args.label, model.names)
+    samples, errors = find_videos(args.videos, model.cfg), []
+    paths = [sample.path for sample in samples]
+    overlays, sheets = (output_files(args.output, paths, ending) for ending in (".mp4", ".png"))
+    board = summary_writer(args.tensorboard) if args.tensorboard else None
+    for sample, overlay, picture in zip(samples, overlays, sheets, strict=True):
+        try:
+            found = explain(model, sample, label, args.method, args.at)
+            write_overlay(model, found, overlay, args.stage)
+            sheet = contact_sheet(found)
+            write_picture(sheet, picture)
+        except UserError as error:
+            errors.append(str(error))
+            continue
+        name, probability = found.explained
+        print(f"{sample.path}: {name} ({probability:.1%}), {overlay}, {picture}", flush=True)
+        if board:
+            board.add_image(f"explain/{os.path.basename(picture)}", sheet, dataformats="HWC")
+    if board:
+        board.close()
+    return print_errors(errors)

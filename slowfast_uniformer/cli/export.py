@@ -1,0 +1,41 @@
+r"""Export a trained model to ONNX or torch.export.
+
+    uniformer export --checkpoint runs/demo --format onnx --output runs/demo/model.onnx
+    uniformer export --checkpoint runs/demo --format torch_export --output runs/demo/model.pt2 \
+        --check VIDEO|FOLDER|LIST [...]
+
+The file runs without this package: with onnxruntime, or with PyTorch alone, for any batch size. Its metadata holds
+the classes and the preprocessing. It is written if its logits agree with PyTorch's to 1e-4 of the largest logit, on
+all views of the videos after --check, or else on noise.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from slowfast_uniformer.cli.common import load_predictor, model_parser, parse_model_arguments
+
+FORMATS = {"onnx": ".onnx", "torch_export": ".pt2"}
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = model_parser("export", __doc__, videos=False)
+    parser.add_argument("--format", required=True, choices=FORMATS)
+    parser.add_argument("--output", required=True, metavar="OUT.onnx|OUT.pt2")
+    parser.add_argument("--check", nargs="+", default=[], metavar="VIDEO", help="videos, folders or lists")
+    return parse_model_arguments(parser, argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    from slowfast_uniformer.inference.export import export
+    from slowfast_uniformer.inference.inputs import find_videos
+    from slowfast_uniformer.inference.outputs import checked_output
+
+    output = checked_output(args.output, [FORMATS[args.format]])
+    model = load_predictor(args, "NUM_GPUS", 0, "TRAIN.MIXED_PRECISION", "none")
+    videos = find_videos(args.check, model.cfg)
+    found = export(model, args.format, output, videos)
+    opset = f" (opset {found.opset})" if found.opset else ""
+    data = f"{found.clips} clips of {len(videos)} videos" if videos else f"{found.clips} clips of noise"
+    print(f"{output}: {args.format}{opset}, {found.size / 1e6:.1f} MB, {len(model.names)} classes")
+    print(f"largest deviation from PyTorch {found.deviation:.1e} of the largest logit, on {data}")

@@ -1,0 +1,95 @@
+"""The command `uniformer`: finds the module of a command and runs it.
+
+A command COMMAND is the module cli/COMMAND.py with two functions: `parse_args(argv)` returns its arguments, and
+`main(argv)` runs it and returns its exit status (None: 0). Only the module of the chosen command is imported, and
+modules of commands import PyTorch inside `main`, so that help texts and argument errors are instant.
+"""
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from slowfast_uniformer.cli.common import finish
+from slowfast_uniformer.errors import UserError
+
+COMMANDS = {
+    "Training": {
+        "train": "Train a model and test it, as its config says.",
+        "test": "Test a trained model.",
+        "config": "List the recipes, or print the resolved config of one.",
+        "slurm": "Write or submit a SLURM job that trains and requeues itself.",
+    },
+    "Data": {
+        "demo-data": "Render the demo data set: videos of eight motions.",
+        "lists": "Write train.csv, val.csv, test.csv and classes.txt for a folder of videos.",
+        "check": "Check the lists of a config and every video in them.",
+    },
+    "Using a trained model": {
+        "predict": "Predict the classes of videos.",
+        "explain": "Show where in a video a model looks.",
+        "features": "Extract the features of videos.",
+        "export": "Export a trained model to ONNX or torch.export.",
+        "app": "Serve a web page that classifies uploaded videos.",
+        "convert": "Convert weights of any known checkpoint format to safetensors.",
+    },
+    "Analysis": {
+        "report": "Write an HTML report on one run, or on several side by side.",
+        "info": "Print the parameters, operations and memory of a model.",
+        "plan": "Estimate batch, memory, time and communication of a run on many GPUs.",
+    },
+}
+NAMES = [name for commands in COMMANDS.values() for name in commands]
+
+
+def overview() -> str:
+    """The help text of `uniformer`: all commands in groups."""
+    lines = ["usage: uniformer COMMAND [arguments]", "       uniformer COMMAND --help", "       uniformer --version"]
+    for title, commands in COMMANDS.items():
+        lines += ["", f"{title}:", *(f"  {name:<11}{sentence}" for name, sentence in commands.items())]
+    return "\n".join([*lines, "", "Start with: uniformer demo-data && uniformer train --cfg demo/uniformer"])
+
+
+def load_command(name: str):
+    """The module of a command. Raises UserError, naming the nearest one, for an unknown name."""
+    if name not in NAMES:
+        nearest = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.0)[0]
+        raise UserError(f"unknown command {name!r}; the nearest one is {nearest} (uniformer --help lists all)")
+    return importlib.import_module(f"slowfast_uniformer.cli.{name.replace('-', '_')}")
+
+
+def run(argv: Sequence[str]) -> int | None:
+    """Run the command line `argv` (without the program's name); returns its exit status, None for 0."""
+    if "_ARGCOMPLETE" in os.environ:
+        return complete()
+    name, *arguments = argv or ["--help"]
+    if name in ("-h", "--help", "help"):
+        print(overview())
+    elif name == "--version":
+        from slowfast_uniformer import __version__
+
+        print(f"uniformer {__version__}")
+    else:
+        return load_command(name).main(arguments)
+
+
+def complete() -> None:
+    """Complete a command line for the shell, which runs the program with argcomplete's variables set."""
+    import argparse
+
+    import argcomplete
+
+    words = os.environ["COMP_LINE"][: int(os.environ["COMP_POINT"])].split(" ")
+    first = int(os.environ["_ARGCOMPLETE"])  # the position of the program in `words`, from 1
+    if len(words) > first + 1 and words[first] in NAMES:
+        os.environ["_ARGCOMPLETE"] = str(first + 1)  # argcomplete takes the command's name for the program
+        load_command(words[first]).parse_args([])
+    parser = argparse.ArgumentParser(prog="uniformer")
+    parser.add_argument("command", choices=NAMES)
+    argcomplete.autocomplete(parser)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the console script; ends the process with the exit status of the command."""
+    finish(lambda: run(sys.argv[1:] if argv is None else argv))

@@ -1,0 +1,160 @@
+"""Estimate a run on many GPUs: batch, steps, GPU memory, communication, decoding, checkpoints. Nothing is trained.
+
+    uniformer plan --cfg k400/uniformer_b --nodes 4 --gpu-memory 80 [KEY VALUE ...]
+
+With --check, the estimated memory is compared with training steps on this machine's CPU.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from slowfast_uniformer.cli.common import config_parser, parse_arguments, positive, table
+from slowfast_uniformer.config.load import load_config, load_recipe
+
+BANDWIDTH = 25.0  # GB/s: 200 Gbit/s for each GPU
+PARTS = {
+    "parameters": "parameters",
+    "gradients": "gradients",
+    "optimizer": "optimizer state",
+    "moving_average": "exponential moving average",
+    "buckets": "DDP buckets",
+    "gathered": "all-gathered blocks",
+}
+CHECKPOINTING = {
+    "none": "no activation checkpointing:",
+    "configured": "MODEL.CHECKPOINT_NUM as configured:",
+    "all": "activation checkpointing of every block:",
+}
+# --check measures a fresh run of one process, without weights
+FRESH = {"NUM_GPUS": 0, "NUM_SHARDS": 1, "TRAIN.AUTO_RESUME": False}
+FRESH |= {"TRAIN.CHECKPOINT_FILE_PATH": "", "MODEL.INIT_FROM": ""}
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = config_parser("plan", __doc__, required=False)
+    add = parser.add_argument
+    add("--nodes", type=positive(int), help="machines (NUM_SHARDS)")
+    add("--gpus-per-node", type=positive(int), help="GPUs of each (NUM_GPUS)")
+    help_text = "GB/s from a rank to the others, each way (%(default)s: 200 Gbit/s for each GPU)"
+    add("--bandwidth", type=positive(float), default=BANDWIDTH, help=help_text)
+    add("--gpu-memory", type=positive(float), help="GB of a GPU")
+    help_text = "TFLOP/s that a GPU achieves (a multiply-add counts twice), not its peak"
+    add("--gpu-tflops", type=positive(float), help=help_text)
+    add("--step-seconds", type=positive(float), help="duration of a step, if you know it")
+    add("--videos", type=positive(int), help="videos of the train list, if it is not on this machine")
+    help_text = "measure memory on this CPU and compare; without --cfg, of three small models"
+    add("--check", action="store_true", help=help_text)
+    add("--json", action="store_true", help="print JSON instead of text")
+    args = parse_arguments(parser, argv)
+    if not args.cfg and not args.check:
+        parser.error("the following arguments are required: --cfg")
+    return args
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    return f"{count / 1e9:,.2f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"
+
+
+def as_text(facts: dict[str, Any]) -> str:
+    """What `plan.plan` returned, for people."""
+    sections = [batch_lines(facts), [memory_table(facts["memory"])], time_lines(facts), checkpoint_lines(facts)]
+    return "\n\n".join("\n".join(lines) for lines in sections)
+
+
+def batch_lines(facts: dict[str, Any]) -> list[str]:
+    """Lines on the ranks, the batch, the learning rate and the steps."""
+    rate, steps, batch = facts["learning_rate"], facts["steps"], facts["batch"]
+    is_linear = abs(rate["applied"] / rate["linear"] - 1) < 1e-6
+    return [
+        f"{facts['model']} on {facts['gpus']} GPUs of {facts['machines']} machine(s), {facts['parallel']}, "
+        f"mixed precision {facts['precision']}",
+        f"global batch {batch['videos']} videos, {batch['videos_per_gpu']} per GPU; {batch['clips_at_once']} clip(s) "
+        "per forward pass",
+        f"learning rate {rate['applied']:g}; linear from the recipe's {rate['recipe']:g} at "
+        f"{rate['recipe_videos']} videos: {rate['linear']:g}{'' if is_linear else ' - set SOLVER.BASE_LR'}",
+        f"{steps['videos']:,} videos ({steps['source']}): {steps['per_epoch']:,} steps per epoch, "
+        f"{steps['total']:,} in {steps['epochs']} epochs",
+    ]
+
+
+def memory_table(facts: dict[str, Any]) -> str:
+    """The memory of a GPU with DDP and with FSDP."""
+    layouts = ("ddp", "fsdp")
+    rows = [["memory of a GPU, estimated", *(layout.upper() for layout in layouts)]]
+    for part, title in PARTS.items():
+        rows.append([f"  {title}", *(size(facts["parts"][layout].get(part, 0)) for layout in layouts)])
+    for name, saved in facts["saved"].items():
+        rows.append([CHECKPOINTING[name], "", ""])
+        rows.append(["  activations", size(saved), size(saved)])
+        rows.append(["  peak of a step", *(size(facts["peak"][layout][name]) for layout in layouts)])
+    return table(rows)
+
+
+def time_lines(facts: dict[str, Any]) -> list[str]:
+    """Lines on communication, time and decoding."""
+    time, decoding = facts["time"], facts["decoding"]
+    lines = []
+    for layout, sent in facts["communication"].items():
+        seconds = f"{sent['seconds'] * 1e3:,.1f} ms"
+        lines.append(f"communication of a step, {layout.upper()}: {size(sent['bytes'])} sent by each rank, {seconds}")
+    lines.append(f"compute of a step: {time['flops'] / 1e12:,.2f} TFLOP on each GPU")
+    if time["compute"]:
+        lines.append(
+            f"  at the given TFLOP/s {time['compute']:.3f} s, with communication "
+            f"{time['without_overlap']:.3f} s if nothing overlaps"
+        )
+    per_step = f"{time['seconds_per_step']:.3g} s per step"
+    if time["given"]:
+        lines.append(f"training {time['hours']:,.1f} h at {per_step}, without validation and waiting for data")
+    lines.append(
+        f"decoding on each machine at {per_step}: {decoding['videos_per_second']:,.1f} videos/s, "
+        f"{decoding['clips_per_second']:,.1f} clips/s; each of {decoding['workers']} DataLoader workers "
+        f"{decoding['clips_per_second_per_worker']:,.2f} clips/s"
+    )
+    return lines
+
+
+def checkpoint_lines(facts: dict[str, Any]) -> list[str]:
+    """A line on checkpoints, and whether the run fits the GPU's memory and what would make it fit."""
+    files, memory = facts["checkpoints"], facts["memory"]
+    lines = [f"checkpoints: {size(files['bytes'])} each, {files['files']} kept, {size(files['total'])} in total"]
+    if memory["usable"] is None:
+        return lines
+    needed = f"{size(memory['plan'])} of {size(memory['usable'])} usable"
+    if memory["fits"]:
+        return [*lines, f"FITS the GPU's memory: {needed}"]
+    remedy = "no setting here makes it fit: take fewer or smaller frames, or a smaller model"
+    if memory["remedy"]:
+        keys = ", ".join(f"{key} {value}" for key, value in memory["remedy"]["keys"].items())
+        remedy = f"with {keys} it would take {size(memory['remedy']['peak'])}"
+    return [*lines, f"DOES NOT FIT the GPU's memory: {needed}; {remedy}"]
+
+
+def comparison(rows: list[dict[str, Any]]) -> str:
+    """What `memory_check.check` returned, for people."""
+    lines = [["peak of a step on the CPU, MB", "estimated", "measured", "ratio"]]
+    for row in rows:
+        peaks = [f"{row[key] / 1e6:,.1f}" for key in ("planned", "measured")]
+        lines.append([row["name"], *peaks, f"{row['ratio']:.3f}"])
+    return table(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    opts = {"NUM_SHARDS": args.nodes, "NUM_GPUS": args.gpus_per_node}
+    opts = FRESH if args.check else {key: value for key, value in opts.items() if value}
+    overrides = [*args.opts, *(item for pair in opts.items() for item in pair)]
+    cfg = load_config(args.cfg, overrides, runs_here=False) if args.cfg else None
+    from slowfast_uniformer.analysis import memory_check, plan
+
+    if args.check:
+        facts = memory_check.check({args.cfg[-1]: cfg} if args.cfg else memory_check.small_configs())
+    else:
+        hardware = plan.Hardware(args.bandwidth, args.gpu_memory, args.gpu_tflops)
+        recipe = load_recipe(args.cfg[0])
+        facts = plan.plan(cfg, recipe, hardware, args.videos, args.step_seconds)
+    show = comparison if args.check else as_text
+    print(json.dumps(facts, indent=2) if args.json else show(facts))

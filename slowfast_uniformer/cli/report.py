@@ -1,0 +1,25 @@
+"""Write an HTML report on one run, or on several side by side: curves, classes, mistakes, config, speed and cost.
+
+    uniformer report runs/demo [RUN ...] [--output FILE.html]
+
+The page is a single self-contained file. It can be written while the run is in progress.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from slowfast_uniformer.cli.common import new_parser, parse_arguments
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = new_parser("report", __doc__)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder (OUTPUT_DIR)")
+    parser.add_argument("--output", metavar="FILE.html", help="the page (report.html in the first RUN)")
+    return parse_arguments(parser, argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    from slowfast_uniformer.analysis.report import report
+
+    print(report(args.runs, args.output))

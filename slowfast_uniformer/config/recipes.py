@@ -1,0 +1,42 @@
+"""The shipped configs: where they are, and their names, such as "k400/uniformer_s"."""
+
+import difflib
+import os
+from pathlib import Path
+
+from slowfast_uniformer.errors import UserError
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def configs_folder() -> Path:
+    """Return the folder of the shipped configs: inside the package when installed, or beside it in a checkout."""
+    inside = PACKAGE / "configs"
+    return inside if inside.is_dir() else PACKAGE.parent / "configs"
+
+
+def list_recipes() -> dict[str, str]:
+    """Return the path of every shipped config by its name, without those of _base_."""
+    folder = configs_folder()
+    paths = {path.relative_to(folder): str(path) for path in sorted(folder.rglob("*.yaml"))}
+    return {str(name.with_suffix("")): path for name, path in paths.items() if "_base_" not in name.parts}
+
+
+def find_config(text: str) -> str:
+    """Return the path of a config.
+
+    Args:
+        text: the path of a file, which takes precedence, or a recipe's name such as "k400/uniformer_s"; ".yaml" behind
+            and "configs/" before it are optional.
+
+    Raises:
+        UserError: there is neither; names the nearest recipe.
+    """
+    if os.path.isfile(text):
+        return text
+    name = text.removeprefix("configs/").removesuffix(".yaml")
+    path = configs_folder() / f"{name}.yaml"
+    if not path.is_file():
+        nearest = "".join(difflib.get_close_matches(name, list_recipes(), n=1, cutoff=0.0)) or "(none found)"
+        raise UserError(f"{text}: no such config file or recipe; the nearest recipe is {nearest}")
+    return str(path)

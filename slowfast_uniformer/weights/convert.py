@@ -1,0 +1,56 @@
+"""Convert weights of any known checkpoint format to safetensors, or a sharded run's checkpoint folder to one file."""
+
+import json
+import os
+
+from safetensors.torch import save_file
+
+from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.paths import atomic_path
+from slowfast_uniformer.runs import checkpoints
+from slowfast_uniformer.weights.files import METADATA_KEYS
+from slowfast_uniformer.weights.load import dropped_summary, read_weights
+
+
+def convert(source: str, target: str) -> list[str]:
+    """Write the weights of `source`, under this program's parameter names, to `target`.
+
+    Class names, config, ViT variant and the like are written as metadata of the safetensors file, so that it loads as
+    the original does. A .pyth target is for a .dcp folder: it gets the whole checkpoint, optimizer state included.
+
+    Args:
+        source: a path or name as in MODEL.INIT_FROM (see `registry.find_weights`).
+        target: a new file, .safetensors, or .pyth where `source` is a .dcp folder.
+
+    Returns:
+        Lines for people: the checkpoint format, what was written and what was dropped.
+
+    Raises:
+        UserError: `source` cannot be read, or `target` exists, has another ending or cannot be written.
+    """
+    if not target.endswith((".safetensors", ".pyth") if os.path.isdir(source) else ".safetensors"):
+        raise UserError(f"{target}: the file to write must end in .safetensors (or .pyth, for a .dcp folder)")
+    if os.path.exists(target):
+        raise UserError(f"{target} exists; remove it or choose another name")
+    if target.endswith(".pyth"):
+        checkpoints.write_checkpoint(os.path.abspath(target), checkpoints.load_checkpoint(source))
+        return [f"{source}: all of it in {target}"]
+    weights = read_weights(source)
+    # the key in files stays "arithmetic": files written by earlier versions must load
+    metadata = weights.metadata | {"arithmetic": weights.vit_variant, "image": weights.image}
+    metadata = {key: metadata[key] for key in METADATA_KEYS if metadata.get(key)}
+    tensors = {name: value.contiguous().clone() for name, value in weights.tensors.items()}
+    try:
+        with atomic_path(target) as temporary:
+            save_file(tensors, temporary, {"format": "pt", "slowfast_uniformer": json.dumps(metadata)})
+            os.umask(mask := os.umask(0))
+            os.chmod(temporary, 0o666 & ~mask)  # safetensors creates files that only their owner can read
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror}") from None
+    size = sum(value.numel() for value in tensors.values())
+    details = [*dropped_summary(weights.dropped), *(f"{key}: {value}" for key, value in weights.vit_variant.items())]
+    return [
+        f"{source}: {weights.checkpoint_format}",
+        f"  {len(tensors)} tensors, {size / 1e6:.2f} M numbers, to {target}",
+        *(f"  {line}" for line in details),
+    ]

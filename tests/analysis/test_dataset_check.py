@@ -1,0 +1,288 @@
+"""The data set check on the demo data with every kind of fault in it: it finds all of them and nothing else."""
+
+import csv
+import json
+import multiprocessing
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from PIL import Image
+from video_factory import X264, damage, shorten, write_audio, write_video
+
+from slowfast_uniformer.analysis import video_scan
+from slowfast_uniformer.analysis.dataset_check import FAULTS, NOTES, check
+from slowfast_uniformer.analysis.video_scan import examine
+from slowfast_uniformer.config.load import load_config
+from slowfast_uniformer.data.bad_videos import BadVideos
+from slowfast_uniformer.errors import UserError
+
+SPLITS = ("train", "val", "test")
+SMALL = dict(size=(40, 40), frames=16, bframes=0, **X264)
+
+
+@pytest.fixture
+def data(demo, tmp_path) -> Path:
+    """The demo data set in a folder of its own, to be damaged."""
+    shutil.copytree(demo / "videos", tmp_path / "data" / "videos")
+    for name in ("train.csv", "val.csv", "test.csv", "classes.txt"):
+        shutil.copy(demo / name, tmp_path / "data" / name)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def cfg(data, tiny):
+    return load_config(None, [*tiny, "DATA.PATH_TO_DATA_DIR", str(data), "DATA.PATH_PREFIX", str(data / "videos")])
+
+
+def append(data: Path, split: str, line: str) -> int:
+    """Add a line to a list; returns its number."""
+    path = data / f"{split}.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, line]) + "\n")
+    return len(lines) + 1
+
+
+def found(report) -> set:
+    return {(f.split, f.line, f.finding) for f in report.findings}
+
+
+def zeros_inside(path: Path) -> None:
+    damage(path, 3, share=0.3)
+
+
+def lost_inside(path: Path) -> None:
+    damage(path, 3)
+
+
+def variable(path: Path) -> None:
+    parts = [write_video(path.with_name(f"{n}.h264"), **{**SMALL, "size": (40, n)}) for n in (40, 32)]
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+
+
+# What is done to a copy of a good video, and what is to be found.
+FAULTY_VIDEOS = {
+    "truncated.mp4": (lambda path: shorten(path, 0.6), {"unreadable"}),
+    "header_only.mp4": (lambda path: shorten(path, 0.01), {"unreadable"}),
+    "empty.mp4": (lambda path: path.write_bytes(b""), {"unreadable"}),
+    "text.mp4": (lambda path: path.write_text("404 not found"), {"unreadable"}),
+    "missing.mp4": (lambda path: path.unlink(), {"unreadable"}),
+    "folder.mp4": (lambda path: (path.unlink(), path.mkdir()), {"unreadable"}),
+    "sound.mp4": (lambda path: write_audio(path), {"unreadable"}),
+    "lost_inside.mp4": (lost_inside, {"unreadable"}),
+    "zeros_inside.mp4": (zeros_inside, {"damaged"}),
+    "short.mp4": (lambda path: write_video(path, **{**SMALL, "frames": 3}), {"short"}),
+    "large.mp4": (lambda path: write_video(path, **{**SMALL, "size": (160, 120)}), {"odd"}),
+    "slow.mp4": (lambda path: write_video(path, times=range(0, 64, 4), **SMALL), {"odd"}),
+    "variable.h264": (variable, {"variable size"}),
+}
+LINES = ["a.mp4", "a.mp4 x", "a.mp4 8", "a.mp4 -1", "a.mp4,1", " 3"]
+
+
+def test_every_fault_is_found_and_nothing_else(data, cfg):
+    good = (data / "train.csv").read_text().split()[0]
+    expected = set()
+    for name, (break_video, findings) in FAULTY_VIDEOS.items():
+        path = data / "videos" / name
+        write_video(path, **{**SMALL, "gop": len(expected) + 3})  # no two are copies of one video
+        break_video(path)
+        line = append(data, "train", f"{name} 1")
+        expected |= {("train", line, finding) for finding in findings}
+    for text in LINES:
+        expected.add(("train", append(data, "train", text), "wrong line"))
+    (data / "videos" / "copies").mkdir()
+    for name in ("copy.mp4", "leak.mp4"):
+        shutil.copy(data / "videos" / good, data / "videos" / "copies" / name)
+    label = (data / "train.csv").read_text().split()[1]
+    expected.add(("train", append(data, "train", f"copies/copy.mp4 {label}"), "duplicate"))
+    expected.add(("train", append(data, "train", f"{good} {label}"), "duplicate"))
+    line = append(data, "train", f"copies/copy.mp4 {(int(label) + 1) % 8}")
+    expected |= {("train", line, "duplicate"), ("train", line, "contradiction")}
+    expected.add(("val", append(data, "val", f"copies/leak.mp4 {label}"), "leak"))
+    write_video(data / "videos" / "copies" / Path(good).name, **SMALL)
+    expected.add(("test", append(data, "test", f"copies/{Path(good).name} {label}"), "leak"))
+    (data / "train.csv").write_text((data / "train.csv").read_text() + "\n\n")  # no harm in empty lines
+    assert found(check(cfg, SPLITS, workers=0)) == expected
+    assert {finding for *_, finding in expected} == {*FAULTS, *NOTES} - {"empty class"}
+    rows = list(csv.DictReader(Path(cfg.OUTPUT_DIR, "check_dataset.csv").open(newline="")))
+    assert {(row["split"], int(row["line"]), row["finding"]) for row in rows} == expected
+    assert all(row["path"] and row["detail"] for row in rows)
+    bad = {Path(path).name: cause for path, cause in BadVideos(cfg.OUTPUT_DIR).causes.items()}
+    assert set(bad) == {name for name, (_, findings) in FAULTY_VIDEOS.items() if "unreadable" in findings}
+    assert "No such file" in bad["missing.mp4"] and "no video stream" in bad["sound.mp4"]
+
+
+def test_good_data_has_no_findings_though_val_and_test_are_the_same(cfg):
+    report = check(cfg, SPLITS, workers=0)
+    assert report.findings == [] and (report.files, report.read) == (25, 25)
+    assert [sum(counts) for counts in report.classes.values()] == [16, 9, 9]
+
+
+def test_classes_without_videos_are_named(data, cfg):
+    lines = (data / "val.csv").read_text().splitlines()
+    (data / "val.csv").write_text("\n".join(line for line in lines if not line.endswith((" 2", " 5"))))
+    names = (data / "classes.txt").read_text().split()
+    [finding] = check(cfg, ["val"], workers=0).findings
+    assert finding[:2] == ("val", None) and finding.detail == f"no video of {names[2]}, {names[5]}"
+
+
+def test_equal_numbers_as_names_are_no_leaks(data, cfg):
+    """Where each class counts from 1, an equal name does not mean an equal video."""
+    for split in ("train", "val"):
+        lines = []
+        for number, line in enumerate((data / f"{split}.csv").read_text().splitlines()):
+            path, label = line.split()
+            new = Path(split, label, f"{number // 8:03d}.mp4")
+            (data / "videos" / new).parent.mkdir(parents=True, exist_ok=True)
+            (data / "videos" / path).rename(data / "videos" / new)
+            lines.append(f"{new} {label}\n")
+        (data / f"{split}.csv").write_text("".join(lines))
+    assert check(cfg, ("train", "val"), workers=0).findings == []
+
+
+def test_fast_reads_what_a_full_check_need_not_read_again(data, cfg):
+    target = data / "videos" / (data / "train.csv").read_text().split()[0]
+    damage(target, 2, share=0.3)
+    assert check(cfg, ["train"], workers=0, fast=True).findings == []
+    report = check(cfg, ["train"], workers=0)
+    assert report.read == 16 and [finding.finding for finding in report.findings] == ["damaged"]
+    report = check(cfg, ["train"], workers=0, fast=True)
+    assert report.read == 0 and [finding.finding for finding in report.findings] == ["damaged"]
+
+
+@pytest.fixture
+def reads(monkeypatch) -> list:
+    """Paths that are read from now on; "stop" in a name stops the run there."""
+    paths, examine = [], video_scan.examine
+
+    def counted(job):
+        if "stop" in job.path:
+            raise KeyboardInterrupt
+        paths.append(job.path)
+        return examine(job)
+
+    monkeypatch.setattr(video_scan, "examine", counted)
+    return paths
+
+
+def test_an_interrupted_check_continues_and_only_changed_files_are_read(data, cfg, reads):
+    lines = (data / "train.csv").read_text().splitlines()
+    (data / "train.csv").write_text("\n".join([*lines[:5], "stop.mp4 1", *lines[5:]]))
+    with pytest.raises(KeyboardInterrupt):
+        check(cfg, SPLITS, workers=0)
+    assert len(reads) == 5
+    (data / "train.csv").write_text("\n".join(lines))
+    kept = Path(cfg.OUTPUT_DIR, "check_dataset.jsonl")
+    kept.write_text(kept.read_text()[:-20])  # killed while it wrote the fifth
+    assert check(cfg, SPLITS, workers=0).read == 21 and len(set(reads)) == 25
+    assert all(json.loads(line)["facts"]["frames"] == 16 for line in kept.read_text().splitlines()[5:])
+    target = data / "videos" / lines[3].split()[0]
+    os.utime(target, (1, 1))
+    reads.clear()
+    report = check(cfg, SPLITS, workers=0)
+    assert reads == [str(target)] and report.findings == [] and (report.files, report.read) == (25, 1)
+
+
+def crash(job):
+    """In place of `examine`: reading one video ends the process."""
+    if "crash" in job.path:
+        os._exit(1)
+    return examine(job)
+
+
+def test_a_reading_process_that_dies_is_reported(data, cfg, monkeypatch):
+    line = append(data, "val", "crash.mp4 1")
+    monkeypatch.setattr(video_scan, "get_context", lambda _: multiprocessing.get_context("fork"))
+    monkeypatch.setattr(video_scan, "examine", crash)
+    [finding] = check(cfg, ["val"], workers=2).findings
+    assert finding[:2] == ("val", line) and "the process that reads it crashes" in finding.detail
+
+
+def test_videos_noted_in_training_stay_until_they_are_read(data, cfg):
+    readable = str(data / "videos" / (data / "train.csv").read_text().split()[0])
+    os.makedirs(cfg.OUTPUT_DIR)
+    for path in (readable, "elsewhere.mp4"):
+        BadVideos(cfg.OUTPUT_DIR).add(path, "could not be read")
+    check(cfg, ["train"], workers=0, fast=True)
+    assert set(BadVideos(cfg.OUTPUT_DIR).causes) == {readable, "elsewhere.mp4"}
+    check(cfg, ["train"], workers=0)
+    assert set(BadVideos(cfg.OUTPUT_DIR).causes) == {"elsewhere.mp4"}
+
+
+def test_folders_of_frames(demo, tiny, tmp_path):
+    for part in ("sth", "frames"):
+        shutil.copytree(demo / part, tmp_path / part)
+    sth = ["TRAIN.DATASET", "sth", "TEST.DATASET", "sth", "DATA.LABEL_PATH_TEMPLATE", "{}.csv"]
+    sth += ["DATA.PATH_TO_DATA_DIR", str(tmp_path / "sth"), "DATA.PATH_PREFIX", str(tmp_path / "frames")]
+    cfg = load_config(None, [*tiny, *sth])
+    assert check(cfg, ["val"], workers=0).findings == []
+    folders = [tmp_path / "frames" / line.split()[0] for line in (tmp_path / "sth/val.csv").open()]
+    (folders[0] / "00007.jpg").unlink()
+    shorten(folders[1] / "00016.jpg", 0.5)
+    with Image.open(folders[2] / "00002.jpg") as image:
+        image.resize((30, 20)).save(folders[2] / "00002.jpg")
+    shutil.rmtree(folders[3])
+    for folder in folders[:3]:
+        os.utime(folder, (1, 1))
+    report = check(cfg, ["val"], workers=0)
+    assert [(finding.line, finding.finding) for finding in report.findings] == [
+        (1, "unreadable"),
+        (2, "unreadable"),
+        (3, "variable size"),
+        (4, "unreadable"),
+    ]
+    assert "00007.jpg" in report.findings[0].detail and "00016.jpg" in report.findings[1].detail
+
+
+@pytest.fixture
+def run_check(command, tiny, data):
+    """Call `uniformer check` on the lists in `data`; returns exit status, standard output and standard error."""
+    places = ["DATA.PATH_TO_DATA_DIR", data, "DATA.PATH_PREFIX", data / "videos"]
+
+    def call(*arguments):
+        return command("check", "--workers", 0, "--cfg", ROOT / "tests/empty.yaml", *arguments, *tiny, *places)
+
+    return call
+
+
+def test_exit_status_and_summary(run_check, data):
+    status, out, _ = run_check()
+    assert status == 0 and "25 files" in out and "nothing found" in out
+    write_video(data / "videos" / "short.mp4", **{**SMALL, "frames": 3})
+    append(data, "train", "short.mp4 2")
+    status, out, _ = run_check()
+    assert status == 0 and "short: 1 (for your information)" in out
+    for number in range(7):
+        append(data, "val", f"gone{number}.mp4 2")
+    assert run_check("--splits", "train")[0] == 0
+    status, out, _ = run_check("--splits", "val")
+    assert status == 1 and "unreadable: 7" in out and "and 2 more" in out
+    assert run_check("--splits", "tests")[0] == 2
+    (data / "test.csv").unlink()
+    status, out, err = run_check()
+    assert (status, out, err.count("\n")) == (2, "", 1) and "test.csv: cannot read the test list" in err
+
+
+def test_an_output_folder_that_cannot_be_written(cfg, tmp_path):
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.OUTPUT_DIR = str(tmp_path / "file" / "run")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="OUTPUT_DIR: cannot write"):
+        check(cfg, ["val"], workers=0)
+
+
+def test_wrong_videos_of_a_json_list_are_findings(tiny, tmp_path):
+    (tmp_path / "labels.json").write_text(json.dumps({f"Moving {k}": str(k) for k in range(8)}))
+    entries = [{"id": str(k), "template": f"Moving [{k}]"} for k in (0, 9, 1)]
+    (tmp_path / "train.json").write_text(json.dumps(entries))
+    write_video(tmp_path / "0.webm", codec="libvpx-vp9", size=(40, 40), frames=6)
+    keys = ["DATA.PATH_TO_DATA_DIR", str(tmp_path), "DATA.PATH_PREFIX", str(tmp_path), "TRAIN.DATASET", "sthv2_json"]
+    findings = check(load_config(None, [*tiny, *keys]), ["train"], workers=0).findings
+    assert [finding[1:4] for finding in findings if finding.line] == [
+        (2, "9", "wrong line"),
+        (3, str(tmp_path / "1.webm"), "unreadable"),
+    ]
+    assert findings[1].detail == "no class is named 'Moving 9'; correct labels.json or DATA.CLASS_NAMES"

@@ -1,0 +1,186 @@
+"""The command `uniformer` itself: help, errors and what is imported for them, shell completion."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from conftest import ROOT
+
+import slowfast_uniformer
+from slowfast_uniformer.cli import common, explain, export, main, plan, train
+
+HEAVY = (
+    "torch torchvision pytorchvideo timm torchmetrics matplotlib tensorboard numpy pandas PIL av tqdm jinja2 "
+    "safetensors simplejson pyarrow onnx gradio"
+).split()
+CONFIG_ERRORS = {
+    "unknown key SOLVER.BASELR": ["train", "--cfg", "demo/uniformer", "SOLVER.BASELR", "1"],
+    "absent.yaml: no such config file": ["train", "--cfg", "absent.yaml"],
+    "/nowhere/train.csv": ["train", "--cfg", "demo/uniformer", "DATA.PATH_TO_DATA_DIR", "/nowhere"],
+    "/nowhere/test.csv": ["test", "--cfg", "demo/uniformer", "DATA.PATH_TO_DATA_DIR", "/nowhere"],
+    "no class folders": ["lists", "{empty}"],
+    "no VIDEO, FOLDER or LIST": ["predict", "--checkpoint", "runs/demo"],
+}
+RECORD = """
+import contextlib, io, json, sys
+from slowfast_uniformer.cli import common, main
+for words in json.loads(sys.argv[1]):
+    status, out, err = 0, io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            common.finish(lambda: main.run(words))
+        except SystemExit as stop:
+            status = stop.code
+    packages = sorted({name.partition(".")[0] for name in sys.modules})
+    print(json.dumps([status, out.getvalue(), err.getvalue(), packages]))
+"""
+
+
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory) -> dict:
+    """Of each call, all in one process one after another: status, output, errors, packages imported so far."""
+    empty = str(tmp_path_factory.mktemp("empty"))
+    commands = [[], ["--help"], ["--version"], *([name, "--help"] for name in main.NAMES), ["config"]]
+    commands += [[word.format(empty=empty) for word in words] for words in CONFIG_ERRORS.values()]
+    done = subprocess.run(
+        [sys.executable, "-c", RECORD, json.dumps(commands)], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    keys = [*map(tuple, commands[: -len(CONFIG_ERRORS)]), *CONFIG_ERRORS]
+    return dict(zip(keys, map(json.loads, done.stdout.splitlines()), strict=True))
+
+
+def test_help_and_config_errors_import_nothing_heavy(calls):
+    for words, (_, _, _, packages) in calls.items():
+        assert not set(HEAVY) & set(packages), words
+
+
+def test_config_errors_are_one_line(calls):
+    for message in CONFIG_ERRORS:
+        status, out, errors, _ = calls[message]
+        assert (status, out) == (2, "") and message in errors.splitlines()[-1], errors
+        assert errors.count("error: ") == 1 and "Traceback" not in errors
+
+
+def test_the_overview_lists_every_command_with_its_sentence(calls):
+    for words in ((), ("--help",)):
+        status, out, errors, _ = calls[words]
+        assert (status, errors) == (0, "")
+        for commands in main.COMMANDS.values():
+            for name, sentence in commands.items():
+                assert any(line.split() == [name, *sentence.split()] for line in out.splitlines())
+    assert calls["--version",][1] == f"uniformer {slowfast_uniformer.__version__}\n"
+
+
+@pytest.mark.parametrize("name", main.NAMES)
+def test_help_of_a_command_has_a_sentence_an_example_and_where_keys_are_explained(calls, name):
+    status, out, errors, _ = calls[name, "--help"]
+    assert (status, errors) == (0, "")
+    usage, sentence, example = out.split("\n\n")[:3]
+    assert usage.startswith(f"usage: uniformer {name} ") and sentence.endswith(".")
+    assert example.startswith(f"    uniformer {name}")
+    assert ("docs/config.md" in out and "uniformer config" in out) == ("  --cfg " in out)
+
+
+def test_every_module_of_a_command_is_in_the_table():
+    modules = {path.stem for path in (ROOT / "slowfast_uniformer/cli").glob("*.py")} - {"__init__", "main", "common"}
+    assert modules == {name.replace("-", "_") for name in main.NAMES}
+    for name in main.NAMES:
+        module = main.load_command(name)
+        assert callable(module.main) and callable(module.parse_args) and module.__doc__
+
+
+def test_an_unknown_command_names_the_nearest_one(command):
+    status, out, errors = command("predcit")
+    assert (status, out) == (2, "") and "unknown command 'predcit'" in errors and "predict" in errors
+
+
+def test_python_m_is_the_same_command():
+    words = [sys.executable, "-m", "slowfast_uniformer", "--version"]
+    assert subprocess.run(words, capture_output=True, text=True, cwd=ROOT).stdout.startswith("uniformer ")
+
+
+def test_choices_that_parsers_repeat_are_those_of_the_program():
+    from slowfast_uniformer.analysis.plan import Hardware
+    from slowfast_uniformer.inference import export as exporting
+    from slowfast_uniformer.inference.saliency import METHODS
+
+    assert plan.BANDWIDTH == Hardware.bandwidth
+    assert explain.METHODS == METHODS
+    assert export.FORMATS == exporting.ENDINGS
+
+
+def test_run_net_has_the_arguments_of_slowfast():
+    parser = train.run_parser("train", "")
+    options = [action.option_strings for action in parser._actions]
+    assert options == [
+        ["-h", "--help"],
+        ["--cfg"],
+        [],
+        ["--init_method"],
+        ["--num_shards"],
+        ["--shard_id"],
+        ["--small"],
+    ]
+    source = ast.parse((ROOT / "tools/run_net.py").read_text())
+    assert not any(isinstance(node, ast.FunctionDef) for node in source.body)  # a shim over cli/train.py
+    words = [sys.executable, "tools/run_net.py", "--help"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.startswith("usage: run_net.py [options] --cfg FILE.yaml") and done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(KeyboardInterrupt(), 130), (common.signals.Interrupted(), 75), (common.UserError("no"), 2), (SystemExit(1), 1)],
+)
+def test_exit_status(error, status):
+    def fail():
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        common.finish(fail)
+    assert stop.value.code == status
+
+
+def test_a_closed_output_ends_with_141():
+    """The reader has ended before the first line is written."""
+    program = f"sleep 0.5; {sys.executable} -u -m slowfast_uniformer config"
+    script = f"({program}) | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (141, "") and "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def completed(monkeypatch):
+    """Complete a command line with a stand-in for argcomplete; returns the parser that it was given."""
+
+    def complete(line: str) -> SimpleNamespace:
+        found = SimpleNamespace()
+
+        def autocomplete(parser):
+            found.parser, found.start = parser, os.environ["_ARGCOMPLETE"]
+            raise SystemExit(0)
+
+        monkeypatch.setitem(sys.modules, "argcomplete", SimpleNamespace(autocomplete=autocomplete))
+        for name, value in {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line))}.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(SystemExit):
+            main.run([])
+        return found
+
+    return complete
+
+
+def test_completion_of_commands(completed):
+    found = completed("uniformer tr")
+    (action,) = [action for action in found.parser._actions if action.choices]
+    assert list(action.choices) == main.NAMES and found.start == "1"
+
+
+@pytest.mark.parametrize("name", main.NAMES)
+def test_completion_of_a_command_s_options(completed, name):
+    found = completed(f"uniformer {name} --")
+    assert found.parser.prog == f"uniformer {name}" and found.start == "2"

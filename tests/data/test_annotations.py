@@ -1,0 +1,175 @@
+"""Annotation lists and class names: what is read, and the error messages."""
+
+import subprocess
+import sys
+
+import pytest
+from iopath.common.file_io import PathHandler, g_pathmgr
+
+from slowfast_uniformer.config.load import load_config
+from slowfast_uniformer.data import annotations
+from slowfast_uniformer.errors import UserError
+
+
+def cfg_for(folder, *overrides):
+    base = ["NUM_GPUS", 0, "DATA.PATH_TO_DATA_DIR", str(folder), "MODEL.NUM_CLASSES", 3]
+    return load_config(None, [*base, *overrides])
+
+
+def test_kinetics_list_with_prefix_and_separator_in_paths(tmp_path, monkeypatch):
+    (tmp_path / "train.csv").write_text("a b/c.mp4 2\n\nd.mp4 0\n")
+    monkeypatch.setenv("VIDEOS", "/videos")
+    samples = annotations.load(cfg_for(tmp_path, "DATA.PATH_PREFIX", "$VIDEOS"), "train")
+    assert [(s.path, s.label, s.frames) for s in samples] == [
+        ("/videos/a b/c.mp4", 2, None),
+        ("/videos/d.mp4", 0, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("a, b.mp4,1\nc.mp4,2\n", [("a, b.mp4", 1), ("c.mp4", 2)]),
+        ("a,b.mp4 1\nc,2.mp4 2\n", [("a,b.mp4", 1), ("c,2.mp4", 2)]),
+        ("\na b.mp4, 1\n", [("a b.mp4", 1)]),
+    ],
+)
+def test_commas_are_told_from_spaces(tmp_path, text, expected):
+    (tmp_path / "train.csv").write_text(text)
+    assert [(s.path, s.label) for s in annotations.load(cfg_for(tmp_path), "train")] == expected
+
+
+def test_a_variable_that_is_not_set_has_a_stand_in(tmp_path, monkeypatch):
+    (tmp_path / "train.csv").write_text("d.mp4 0\n")
+    cfg = cfg_for(tmp_path, "DATA.PATH_PREFIX", "${MY_VIDEOS:-data/mine}")
+    monkeypatch.delenv("MY_VIDEOS", raising=False)
+    assert annotations.load(cfg, "train")[0].path == "data/mine/d.mp4"
+    monkeypatch.setenv("MY_VIDEOS", "/videos")
+    assert annotations.load(cfg, "train")[0].path == "/videos/d.mp4"
+
+
+def test_something_something_list(tmp_path):
+    (tmp_path / "rgb_train.txt").write_text("1001,57,2\n")
+    (tmp_path / "rgb_val.txt").write_text("7,30,0\n")
+    cfg = cfg_for(
+        tmp_path,
+        "TRAIN.DATASET",
+        "sth",
+        "TEST.DATASET",
+        "sth",
+        "DATA.LABEL_PATH_TEMPLATE",
+        "rgb_{}.txt",
+        "DATA.PATH_LABEL_SEPARATOR",
+        ",",
+    )
+    assert annotations.load(cfg, "train") == [annotations.Sample("1001", 2, 57)]
+    assert annotations.load(cfg, "test") == annotations.load(cfg, "val") == [annotations.Sample("7", 0, 30)]
+
+
+@pytest.mark.parametrize(
+    "text, parts",
+    [
+        ("a.mp4 0\nb.mp4\n", ["train.csv, line 2", "2 fields", "path label", "b.mp4"]),
+        ("a.mp4;0\n", ["train.csv, line 1", "DATA.PATH_LABEL_SEPARATOR"]),
+        ("a.mp4 3\n", ["train.csv, line 1", "label 3", "0 to 2", "MODEL.NUM_CLASSES"]),
+        ("a.mp4 -1\n", ["label -1"]),
+        ("a.mp4 cat\n", ["train.csv, line 1", "'cat'", "whole number"]),
+        ("\n \n", ["train.csv", "empty"]),
+    ],
+)
+def test_bad_lists_name_file_line_and_remedy(tmp_path, text, parts):
+    (tmp_path / "train.csv").write_text(text)
+    with pytest.raises(UserError) as error:
+        annotations.load(cfg_for(tmp_path), "train")
+    assert all(part in str(error.value) for part in parts), str(error.value)
+
+
+def test_missing_list_and_unknown_data_set(tmp_path):
+    with pytest.raises(UserError, match=r"train\.csv.*DATA\.PATH_TO_DATA_DIR"):
+        annotations.load(cfg_for(tmp_path), "train")
+    with pytest.raises(UserError, match=r"TRAIN\.DATASET.*kinetics_sparse"):
+        annotations.load(cfg_for(tmp_path, "TRAIN.DATASET", "imagenet"), "train")
+
+
+def test_class_names(tmp_path):
+    assert annotations.class_names(cfg_for(tmp_path)) is None
+    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+    assert annotations.class_names(cfg_for(tmp_path)) == ["a", "b", "c"]
+    (tmp_path / "names.json").write_text('{"x": "2", "y": "0", "z": "1"}')
+    assert annotations.class_names(cfg_for(tmp_path, "DATA.CLASS_NAMES", str(tmp_path / "names.json"))) == list("yzx")
+    with pytest.raises(UserError, match="3 class names, but MODEL.NUM_CLASSES is 4"):
+        annotations.class_names(cfg_for(tmp_path, "MODEL.NUM_CLASSES", 4))
+    with pytest.raises(UserError, match="absent.txt.*DATA.CLASS_NAMES"):
+        annotations.class_names(cfg_for(tmp_path, "DATA.CLASS_NAMES", str(tmp_path / "absent.txt")))
+
+
+@pytest.mark.parametrize(
+    "line, part",
+    [
+        ("v.mp4 30 9 4 0", "from 9 to 4 of 30"),
+        ("v.mp4 30 x 4 0", "start 'x' is not a number"),
+        ("v.mp4 30 4 0", "5 fields"),
+        ("v.mp4 30 40 50 0", "from 40 to 50 of 30"),
+    ],
+)
+def test_bad_parts_name_file_and_line(line, part, tiny, tmp_path):
+    (tmp_path / "train.csv").write_text(f"v.mp4 30 1 2 0\n{line}\n")
+    with pytest.raises(UserError, match="train.csv, line 2") as error:
+        annotations.load(
+            load_config(None, [*tiny, "DATA.PATH_TO_DATA_DIR", str(tmp_path), "TRAIN.DATASET", "ant"]), "train"
+        )
+    assert part in str(error.value)
+
+
+def test_labels_of_a_list_are_all_checked(tmp_path):
+    (tmp_path / "train.csv").write_text("a.mp4 0,7\nb.mp4 3,8\n")
+    with pytest.raises(UserError, match="train.csv, line 2: label 8 is outside 0 to 7"):
+        annotations.load(cfg_for(tmp_path, "DATA.MULTI_LABEL", True, "MODEL.NUM_CLASSES", 8), "train")
+
+
+def test_lists_and_names_from_any_storage(tiny, demo):
+    class Handler(PathHandler):
+        def _get_supported_prefixes(self):
+            return ["demo-lists://"]
+
+        def _get_local_path(self, path, force=False, **_):
+            return str(demo / path.removeprefix("demo-lists://x/"))
+
+    g_pathmgr.register_handler(Handler(), allow_override=True)
+    cfg = load_config(None, [*tiny, "DATA.PATH_TO_DATA_DIR", "demo-lists://x"])
+    assert annotations.load(cfg, "val") == annotations.load(load_config(None, tiny), "val")
+    assert annotations.class_names(cfg) == (demo / "classes.txt").read_text().splitlines()
+    for address, part in (("demo-lists://x/none", "train.csv: cannot read"), ("nowhere://x", "cannot fetch nowhere")):
+        with pytest.raises(UserError, match=part):
+            annotations.load(load_config(None, [*tiny, "DATA.PATH_TO_DATA_DIR", address]), "train")
+
+
+def test_byte_order_marks_are_no_text(tmp_path):
+    (tmp_path / "train.csv").write_text("a.mp4 1\n", encoding="utf-8-sig")
+    (tmp_path / "classes.txt").write_text("x\ny\nz\n", encoding="utf-8-sig")
+    assert annotations.load(cfg_for(tmp_path), "train")[0].path == "a.mp4"
+    assert annotations.class_names(cfg_for(tmp_path)) == ["x", "y", "z"]
+
+
+def test_rows_come_with_samples_or_errors(tmp_path):
+    (tmp_path / "train.csv").write_text("a.mp4 1\n\nb.mp4\nc.mp4 3\n d.mp4 2 \n")
+    rows = list(annotations.read_rows(cfg_for(tmp_path), "train"))
+    assert [(row.number, row.text) for row, _ in rows] == [(1, "a.mp4 1"), (3, "b.mp4"), (4, "c.mp4 3"), (5, "d.mp4 2")]
+    assert [isinstance(result, UserError) for _, result in rows] == [False, True, True, False]
+    assert str(rows[1][1]).startswith(f"{rows[1][0].where}: expected 2 fields")
+
+
+def test_check_of_class_names():
+    annotations.check_same_classes(["a", "b"], ["a", "b"], "x.pyth")
+    annotations.check_same_classes(None, ["a", "b"], "x.pyth")
+    for ours, label in ((["b", "a"], 0), (["a", "c"], 1), (["a"], 1), (["a", "b", "c"], 2)):
+        with pytest.raises(UserError, match=f"x.pyth: its class names differ .* first at label {label}"):
+            annotations.check_same_classes(["a", "b"], ours, "x.pyth")
+
+
+def test_lists_are_read_without_heavy_imports():
+    modules = ", ".join(f"slowfast_uniformer.data.{name}" for name in ("annotations", "lists", "flip_labels", "shards"))
+    heavy = "[name for name in ('torch', 'numpy', 'av', 'PIL') if name in sys.modules]"
+    code = f"import sys, {modules}; print({heavy})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,52 @@
+"""The order of the videos on every rank, and the loader's batch sizes."""
+
+import pytest
+
+from slowfast_uniformer.config.load import load_config
+from slowfast_uniformer.data.loader import EpochSampler, build_loader
+from slowfast_uniformer.errors import UserError
+
+
+def order(length, world, epoch, batch, shuffle=True):
+    samplers = [EpochSampler(length, rank, world, shuffle, seed=5) for rank in range(world)]
+    for sampler in samplers:
+        sampler.epoch = epoch
+    ranks = [[index for _, index in sampler] for sampler in samplers]
+    return ranks, [
+        {index for rank in ranks for index in rank[start : start + batch // world]}
+        for start in range(0, min(map(len, ranks)) - batch // world + 1, batch // world)
+    ]
+
+
+def test_global_batches_do_not_depend_on_the_number_of_ranks():
+    assert order(37, 1, 2, 8)[1][:4] == order(37, 2, 2, 8)[1][:4] == order(37, 4, 2, 8)[1][:4]
+    assert order(37, 1, 2, 8)[1] != order(37, 1, 3, 8)[1]
+
+
+def test_training_ranks_are_equally_long_and_testing_drops_nothing():
+    ranks, _ = order(37, 4, 0, 4)
+    assert {len(rank) for rank in ranks} == {9}
+    ranks, _ = order(37, 4, 0, 4, shuffle=False)
+    assert sorted(sum(ranks, [])) == list(range(37))
+    assert [len(EpochSampler(37, rank, 4)) for rank in range(4)] == [len(rank) for rank in ranks]
+
+
+def test_a_list_shorter_than_a_batch_is_refused(tiny):
+    with pytest.raises(UserError, match="TRAIN.BATCH_SIZE: the train list has 16 videos"):
+        build_loader(load_config(None, [*tiny, "TRAIN.BATCH_SIZE", 17]), "train")
+
+
+def test_batches_per_rank(tiny, monkeypatch):
+    """TRAIN.BATCH_SIZE counts videos and TEST.BATCH_SIZE clips of a machine; ranks share both."""
+    cfg = load_config(None, [*tiny, "TRAIN.BATCH_SIZE", 6, "TEST.BATCH_SIZE", 24])
+    for ranks, train, test in ((1, 6, 4), (2, 3, 2), (3, 2, 1), (6, 1, 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+        monkeypatch.setenv("WORLD_SIZE", str(ranks))
+        assert build_loader(cfg, "train").batch_size == train and build_loader(cfg, "test").batch_size == test
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with pytest.raises(UserError, match="TRAIN.BATCH_SIZE: 6 cannot be divided among 4 processes"):
+        build_loader(cfg, "train")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    with pytest.raises(UserError, match="TRAIN.BATCH_SIZE: the train list has 16 videos, fewer than one batch of 24"):
+        build_loader(cfg, "train")

@@ -1,0 +1,45 @@
+"""Signal handlers: what they remember, and what is left when they are gone."""
+
+import os
+import signal
+from unittest.mock import patch
+
+import pytest
+
+from slowfast_uniformer.distributed import signals
+
+
+@pytest.mark.parametrize("launched", [False, True])
+def test_handlers_after_an_interruption(monkeypatch, launched):
+    """Where srun or torchrun has started the process, their SIGTERM must not replace its exit code."""
+    for name in [name for name in os.environ if name.startswith("SLURM") or name == "RANK"]:
+        monkeypatch.delenv(name)
+    if launched:
+        monkeypatch.setenv("RANK", "0")
+    before = [signal.getsignal(number) for number in signals.SIGNALS]
+    with pytest.raises(signals.Interrupted), signals.handle_signals():
+        assert not signals.stop_requested()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.stop_requested()
+        signals.raise_if_any([False, signals.stop_requested()])
+    after = dict(zip(signals.SIGNALS, before, strict=True))
+    if launched:
+        after[signal.SIGTERM] = signal.SIG_IGN
+    assert {number: signal.getsignal(number) for number in signals.SIGNALS} == after
+    assert not signals.stop_requested()
+
+
+def test_a_second_signal_is_not_caught():
+    with signals.handle_signals(), patch("os.kill") as kill_again, patch.object(signals, "_REPEAT", 0.0):
+        signals._on_signal(signal.SIGTERM, None)
+        signals._on_signal(signal.SIGTERM, None)
+        kill_again.assert_called_once_with(os.getpid(), signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_blocked_signals_arrive_at_the_end_of_the_block():
+    with signals.handle_signals():
+        with signals.block_signals():
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert not signals.stop_requested()
+        assert signals.stop_requested()

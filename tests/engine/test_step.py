@@ -1,0 +1,196 @@
+"""One optimizer step: what it computes, in which precision, on which device, and what it leaves alone."""
+
+import json
+import math
+from types import SimpleNamespace
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from processes import pairs
+from tiny_models import LIGHT
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from slowfast_uniformer.config.load import load_config
+from slowfast_uniformer.data.mixup import Mixup
+from slowfast_uniformer.engine.meter import Sums
+from slowfast_uniformer.engine.state import start_run
+from slowfast_uniformer.engine.step import compute_loss, training_step
+from slowfast_uniformer.ops import depthwise
+
+
+def batch(count=8, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 3, 4, 32, 32, generator=generator), torch.randint(8, (count,), generator=generator)
+
+
+def start(tiny, *overrides):
+    run = start_run(load_config(None, [*tiny, "UNIFORMER.DROP_DEPTH_RATE", 0, *overrides]), None)
+    run.model.train()
+    return run
+
+
+def state_of(run):
+    return {name: value.clone() for name, value in run.net.state_dict().items()}
+
+
+def test_the_loss_is_the_mean_over_heads_in_fp32():
+    heads, labels = torch.randn(2, 4, 5), torch.tensor([0, 1, 2, 4])
+    losses = [F.cross_entropy(head, labels) for head in heads]
+    assert compute_loss(heads[0], labels, False) == losses[0]
+    assert compute_loss(tuple(heads), labels, False) == torch.stack(losses).mean()
+    half = compute_loss(heads[0].bfloat16(), labels, False)
+    assert half.dtype == torch.float32 and half == F.cross_entropy(heads[0].bfloat16().float(), labels)
+    soft = torch.rand(4, 5)
+    assert compute_loss(heads[0], soft, False) == F.cross_entropy(heads[0], soft)
+    assert compute_loss(heads[0], soft, True) == F.binary_cross_entropy_with_logits(heads[0], soft)
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(tiny):
+    states = []
+    for steps in (1, 4):
+        run = start(tiny, "TRAIN.ACCUM_STEPS", steps, "SOLVER.OPTIMIZING_METHOD", "sgd")
+        run.model.eval()
+        step = training_step(run, *batch())
+        states.append((state_of(run), step))
+    (whole, one), (accumulated, four) = states
+    torch.testing.assert_close(one.loss, four.loss)
+    torch.testing.assert_close(one.norm, four.norm, rtol=1e-5, atol=0)
+    for name in whole:
+        torch.testing.assert_close(accumulated[name], whole[name], rtol=1e-5, atol=1e-6)
+
+
+def test_mixup_is_applied_on_the_device_and_pinned_batches_are_transferred_as_they_are(tiny):
+    """A mixed copy on the CPU would not be pinned, and its transfer would block."""
+    run, clips, labels = start(tiny), *batch()
+    loaded = SimpleNamespace(clips=Mock(ndim=5), labels=Mock(ndim=1))  # as the DataLoader hands them over, pinned
+    loaded.clips.to.return_value, loaded.labels.to.return_value = clips, labels
+    mixup = Mock(side_effect=Mixup(0.8, 1.0, 1.0, 0.5, 0.1, 8))
+    assert training_step(run, loaded.clips, loaded.labels, mixup).correct is None
+    (mixed_clips, mixed_labels), _ = mixup.call_args
+    assert mixed_clips is clips and mixed_labels is labels
+    for tensor in (loaded.clips, loaded.labels):
+        assert tensor.method_calls == [("to", (run.device,), {"non_blocking": True})]
+
+
+@pytest.mark.parametrize("alphas", [(0.8, 0.0), (0.0, 1.0)])
+def test_a_step_with_mixup_is_the_step_of_the_mixed_batch(tiny, alphas):
+    losses = []
+    for inside in (False, True):
+        run, mixup = start(tiny), Mixup(*alphas, 1.0, 0.5, 0.1, 8)
+        np.random.seed(3)
+        step = training_step(run, *batch(), mixup) if inside else training_step(run, *mixup(*batch()))
+        losses.append((step.loss.item(), step.norm.item()))
+    assert losses[0] == losses[1]
+
+
+def test_a_step_that_is_not_finite_changes_nothing(tiny):
+    run = start(tiny, "MODEL.EMA_EPOCH", 0)
+    training_step(run, *batch())
+    before, moments = (state_of(run), json.dumps(run.optimizer.state_dict()["state"], default=lambda t: t.tolist()))
+    clips, labels = batch(seed=1)
+    clips[3] = math.inf
+    step = training_step(run, clips, labels)
+    assert not step.updated
+    assert all(torch.equal(before[name], value) for name, value in run.net.state_dict().items())
+    assert moments == json.dumps(run.optimizer.state_dict()["state"], default=lambda t: t.tolist())
+    assert training_step(run, *batch(seed=2)).updated
+
+
+class Synchronizations(TorchDispatchMode):
+    """How often a tensor's value is read, which on a GPU waits for all that was launched."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_synchronizes_once_and_its_metrics_when_they_are_written(tiny):
+    run = start(tiny)
+    sums, losses, clips = Sums(), [], {"clips": range(8), "errors": []}
+    with Synchronizations() as reads:
+        for seed in range(3):
+            step = training_step(run, *batch(seed=seed))
+            sums.add(clips, step, 0.0)
+            losses.append(step.loss)
+    assert reads.count == 3
+    sums.add(clips, step._replace(updated=False, loss=step.loss * math.nan), 0.0)
+    found = Sums(sums.state()).figures(run.device)
+    assert found["loss"] == pytest.approx(float(sum(losses)) / 3) and math.isfinite(found["grad_norm"])
+    assert sums.state()[0] == 3 and sums.state()[3] == 32 and found["clips_per_second"] > 0
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_trains(tiny, precision):
+    run = start(tiny, "TRAIN.MIXED_PRECISION", precision)
+    losses = [float(training_step(run, *batch()).loss) for _ in range(40)]
+    assert losses[-1] < losses[0] - 0.1
+    assert all(p.dtype == torch.float32 for p in run.net.parameters())
+    assert run.scaler.is_enabled() == (precision == "fp16")
+
+
+def test_overfits_one_batch(tiny):
+    run = start(tiny, "SOLVER.BASE_LR", 3e-3)
+    for _ in range(120):
+        step = training_step(run, *batch())
+        if step.loss < 0.1:
+            break
+    assert step.loss < 0.1 and step.correct == 8
+
+
+def test_the_moving_average_follows_and_is_what_is_evaluated(tiny):
+    run = start(tiny, "MODEL.EMA_EPOCH", 0, "MODEL.EMA_DECAY", 0.9)
+    assert run.unsharded_eval_model() is run.net
+    training_step(run, *batch())
+    first = state_of(run)
+    training_step(run, *batch(seed=1))
+    assert run.unsharded_eval_model() is run.ema.module
+    name = "head.weight"
+    expected = 0.9 * first[name] + 0.1 * run.net.state_dict()[name]
+    torch.testing.assert_close(run.ema.module.state_dict()[name], expected)
+
+
+def test_light_models_train_on_both_heads(tiny):
+    run = start(tiny, *pairs(LIGHT))
+    before = state_of(run)
+    assert training_step(run, *batch()).updated
+    changed = {
+        name.split(".")[0] for name, value in run.net.state_dict().items() if not torch.equal(value, before[name])
+    }
+    assert {"head", "head_cls"} <= changed
+
+
+@pytest.mark.slow
+def test_compiled_blocks_take_the_same_steps(tiny, monkeypatch):
+    """Two blocks of each stage and kind would take minutes to compile: one global block shows the way."""
+    # setuptools, which the compiler imports, would not stand that another test has imported distutils
+    monkeypatch.setenv("SETUPTOOLS_USE_DISTUTILS", "stdlib")
+    small = {
+        "MODEL.MODEL_NAME": "Uniformer",
+        "UNIFORMER.DEPTH": [0, 0, 1, 0],
+        "MODEL.USE_CHECKPOINT": True,
+        "MODEL.CHECKPOINT_NUM": [0, 0, 1, 0],
+        "SOLVER.OPTIMIZING_METHOD": "sgd",
+    }
+    runs = [start(tiny, *pairs(small), "MODEL.COMPILE", compiled) for compiled in (False, True)]
+    gradient = Mock(wraps=depthwise._tap_gradients)
+    monkeypatch.setattr(depthwise, "_tap_gradients", gradient)
+    for seed in range(2):
+        steps = [training_step(run, *batch(seed=seed)) for run in runs]
+        torch.testing.assert_close(steps[0].loss, steps[1].loss, rtol=1e-5, atol=1e-6)
+    assert gradient.call_count == 4, "depth-wise kernels get their gradients alike"
+    eager, compiled = map(state_of, runs)
+    assert eager.keys() == compiled.keys(), "names stay"
+    for name in eager:
+        torch.testing.assert_close(compiled[name], eager[name], rtol=1e-4, atol=1e-6)
+
+
+def test_as_many_variants_of_a_block_are_compiled_as_a_model_has(tiny, monkeypatch):
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
+    deep = ["MODEL.MODEL_NAME", "Uniformer", "UNIFORMER.DEPTH", [1, 1, 7, 1], "MODEL.COMPILE", True]
+    start(tiny, *deep)
+    assert torch._dynamo.config.recompile_limit == 20  # ten blocks, in training and in evaluation

@@ -1,0 +1,17 @@
+"""Names of files to write."""
+
+import pytest
+
+from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.inference.outputs import atomic_output, unique_names
+
+
+def test_names_of_files_differ_and_are_not_hidden():
+    names = unique_names(["a/x.mp4", "b/x.mp4", "../../-y.avi", "c/.hidden", "/"], ".png")
+    assert names == ["x.png", "x_2.png", "y.png", "hidden.png", "video.png"]
+
+
+def test_a_file_that_cannot_be_written_is_an_error_of_the_user(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write .*file/x.png: "), atomic_output(str(tmp_path / "file" / "x.png")):
+        raise AssertionError("not reached")

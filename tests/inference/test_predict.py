@@ -1,0 +1,185 @@
+"""Predictions, as the command prints and draws them; the order in which videos are opened."""
+
+import csv
+import io
+import json
+import shutil
+from collections import Counter
+
+import pytest
+import torch
+import video_factory
+
+from slowfast_uniformer import load_model
+from slowfast_uniformer.data.decode import Video
+from slowfast_uniformer.inference.predict import clock, predict, segments
+from slowfast_uniformer.inference.predictor import Span, as_sample
+from slowfast_uniformer.runs import checkpoints
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    return load_model(trained)
+
+
+@pytest.fixture(scope="module")
+def long_video(tmp_path_factory):
+    """Eight seconds."""
+    return video_factory.write_video(tmp_path_factory.mktemp("long") / "long.mp4", frames=200)
+
+
+def test_predictions_are_those_of_testing(model, trained, tiny, run_net):
+    last = checkpoints.latest(str(trained))
+    status, _, error = run_net([*tiny, "TRAIN.ENABLE", False, "TEST.CHECKPOINT_FILE_PATH", last])
+    assert status == 0, error
+    with open(f"{tiny[tiny.index('OUTPUT_DIR') + 1]}/predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        prediction = model.predict(row["video"], topk=2)
+        assert prediction["class"] == row["prediction_name"] and prediction["label"] == int(row["prediction"])
+        assert prediction["probability"] == pytest.approx(float(row["probability"]), abs=2e-6)
+        assert [each["class"] for each in prediction["topk"]] == [row["top1_name"], row["top2_name"]]
+
+
+@pytest.fixture
+def opened(monkeypatch, tmp_path):
+    """Call it for the paths of the videos that were opened so far, in this process and in DataLoader workers."""
+    log, begin = tmp_path / "opened.txt", Video.__init__
+    log.touch()
+
+    def counted(self, path, *arguments, **options):
+        with log.open("a") as file:
+            file.write(f"{path}\n")
+        begin(self, path, *arguments, **options)
+
+    monkeypatch.setattr(Video, "__init__", counted)
+    return lambda: log.read_text().split()
+
+
+@pytest.fixture
+def three(model, demo, long_video):
+    """A short, a long and a short video."""
+    first, second = sorted((demo / "videos" / "up").iterdir())[:2]
+    return [as_sample(path, model.cfg) for path in (first, long_video, second)]
+
+
+def test_each_video_is_opened_once_when_its_turn_comes(model, three, opened):
+    paths = [sample.path for sample in three]
+    found = predict(model, three, longer_than=5.0)
+    rows = [next(found).row]
+    assert opened() == paths[:1]
+    rows += [prediction.row for prediction in found]
+    assert opened() == paths
+    assert [row["video"] for row in rows] == paths and ["timeline" in row for row in rows] == [False, True, False]
+
+
+def test_workers_open_long_videos_to_see_their_length_and_no_more(model, three, opened):
+    alone = [prediction.row for prediction in predict(model, three, longer_than=5.0)]
+    before = len(opened())
+    found = predict(model, [*three, *three[2:] * 6], longer_than=5.0, workers=1)
+    rows = [next(found).row]
+    assert len(opened()) - before < 9  # the first result does not wait for all videos
+    rows += [prediction.row for prediction in found]
+    counts = Counter(opened()[before:])
+    assert [counts[sample.path] for sample in three] == [1, 2, 7]
+    for row, expected in zip(rows, alone, strict=False):
+        assert row.keys() == expected.keys() and row["class"] == expected["class"]
+        assert row["probability"] == pytest.approx(expected["probability"], abs=1e-5)
+
+
+def test_segments_join_spans_of_one_class():
+    first, second = torch.tensor([0.9, 0.1]), torch.tensor([0.2, 0.8])
+    spans = [Span(0, 1, first), Span(1, 4, torch.tensor([0.6, 0.4])), Span(4, 5, second)]
+    assert segments(spans, ["a", "b"]) == [
+        {"start": 0, "end": 4, "class": "a", "label": 0, "probability": pytest.approx((0.9 + 3 * 0.6) / 4)},
+        {"start": 4, "end": 5, "class": "b", "label": 1, "probability": pytest.approx(0.8)},
+    ]
+    assert [clock(s) for s in (0, 59.96, 62.5, 600)] == ["0:00", "1:00", "1:02.5", "10:00"]
+
+
+def test_json_csv_and_text_agree(command, trained, demo, tmp_path):
+    folder = demo / "videos" / "left"
+    arguments = ("--checkpoint", trained, folder, "--topk", 3)
+    status, out, error = command("predict", *arguments, "--json")
+    rows = json.loads(out)
+    assert status == 0 and error == "" and len(rows) == len(list(folder.iterdir()))
+    assert set(rows[0]) == {"video", "class", "label", "probability", "topk"} and len(rows[0]["topk"]) == 3
+    _, out, _ = command("predict", *arguments, "--csv")
+    table = list(csv.DictReader(io.StringIO(out)))
+    assert [(row["video"], row["class"], float(row["top1_probability"])) for row in table] == [
+        (row["video"], row["class"], row["probability"]) for row in rows
+    ]
+    _, out, _ = command("predict", *arguments)
+    assert out.count("\n") == 4 * len(rows) and f"{rows[0]['probability']:.1%}  {rows[0]['class']}" in out
+
+
+def test_long_videos_get_timeline_picture_and_overlay(command, trained, long_video, demo, tmp_path):
+    short = next((demo / "videos" / "up").iterdir())
+    status, out, error = command(
+        "predict",
+        "--checkpoint",
+        trained,
+        long_video,
+        short,
+        "--json",
+        "--longer-than",
+        5,
+        "--overlay",
+        tmp_path / "named",
+    )
+    assert status == 0, error
+    with_timeline, without = json.loads(out)
+    assert "timeline" not in without
+    parts = with_timeline["timeline"]
+    assert parts[0]["start"] == 0 and parts[-1]["end"] == 8
+    for before, after in zip(parts, parts[1:], strict=False):
+        assert before["end"] == after["start"] and before["class"] != after["class"]
+    for name, source in (("long", long_video), (short.stem, short)):
+        with Video(tmp_path / "named" / f"{name}.mp4") as made, Video(source) as original:
+            assert made.frames == original.frames and made.fps == original.fps
+    status, _, _ = command("predict", "--checkpoint", trained, short, "--picture", tmp_path / "t.png")
+    assert status == 0 and (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_unreadable_videos_are_reported_and_the_others_predicted(command, trained, demo, tmp_path):
+    good = next((demo / "videos" / "up").iterdir())
+    for name in ("a b'c\".mp4", "-x.mp4"):
+        shutil.copy(good, tmp_path / name)
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "list.txt").write_text(f"empty.mp4 3\n{tmp_path}/sub/../-x.mp4 1\na b'c\".mp4\n")
+    (tmp_path / "sub").mkdir()
+    status, out, error = command("predict", "--checkpoint", trained, tmp_path / "list.txt", "--json")
+    bad, *rest = json.loads(out)
+    assert status == 2 and "empty.mp4: the file is empty" in error and "Traceback" not in error
+    assert bad["class"] is None and bad["error"] in error
+    assert [row["class"] for row in rest] == [rest[0]["class"]] * 2
+    status, out, error = command("predict", "--checkpoint", trained, "--", tmp_path / "text.mp4")
+    assert status == 2 and out == "" and error.count("\n") == 1 and "text.mp4: not a video" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{sub}"], "a folder without videos"),
+        (["{good}", "--overlay", "{good}"], "is one of the videos that were given"),
+        (["{good}", "--overlay", "{sub}/x.avi"], "ending in .mp4, or a folder"),
+        (["{good}", "{text}", "--picture", "{sub}/x.png"], "one file for 2 videos"),
+        (["{good}", "--overlay", "/proc/none/x.mp4"], "cannot write /proc/none/x.mp4"),
+        (["{good}", "--window", "0", "--longer-than", "0"], "seconds above 0"),
+        (["{good}", "--checkpoint", "{text}"], "not a checkpoint, or damaged"),
+        (["{good}", "--checkpoint", "{sub}"], "a folder without checkpoints"),
+        (["{good}", "--set", "TEST.NOTHING", "1"], "unknown key TEST.NOTHING"),
+    ],
+)
+def test_one_message_for_bad_arguments(command, trained, demo, tmp_path, arguments, message):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "text.mp4").write_text("no video")
+    good = next((demo / "videos" / "up").iterdir())
+    places = {"good": good, "sub": tmp_path / "sub", "text": tmp_path / "text.mp4"}
+    before = good.read_bytes()
+    status, _, error = command(
+        "predict", "--checkpoint", trained, *(argument.format(**places) for argument in arguments)
+    )
+    assert status == 2 and message in error and error.count("error:") == 1 and "Traceback" not in error
+    assert good.read_bytes() == before and not list((tmp_path / "sub").iterdir())

@@ -1,0 +1,52 @@
+"""Pictures for TensorBoard: their content, and when there is little or nothing to draw."""
+
+import numpy as np
+import pytest
+import torch
+
+from slowfast_uniformer.runs.figures import draw_clips, draw_confusion, draw_per_class
+
+
+def texts(axes) -> list[str]:
+    return [text.get_text() for text in axes.texts]
+
+
+def test_confusion_matrix_shows_counts_where_there_is_room():
+    matrix = np.array([[3, 1, 0], [0, 0, 0]])  # two classes, and a column of failed videos
+    axes = draw_confusion(matrix, ["a", "a name that is much too long for an axis"]).axes[0]
+    assert sorted(texts(axes)) == ["1", "3"] and axes.get_title("left") == "4 videos, 75.0 % right"
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert labels == ["a", "a name that is much too lon…", "failed"]
+    assert axes.images[0].get_array()[0].tolist() == [75.0, 25.0, 0.0]
+
+
+@pytest.mark.parametrize("count, labels, counts", [(15, 15, 15), (16, 16, 0), (60, 60, 0), (61, 0, 0)])
+def test_confusion_matrix_of_many_classes(count, labels, counts):
+    axes = draw_confusion(np.eye(count, dtype=int), None).axes[0]
+    assert (len(axes.get_xticks()), len(axes.get_yticks()), len(axes.texts)) == (labels, labels, counts)
+
+
+def test_per_class_bars_are_sorted_and_few():
+    axes = draw_per_class(np.array([50.0, np.nan, 100.0]), ["a", "b", "c"]).axes[0]
+    assert [bar.get_width() for bar in axes.patches] == [100.0, 50.0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["c", "a"]
+    many = draw_per_class(np.linspace(0, 100, 101), None).axes[0]
+    assert [round(bar.get_width()) for bar in many.patches] == [*range(100, 80, -1), *range(19, -1, -1)]
+
+
+def test_pictures_of_nothing_can_be_drawn(tmp_path):
+    draw_confusion(np.zeros((3, 3), int), None).savefig(tmp_path / "confusion.png")
+    draw_per_class(np.full(3, np.nan), None).savefig(tmp_path / "per_class.png")
+    assert {path.stat().st_size > 0 for path in tmp_path.iterdir()} == {True}
+
+
+def test_clips_are_rows_of_at_most_eight_frames():
+    long = np.stack([np.full((8, 8, 3), 10 * t, np.uint8) for t in range(20)])
+    short = torch.full((2, 8, 16, 3), 77, dtype=torch.uint8)
+    page = draw_clips([long, short], [("a", "a", 0.9), ("a", "b", 0.4)], height=16)
+    values = page[..., 0]
+    assert page.dtype == np.uint8
+    assert [v for v in range(0, 200, 10) if (values == v).sum() >= 256] == [0, 30, 50, 80, 110, 140, 160, 190]
+    assert (values == 77).sum() >= 2 * 16 * 32
+    green, red = (page == (26, 127, 55)).all(-1), (page == (198, 40, 40)).all(-1)
+    assert green.any() and red.any() and green.nonzero()[0].max() < red.nonzero()[0].min()
