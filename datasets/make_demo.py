@@ -45,9 +45,9 @@ MOTIONS = {
 SIZE = 2  # the phase that is not circular
 CLASSES = sorted(MOTIONS)  # label order
 # Slowest and fastest, in cycles a frame. Over three frames, the stride of configs/demo, a turn stays below half of the
-# squares' 90 degrees of symmetry (0.125 cycles), or clockwise would look like counter-clockwise.
-SPEEDS = ((0.024, 0.045), (0.024, 0.045), (0.020, 0.030), (0.022, 0.036))
-RADII = (0.16, 0.46)  # of the picture's side; below 0.5, or a shape would meet itself across the edge
+# star's 72 degrees of symmetry (0.1 cycles), or clockwise would look like counter-clockwise.
+SPEEDS = ((0.024, 0.045), (0.024, 0.045), (0.020, 0.030), (0.020, 0.031))
+RADII = (0.18, 0.46)  # of the picture's side; below 0.5, or a shape would meet itself across the edge
 
 
 def polygon(u: np.ndarray, v: np.ndarray, corners: int) -> np.ndarray:

@@ -1,5 +1,17 @@
 """The exception for errors in the user's input."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(Exception):
     """Invalid input. The message names the file, line or key and the remedy; commands print it without a traceback."""
+
+
+@contextmanager
+def os_errors_reported(what: str) -> Iterator[None]:
+    """Turn an OSError of the block into a UserError: `what`, a colon and the system's reason."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{what}: {error.strerror or error}") from None

@@ -24,19 +24,16 @@ def fetch(path: str) -> str:
         return path
     from iopath.common.file_io import HTTPURLHandler, g_pathmgr  # slow, and only needed for URLs
 
+    remedy = "fetch it yourself and give the file's path"
     with suppress(KeyError):  # a handler is registered already
         g_pathmgr.register_handler(HTTPURLHandler())
     try:
         local = g_pathmgr.get_local_path(path)
     except Exception as error:  # each handler has its own exceptions
-        raise UserError(
-            f"cannot fetch {path} ({type(error).__name__}: {error}); fetch it yourself and give the file's path"
-        ) from error
+        raise UserError(f"cannot fetch {path} ({type(error).__name__}: {error}); {remedy}") from error
     if local == path:
-        raise UserError(
-            f"cannot fetch {path}: iopath's g_pathmgr has no handler for such URLs; register one, or "
-            "fetch it yourself and give the file's path"
-        )
+        cause = "iopath's g_pathmgr has no handler for such URLs"
+        raise UserError(f"cannot fetch {path}: {cause}; register one, or {remedy}")
     return local
 
 

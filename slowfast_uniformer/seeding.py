@@ -5,8 +5,9 @@ that was never interrupted, and checkpoints need no generator states.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,22 +18,19 @@ def mix(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def seed_all(*numbers: int) -> None:
-    """Seed Python, NumPy and PyTorch (all devices)."""
+def seed_all(*numbers: int, seed_torch: Callable[[int], Any] = torch.manual_seed) -> None:
+    """Seed Python, NumPy and PyTorch (all devices, unless `seed_torch` seeds fewer)."""
     seed = mix(*numbers)
     random.seed(seed)
     np.random.seed(seed)
-    torch.manual_seed(seed)
+    seed_torch(seed)
 
 
 @contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
     """Seed the CPU generators of Python, NumPy and PyTorch in the block, and restore their states after it."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    seed = mix(*numbers)
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.default_generator.manual_seed(seed)
+    seed_all(*numbers, seed_torch=torch.default_generator.manual_seed)
     try:
         yield
     finally:

@@ -16,7 +16,7 @@ from slowfast_uniformer.config.keys import DEFAULTS, flatten, get_cfg
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = "<!-- from here on written by tools/config_reference.py -->\n"
-ANCHOR = "keys-that-are-other-ones-or-none-here"  # the heading in docs/migration.md
+ANCHOR = "keys-of-other-programs-renamed-ignored-or-refused"  # the heading in docs/migration.md
 
 
 def meanings() -> dict[str, str]:

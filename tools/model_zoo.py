@@ -12,8 +12,9 @@ from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
+from slowfast_uniformer import list_recipes, load_config
 from slowfast_uniformer.analysis.model_cost import cost
-from slowfast_uniformer.config import flatten, list_recipes, load_config
+from slowfast_uniformer.config.keys import flatten
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/model_zoo.md"

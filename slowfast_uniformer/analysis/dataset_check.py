@@ -88,7 +88,8 @@ def check(cfg: CfgNode, splits: Sequence[str], workers: int, fast: bool = False)
     spread, images = (cfg.DATA.NUM_FRAMES if fast else 0), cfg.DATA.IMAGE_TEMPLATE
     videos = dict.fromkeys((sample.path, sample.frames) for _, _, sample in lines)
     jobs = {(path, frames): make_job(path, images, frames, spread) for path, frames in videos}
-    classes = {split: _count_classes(cfg, [s for at, _, s in lines if at == split]) for split in splits}
+    counts = Counter((split, label) for split, _, sample in lines for label in sample.labels)
+    classes = {split: [counts[split, label] for label in range(cfg.MODEL.NUM_CLASSES)] for split in splits}
     findings += _empty_classes(cfg, classes)
     try:
         os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
@@ -102,11 +103,6 @@ def check(cfg: CfgNode, splits: Sequence[str], workers: int, fast: bool = False)
     except OSError as error:
         raise UserError(f"OUTPUT_DIR: cannot write to {cfg.OUTPUT_DIR}: {error.strerror}") from None
     return Report(findings, len(facts), read, classes)
-
-
-def _count_classes(cfg: CfgNode, samples: list[annotations.Sample]) -> list[int]:
-    counts = Counter(label for sample in samples for label in sample.labels)
-    return [counts[label] for label in range(cfg.MODEL.NUM_CLASSES)]
 
 
 def _empty_classes(cfg: CfgNode, classes: dict[str, list[int]]) -> Iterator[Finding]:

@@ -1,17 +1,31 @@
 """Memory that a training rank holds under DDP and FSDP, and the peak of a step beside it."""
 
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import NamedTuple
 
 from fvcore.common.config import CfgNode
 from torch import nn
 
 from slowfast_uniformer.distributed import topology
 
-if TYPE_CHECKING:
-    from slowfast_uniformer.analysis.model_cost import StepCost
-
 # Numbers that an optimizer keeps for each element, and for each parameter (Adam's step count)
 _MOMENTS = {"sgd": (1, 0), "adam": (2, 1), "adamw": (2, 1)}
+
+
+class StepCost(NamedTuple):
+    """What a training step takes on one rank, beside what the rank holds all the time.
+
+    Attributes:
+        saved: bytes that the forward pass saves for the backward pass, by module.
+        peak: most bytes that live at once.
+        peak_without_gradients: the same without gradients that are complete.
+        flops: operations of a micro-batch, a multiply-add counting once.
+    """
+
+    saved: Counter
+    peak: int
+    peak_without_gradients: int
+    flops: int
 
 
 def held_memory(cfg: CfgNode, model: nn.Module, parallel: str) -> dict[str, int]:
@@ -37,17 +51,24 @@ def held_memory(cfg: CfgNode, model: nn.Module, parallel: str) -> dict[str, int]
     parameters = sum(sizes.values()) + sum(buffer.nbytes for buffer in model.buffers())
     buckets = unsharded_gradients if parallel == "ddp" and ranks > 1 else 0
     gradients = unsharded_gradients if accumulates else sum(trained)
+    per_element, per_parameter = _MOMENTS[cfg.SOLVER.OPTIMIZING_METHOD]
+    if cfg.SOLVER.OPTIMIZING_METHOD == "sgd" and not cfg.SOLVER.MOMENTUM:
+        per_element = 0
+    root, blocks = fsdp_groups(model)
+    largest = sorted(blocks)[-2:] or [root]
+    # FSDP holds unsharded: parameters of the root, a block and the one prefetched, and a block's gradients
+    gathered = root + sum(largest) + largest[-1]
     return {
         "parameters": parameters,
         "gradients": 0 if buckets and not accumulates else gradients,
         "buckets": buckets,
-        "optimizer": optimizer_memory(cfg, trained),
+        "optimizer": per_element * sum(trained) + 4 * per_parameter * len(trained),
         "moving_average": parameters if cfg.MODEL.EMA_EPOCH >= 0 else 0,
-        "gathered": _gathered(model) if parallel == "fsdp" else 0,
+        "gathered": gathered if parallel == "fsdp" else 0,
     }
 
 
-def peak_memory(held: dict[str, int], cost: "StepCost", parallel: str) -> int:
+def peak_memory(held: dict[str, int], cost: StepCost, parallel: str) -> int:
     """Peak bytes of a training step, given what `held_memory` and `step_cost` found.
 
     Gradients that are held as shards or in buckets are there all the time; others come as the backward pass gets to
@@ -56,14 +77,6 @@ def peak_memory(held: dict[str, int], cost: "StepCost", parallel: str) -> int:
     if parallel == "fsdp" or not held["gradients"]:
         return sum(held.values()) + cost.peak_without_gradients
     return sum(held.values()) - held["gradients"] + cost.peak
-
-
-def optimizer_memory(cfg: CfgNode, trained: list[int]) -> int:
-    """Bytes of the optimizer's state for trained parameters (or shards) of these bytes each."""
-    if cfg.SOLVER.OPTIMIZING_METHOD == "sgd" and not cfg.SOLVER.MOMENTUM:
-        return 0
-    per_element, per_parameter = _MOMENTS[cfg.SOLVER.OPTIMIZING_METHOD]
-    return per_element * sum(trained) + 4 * per_parameter * len(trained)
 
 
 def fsdp_groups(model: nn.Module) -> tuple[int, list[int]]:
@@ -79,10 +92,3 @@ def _shard_bytes(parameter: nn.Parameter, ranks: int) -> int:
     """Bytes of the largest shard: FSDP2 splits dimension 0, and the first ranks get the most rows."""
     rows = parameter.shape[0] if parameter.ndim else 1
     return -(-rows // ranks) * (parameter.nbytes // max(rows, 1))
-
-
-def _gathered(model: nn.Module) -> int:
-    """Unsharded at once: parameters of the root, a block and the one prefetched, and a block's gradients."""
-    root, blocks = fsdp_groups(model)
-    largest = sorted(blocks)[-2:] or [root]
-    return root + sum(largest) + largest[-1]

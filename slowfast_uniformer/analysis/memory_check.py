@@ -6,44 +6,31 @@ import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
 
 from slowfast_uniformer.analysis.held_memory import held_memory, peak_memory
-from slowfast_uniformer.analysis.model_cost import step_cost
+from slowfast_uniformer.analysis.model_cost import meta_model, step_cost
+from slowfast_uniformer.config.keys import read_table
 from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.distributed import topology
 from slowfast_uniformer.engine.state import start_run
 from slowfast_uniformer.engine.step import training_step
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.models.registry import build_model
 from slowfast_uniformer.ops.malloc import return_freed_memory
 
-# Three small models, large enough that a process's own memory does not matter
-COMMON = {
-    "NUM_GPUS": 0,
-    "SOLVER": {"OPTIMIZING_METHOD": "adamw"},
-    "TRAIN": {"BATCH_SIZE": 4},
-    "DATA": {"NUM_FRAMES": 8, "TRAIN_CROP_SIZE": 112},
-    "MODEL": {"NUM_CLASSES": 400},
-}
-_VIT = {"BACKBONE": "vit", "WIDTH": 384, "LAYERS": 8, "HEADS": 6, "INPUT_RESOLUTION": 112}
-_GLOBAL_BLOCKS = {"RETURN_LIST": [4, 5, 6, 7], "N_DIM": 384, "N_HEAD": 6}
-CHECKED = {
-    "UniFormer-S": {"MODEL": {"MODEL_NAME": "Uniformer"}},
-    "UniFormerV2, 8 layers of 384": {"MODEL": {"MODEL_NAME": "Uniformerv2"}, "UNIFORMERV2": _VIT | _GLOBAL_BLOCKS},
-    "X3D-M": {"MODEL": {"MODEL_NAME": "PTVX3D"}},
-}
+CHECKED = read_table(Path(__file__).with_suffix(".yaml"))  # configs of three small models
 _CHECKPOINTING = ["MODEL.USE_CHECKPOINT", True, "MODEL.CHECKPOINT_NUM", [10**6] * 4]
 
 
 def small_configs() -> dict[str, CfgNode]:
     """The configs that are checked unless another is given: each model with and without activation checkpointing."""
     return {
-        f"{name}{', activation checkpointing' if overrides else ''}": load_config([COMMON, model], overrides)
-        for name, model in CHECKED.items()
+        f"{name}{', activation checkpointing' if overrides else ''}": load_config([CHECKED["common"], model], overrides)
+        for name, model in CHECKED["models"].items()
         for overrides in ([], _CHECKPOINTING)
     }
 
@@ -52,9 +39,8 @@ def check(configs: dict[str, CfgNode]) -> list[dict[str, Any]]:
     """The planned peak of a step on the CPU in one process, the measured one, and their ratio, of each config."""
     rows = []
     for name, cfg in configs.items():
-        with torch.device("meta"):
-            held = held_memory(cfg, build_model(cfg), "ddp")
-        planned, measured = peak_memory(held, step_cost(cfg), "ddp"), measure(cfg)
+        planned = peak_memory(held_memory(cfg, meta_model(cfg), "ddp"), step_cost(cfg), "ddp")
+        measured = measure(cfg)
         rows.append({"name": name, "planned": planned, "measured": measured, "ratio": planned / measured})
     return rows
 
@@ -94,8 +80,7 @@ def peak_growth(work: Callable[[], Any]) -> int:
         with open("/proc/self/status", encoding="utf-8") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key))
 
-    with open("/proc/self/clear_refs", "w", encoding="utf-8") as file:
-        file.write("5")  # resets the peak to what is resident now
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to what is resident now
     before = resident("VmRSS")
     work()
     return resident("VmHWM") - before

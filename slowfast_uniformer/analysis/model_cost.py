@@ -8,7 +8,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from slowfast_uniformer.analysis.held_memory import held_memory, peak_memory
+from slowfast_uniformer.analysis.held_memory import StepCost, held_memory, peak_memory
 from slowfast_uniformer.distributed import topology
 from slowfast_uniformer.engine.step import autocast, compute_loss
 from slowfast_uniformer.errors import UserError
@@ -39,7 +39,7 @@ _REST = "(rest)"  # the row of what is in no stage
 
 
 class _Trace(TorchDispatchMode):
-    """Counts operations and living memory inside `on()`, by the name of the innermost module.
+    """Counts operations and living memory, by the name of the innermost module (`enter`, `leave`).
 
     The operations are those that fvcore counts, whose torch.jit traces cannot be taken without real tensors.
     """
@@ -54,19 +54,14 @@ class _Trace(TorchDispatchMode):
         self._bytes = self.peak = 0
         self._gradients: set[int] = set()
         self._gradient_bytes = self.peak_without_gradients = 0
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(self._add_gradient)
 
-    @contextmanager
-    def on(self) -> Iterator[None]:
-        before = register_module_forward_pre_hook(lambda module, _: self._running.append(self._names[module]))
-        after = register_module_forward_hook(lambda *_: self._leave(), always_call=True)
-        try:
-            with self:
-                yield
-        finally:
-            before.remove()
-            after.remove()
+    def enter(self, module: nn.Module, *_: Any) -> None:
+        self._running.append(self._names[module])
 
-    def _leave(self) -> None:
+    def leave(self, *_: Any) -> None:
         self._running.pop()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -83,23 +78,18 @@ class _Trace(TorchDispatchMode):
                 self._bytes += storage.nbytes()
                 weakref.finalize(storage, self._drop, storage._cdata)
         self.peak = max(self.peak, self._bytes)
-        others = self._bytes - self._gradient_bytes
-        self.peak_without_gradients = max(self.peak_without_gradients, others)
+        self.peak_without_gradients = max(self.peak_without_gradients, self._bytes - self._gradient_bytes)
         return out
 
     def _drop(self, key: int) -> None:
         self._bytes -= self._living.pop(key)[1]
 
-    def watch_gradient(self, parameter: nn.Parameter) -> None:
-        """Count a parameter's gradient separately, too, once it is complete."""
-
-        def note(owner: nn.Parameter) -> None:
-            storage = owner.grad.untyped_storage()
-            if storage._cdata not in self._gradients:
-                self._gradients.add(storage._cdata)
-                self._gradient_bytes += storage.nbytes()
-
-        parameter.register_post_accumulate_grad_hook(note)
+    def _add_gradient(self, parameter: nn.Parameter) -> None:
+        """Count a parameter's gradient separately, too, now that it is complete."""
+        storage = parameter.grad.untyped_storage()
+        if storage._cdata not in self._gradients:
+            self._gradients.add(storage._cdata)
+            self._gradient_bytes += storage.nbytes()
 
     def living(self) -> Counter:
         """Bytes of living tensors, the model's own left out, by the module that made them."""
@@ -109,20 +99,10 @@ class _Trace(TorchDispatchMode):
         return made
 
 
-class StepCost(NamedTuple):
-    """What a training step takes on one rank, beside what the rank holds all the time.
-
-    Attributes:
-        saved: bytes that the forward pass saves for the backward pass, by module.
-        peak: most bytes that live at once.
-        peak_without_gradients: the same without gradients that are complete.
-        flops: operations of a micro-batch, a multiply-add counting once.
-    """
-
-    saved: Counter
-    peak: int
-    peak_without_gradients: int
-    flops: int
+def meta_model(cfg: CfgNode) -> nn.Module:
+    """A config's model on the meta device, without weights."""
+    with torch.device("meta"):
+        return build_model(cfg)
 
 
 def step_cost(cfg: CfgNode, checkpointed: int | None = None) -> StepCost:
@@ -136,13 +116,11 @@ def step_cost(cfg: CfgNode, checkpointed: int | None = None) -> StepCost:
     Raises:
         UserError: for an unknown model or a clip size that the model does not take.
     """
-    with torch.device("meta"):
-        model = build_model(cfg)
+    model = meta_model(cfg)
     if checkpointed is not None:
         require(model, "set_grad_checkpointing", "MODEL.USE_CHECKPOINT")
         model.set_grad_checkpointing(checkpointed)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        return _train(model.to_empty(device="cpu"), cfg, cfg.DATA.NUM_FRAMES, cfg.DATA.TRAIN_CROP_SIZE)
+    return _train(model, cfg, cfg.DATA.NUM_FRAMES, cfg.DATA.TRAIN_CROP_SIZE)
 
 
 def clips_at_once(cfg: CfgNode) -> int:
@@ -170,12 +148,8 @@ def describe(cfg: CfgNode, frames: int | None = None, crop: int | None = None, d
         UserError: for an unknown model or a clip size that the model does not take.
     """
     frames, crop = frames or cfg.DATA.NUM_FRAMES, crop or cfg.DATA.TRAIN_CROP_SIZE
-    reference = _reference(cfg)
-    with torch.device("meta"):
-        model = build_model(cfg)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        evaluation = _evaluate(reference.to_empty(device="cpu"), cfg, frames, crop)
-        step = _train(model.to_empty(device="cpu"), cfg, frames, crop)
+    model, evaluation = meta_model(cfg), _evaluate(meta_model(cfg), cfg, frames, crop)
+    step = _train(model, cfg, frames, crop)
     named = dict(model.named_parameters())
     figures = {
         "flops": evaluation.flops,
@@ -217,17 +191,9 @@ def cost(cfg: CfgNode, frames: int | None = None, crop: int | None = None) -> tu
         frames: frames of a clip; None for DATA.NUM_FRAMES.
         crop: height and width of a clip in pixels; None for DATA.TEST_CROP_SIZE.
     """
-    model = _reference(cfg)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        model.to_empty(device="cpu")
-        trace = _evaluate(model, cfg, frames or cfg.DATA.NUM_FRAMES, crop or cfg.DATA.TEST_CROP_SIZE)
+    model = meta_model(cfg)
+    trace = _evaluate(model, cfg, frames or cfg.DATA.NUM_FRAMES, crop or cfg.DATA.TEST_CROP_SIZE)
     return sum(p.numel() for p in model.parameters()), sum(trace.flops.values()) / 1e9
-
-
-def _reference(cfg: CfgNode) -> nn.Module:
-    """The model on the meta device, with the reference implementations, whose operations published figures count."""
-    with torch.device("meta"):
-        return implementations.use_reference(build_model(cfg))
 
 
 def _in_giga(row: dict[str, int]) -> dict[str, Any]:
@@ -235,22 +201,31 @@ def _in_giga(row: dict[str, int]) -> dict[str, Any]:
 
 
 def _evaluate(model: nn.Module, cfg: CfgNode, frames: int, crop: int) -> _Trace:
-    """The forward pass of one clip in evaluation."""
-    trace, shape = _Trace(model), (1, 3, frames, crop, crop)
-    with _clip_errors(cfg, shape), torch.no_grad(), trace.on(), autocast(cfg, torch.device("cpu")):
+    """The forward pass of one clip in evaluation, with the reference implementations.
+
+    Published figures count their operations.
+    """
+    model = implementations.use_reference(model)
+    shape = (1, 3, frames, crop, crop)
+    with _traced(model, cfg, shape) as trace, torch.no_grad(), autocast(cfg, torch.device("cpu")):
         model.eval()(torch.empty(shape))
     return trace
 
 
 @contextmanager
-def _clip_errors(cfg: CfgNode, shape: tuple[int, ...]) -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        raise UserError(
-            f"{cfg.MODEL.MODEL_NAME}: a clip of {shape[2]} frames of {shape[3]} x {shape[4]} does not go "
-            f"through it ({str(error).splitlines()[0]}); see DATA.NUM_FRAMES and DATA.TRAIN_CROP_SIZE"
-        ) from None
+def _traced(model: nn.Module, cfg: CfgNode, shape: tuple[int, ...]) -> Iterator[_Trace]:
+    """Trace what is done inside with a model on fake tensors; UserError if it does not take clips of this shape."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        trace = _Trace(model.to_empty(device="cpu"))
+        before = register_module_forward_pre_hook(trace.enter)
+        try:
+            with before, register_module_forward_hook(trace.leave, always_call=True), trace:
+                yield trace
+        except RuntimeError as error:
+            raise UserError(
+                f"{cfg.MODEL.MODEL_NAME}: a clip of {shape[2]} frames of {shape[3]} x {shape[4]} does not go "
+                f"through it ({str(error).splitlines()[0]}); see DATA.NUM_FRAMES and DATA.TRAIN_CROP_SIZE"
+            ) from None
 
 
 def _train(model: nn.Module, cfg: CfgNode, frames: int, crop: int) -> StepCost:
@@ -259,13 +234,8 @@ def _train(model: nn.Module, cfg: CfgNode, frames: int, crop: int) -> StepCost:
     The second holds the gradients of the first beside its own activations; the others are like it.
     """
     shape = (clips_at_once(cfg), 3, frames, crop, crop)
-    trace, saved = _Trace(model), Counter()
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            trace.watch_gradient(parameter)
-    micro_batches = min(cfg.TRAIN.ACCUM_STEPS, 2)
-    multi_label = cfg.DATA.MULTI_LABEL
-    with _clip_errors(cfg, shape), trace.on():
+    saved, multi_label, micro_batches = Counter(), cfg.DATA.MULTI_LABEL, min(cfg.TRAIN.ACCUM_STEPS, 2)
+    with _traced(model, cfg, shape) as trace:
         clips = torch.empty(shape)  # a training loop holds them during the step
         for _ in range(micro_batches):
             with autocast(cfg, torch.device("cpu")):

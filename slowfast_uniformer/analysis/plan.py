@@ -7,77 +7,56 @@ top, for which `RESERVE` is kept free.
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
 from slowfast_uniformer import paths
-from slowfast_uniformer.analysis.held_memory import fsdp_groups, held_memory, peak_memory
-from slowfast_uniformer.analysis.model_cost import StepCost, clips_at_once, cost, step_cost
+from slowfast_uniformer.analysis.held_memory import StepCost, fsdp_groups, held_memory, peak_memory
+from slowfast_uniformer.analysis.model_cost import clips_at_once, cost, meta_model, step_cost
+from slowfast_uniformer.config.keys import read_table
 from slowfast_uniformer.config.load import variant
 from slowfast_uniformer.data import annotations
 from slowfast_uniformer.distributed import topology
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.models.registry import build_model
 
 RESERVE = 0.1  # share of a GPU's memory that is kept free
-# Videos of train lists as datasets/prepare.py writes them, by the name of their folder; some are approximate
-VIDEOS = {
-    "k400": 240_000,
-    "k600": 390_000,
-    "k700": 540_000,
-    "k710": 660_000,
-    "mit": 802_264,
-    "sthv1": 86_017,
-    "sthv2": 168_913,
-    "ucf101": 9_537,
-    "hmdb51": 3_570,
-}
+VIDEOS = read_table(Path(__file__).with_name("list_sizes.yaml"))  # of the usual train lists, by their folder's name
 LAYOUTS = ("ddp", "fsdp")
 # Blocks of each stage with activation checkpointing, as `step_cost` takes them; "all" is more than any stage has
 CHECKPOINTED = {"none": 0, "configured": None, "all": 10**6}
 
 
-@dataclass(frozen=True)
-class Hardware:
-    """What is known of the hardware.
-
-    Attributes:
-        bandwidth: GB/s that a rank sends while it receives as much.
-        gpu_memory: GB of a GPU; None where unknown.
-        gpu_tflops: TFLOP/s that a GPU achieves, a multiply-add counting twice; None where unknown.
-    """
-
-    bandwidth: float = 25.0
-    gpu_memory: float | None = None
-    gpu_tflops: float | None = None
-
-
 def plan(
-    cfg: CfgNode, recipe: CfgNode, hardware: Hardware, videos: int | None = None, seconds: float | None = None
+    cfg: CfgNode,
+    recipe: CfgNode,
+    videos: int | None = None,
+    seconds: float | None = None,
+    bandwidth: float = 25.0,
+    gpu_memory: float | None = None,
+    gpu_tflops: float | None = None,
 ) -> dict[str, Any]:
     """All figures of a run on NUM_SHARDS machines of NUM_GPUS GPUs each, as plain values; sizes in bytes.
 
     Args:
         cfg: the run's config.
         recipe: the config whose learning rate is scaled linearly for comparison.
-        hardware: of each machine.
         videos: length of the train list, where it cannot be read here.
-        seconds: duration of a step; None to derive it from `hardware`, or for 1 s.
+        seconds: duration of a step; None to derive it from `gpu_tflops`, or for 1 s.
+        bandwidth: GB/s that a rank sends while it receives as much.
+        gpu_memory: GB of a GPU; None where unknown.
+        gpu_tflops: TFLOP/s that a GPU achieves, a multiply-add counting twice; None where unknown.
 
     Raises:
         UserError: for an unknown model, a clip size that it does not take, or an unknown number of videos.
     """
-    with torch.device("meta"):
-        model = build_model(cfg)
-    run = topology.planned(cfg)
+    model, run = meta_model(cfg), topology.planned(cfg)
     steps = count_steps(cfg, *count_videos(cfg, videos))
     costs = {name: step_cost(cfg, CHECKPOINTED[name]) for name in checkpointing_choices(cfg, model)}
-    traffic = communication(cfg, model, hardware.bandwidth)
-    time = duration(cfg, costs, traffic, steps["total"], hardware, seconds)
+    traffic = communication(cfg, model, bandwidth)
+    time = duration(cfg, costs, traffic, steps["total"], gpu_tflops, seconds)
     return {
         "model": cfg.MODEL.MODEL_NAME,
         "machines": run.machines,
@@ -92,7 +71,7 @@ def plan(
         },
         "learning_rate": learning_rate(cfg, recipe),
         "steps": steps,
-        "memory": memory(cfg, model, costs) | fit(cfg, model, costs, hardware.gpu_memory),
+        "memory": memory(cfg, model, costs) | fit(cfg, model, costs, gpu_memory),
         "communication": traffic,
         "time": time,
         "decoding": decoding(cfg, time["seconds_per_step"]),
@@ -176,11 +155,10 @@ def fit(cfg: CfgNode, model: nn.Module, costs: dict[str, StepCost], gpu_memory: 
     """Whether the plan fits into `gpu_memory` GB, and the remedy if it does not; None where that is unknown."""
     layout = cfg.MODEL.PARALLEL
     needed = peak_memory(held_memory(cfg, model, layout), costs[checkpointing(cfg)], layout)
-    if gpu_memory is None:
-        return {"plan": needed, "usable": None, "fits": None, "remedy": None}
-    usable = int((1 - RESERVE) * gpu_memory * 1e9)
-    remedy = None if needed <= usable else _remedy(cfg, model, costs, usable)
-    return {"plan": needed, "usable": usable, "fits": needed <= usable, "remedy": remedy}
+    usable = None if gpu_memory is None else int((1 - RESERVE) * gpu_memory * 1e9)
+    fits = None if usable is None else needed <= usable
+    remedy = _remedy(cfg, model, costs, usable) if fits is False else None
+    return {"plan": needed, "usable": usable, "fits": fits, "remedy": remedy}
 
 
 def _remedy(cfg: CfgNode, model: nn.Module, costs: dict[str, StepCost], usable: int) -> dict[str, Any] | None:
@@ -240,7 +218,7 @@ def communication(cfg: CfgNode, model: nn.Module, bandwidth: float) -> dict[str,
 
 
 def duration(
-    cfg: CfgNode, costs: dict[str, StepCost], traffic: dict, steps: int, hardware: Hardware, seconds: float | None
+    cfg: CfgNode, costs: dict[str, StepCost], traffic: dict, steps: int, gpu_tflops: float | None, seconds: float | None
 ) -> dict[str, float | None]:
     """Compute of a GPU in a step, and the step's time.
 
@@ -249,25 +227,20 @@ def duration(
     """
     clips = topology.planned(cfg).clips_per_rank(cfg)
     recomputed = costs[checkpointing(cfg)].flops - costs["none"].flops
-    forward = _forward_flops(cfg) * clips
+    forward = 1e9 * cost(cfg, crop=cfg.DATA.TRAIN_CROP_SIZE)[1] * clips  # multiply-adds
     flops = 2 * (3 * forward + recomputed * clips / clips_at_once(cfg))
-    found: dict[str, float | None] = {"flops": flops, "compute": None, "without_overlap": None}
-    if hardware.gpu_tflops:
-        sending = traffic[cfg.MODEL.PARALLEL]["seconds"]
-        found["compute"] = flops / hardware.gpu_tflops / 1e12
-        found["without_overlap"] = found["compute"] + sending
-        seconds = seconds or max(found["compute"], sending)
+    compute = flops / gpu_tflops / 1e12 if gpu_tflops else None
+    sending = traffic[cfg.MODEL.PARALLEL]["seconds"]
+    if compute and not seconds:
+        seconds = max(compute, sending)
     return {
-        **found,
+        "flops": flops,
+        "compute": compute,
+        "without_overlap": compute and compute + sending,
         "given": bool(seconds),
         "seconds_per_step": seconds or 1.0,
         "hours": steps * seconds / 3600 if seconds else None,
     }
-
-
-def _forward_flops(cfg: CfgNode) -> float:
-    """Multiply-adds of one training clip's forward pass."""
-    return 1e9 * cost(cfg, crop=cfg.DATA.TRAIN_CROP_SIZE)[1]
 
 
 def decoding(cfg: CfgNode, seconds: float) -> dict[str, float]:

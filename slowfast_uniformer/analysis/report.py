@@ -14,7 +14,7 @@ import jinja2
 
 from slowfast_uniformer import paths
 from slowfast_uniformer.analysis.report_classes import classes, mistakes
-from slowfast_uniformer.analysis.report_figures import Chart, Points, chart
+from slowfast_uniformer.analysis.report_figures import Points, chart
 from slowfast_uniformer.config.keys import flatten, get_cfg
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.runs.files import Row
@@ -30,7 +30,6 @@ CURVES = (  # title, unit, key of the rows of metrics.jsonl
 SPEED = (("Clips per second", "", "clips_per_second"), ("Waiting for data", "%", "data_wait_percent"))
 KINDS = {"train_iter": "train", "val_epoch": "val", "test_final": "test"}
 MISTAKES = 12  # shown of one run; half as many of each of several
-VARYING = {"OUTPUT_DIR", "SHARD_ID"}  # keys that differ between any two runs
 
 
 def report(folders: Sequence[str], output: str | None = None) -> str:
@@ -101,7 +100,7 @@ def overview(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def charts(runs: Sequence[RunFolder], kinds: Sequence[tuple[str, str, str]]) -> list[Chart]:
+def charts(runs: Sequence[RunFolder], kinds: Sequence[tuple[str, str, str]]) -> list[dict[str, Any]]:
     """A chart of each of `kinds` (title, unit, key) that some run has values of."""
     found = []
     for title, unit, key in kinds:
@@ -112,12 +111,10 @@ def charts(runs: Sequence[RunFolder], kinds: Sequence[tuple[str, str, str]]) -> 
 
 def points(run: RunFolder, split: str, key: str) -> Points:
     """A metric by epoch; a test is placed where training ended, and nowhere if there was none."""
+    placed = [(epoch(row), row.get(key)) for row in run.of(split)]
     if split == "test_final":
-        epochs = [epoch(row) for row in run.of("train_iter", "val_epoch")]
-        end = max((at for at in epochs if at is not None), default=None)
-        placed = [(end, row.get(key)) for row in run.of(split)][-1:]
-    else:
-        placed = [(epoch(row), row.get(key)) for row in run.of(split)]
+        epochs = filter(is_number, map(epoch, run.of("train_iter", "val_epoch")))
+        placed = [(max(epochs, default=None), value) for _, value in placed[-1:]]
     return [(at, value) for at, value in placed if at is not None and is_number(value)]
 
 
@@ -134,7 +131,7 @@ def differences(runs: Sequence[RunFolder]) -> list[tuple[str, list[str]]]:
     known = [run.config for run in runs if run.config]
     if len(runs) == len(known) == 1:
         known.append(dict(flatten(get_cfg())))
-    keys = {key for config in known for key in config} - VARYING
+    keys = {key for config in known for key in config} - {"OUTPUT_DIR", "SHARD_ID"}  # these always differ
     unequal = [key for key in sorted(keys) if any(config.get(key) != known[0].get(key) for config in known)]
     return [(key, [shown(run.config.get(key)) if run.config else "?" for run in runs]) for key in unequal]
 
@@ -148,7 +145,7 @@ def costs(runs: Sequence[RunFolder]) -> list[tuple[str, list[str]]]:
 
 def cost(run: RunFolder) -> dict[str, str]:
     """Facts on a run by title."""
-    rows, first, last = run.of("train_iter"), run.starts[:1], run.starts[-1:]
+    rows = run.of("train_iter")
     speeds, waits = numbers(rows, "clips_per_second"), numbers(rows, "data_wait_percent")
     memory, skipped, replaced = (numbers(rows, key) for key in ("memory_mb", "skipped_steps", "bad_videos"))
     seconds, device_seconds = train_time(run)
@@ -161,14 +158,14 @@ def cost(run: RunFolder) -> dict[str, str]:
         "Steps skipped": skipped and f"{max(skipped):,.0f}",
         "Unreadable videos replaced": replaced and f"{sum(replaced):,.0f}",
     }
-    for start in last:
-        restarts = len(run.starts) - 1
+    if run.starts:
+        start, restarts = run.starts[-1], len(run.starts) - 1
+        more, commit = f", {restarts} more until {start.get('time', '?')}", str(start.get("commit") or "–")
         facts |= {
             "Device": f"{start.get('ranks', 1)} × {start.get('device', '?')}",
             "Hosts": ", ".join(map(str, start.get("hosts") or ["–"])),
-            "Started": f"{first[0].get('time', '?')}"
-            + (f", {restarts} more until {start.get('time', '?')}" if restarts else ""),
-            "Commit": short_commit(str(start.get("commit") or "–")),
+            "Started": f"{run.starts[0].get('time', '?')}{more if restarts else ''}",
+            "Commit": commit[:10] + "+" * commit.endswith("+"),  # "+" is a checkout with local changes
             "Command": " ".join(map(str, start.get("command") or [])),
             "python version": str(start.get("python")),
         }
@@ -188,27 +185,25 @@ def train_time(run: RunFolder) -> tuple[float, float]:
     trusted = starts[-1] if starts else {}
     clips_per_epoch = clips_per_step(run, trusted) * steps[-1] if steps else 0
     seconds, device_seconds, before = 0.0, 0.0, {}
+
+    def start_of(row: Row) -> Row:
+        """The row of starts.jsonl of the process that wrote a row of metrics.jsonl.
+
+        Rows do not name it, but the steps of an epoch tell how many clips a step has. Of several starts that fit it is
+        the last.
+        """
+        if not is_number(row.get("iters")):
+            return trusted
+        return min(starts[::-1], key=lambda s: abs(clips_per_step(run, s) * row["iters"] - clips_per_epoch), default={})
+
     for row in rows:
         number, done, speed = row.get("epoch"), row.get("iter"), row.get("clips_per_second")
         if is_number(done) and is_number(speed) and speed > 0:
-            start = start_of(run, starts, row["iters"], clips_per_epoch) if is_number(row.get("iters")) else trusted
+            start = start_of(row)
             spent = (done - before.get(number, 0)) * clips_per_step(run, start) / speed
             seconds, device_seconds = seconds + spent, device_seconds + spent * start.get("ranks", 1)
             before[number] = done
     return seconds, device_seconds
-
-
-def start_of(run: RunFolder, starts: Sequence[Row], steps_per_epoch: int, clips_per_epoch: float) -> Row:
-    """The row of starts.jsonl of the process that wrote a row of metrics.jsonl with these `iters`.
-
-    Rows do not name it, but the steps of an epoch tell how many clips a step has. Of several starts that fit it is the
-    last.
-    """
-
-    def error(start: Row) -> float:
-        return abs(clips_per_step(run, start) * steps_per_epoch - clips_per_epoch)
-
-    return min(reversed(starts), key=error, default={})
 
 
 def clips_per_step(run: RunFolder, start: Row) -> int:
@@ -224,11 +219,6 @@ def clips_per_step(run: RunFolder, start: Row) -> int:
 def numbers(rows: Sequence[Row], key: str) -> list[float]:
     """The finite values of a column."""
     return [row[key] for row in rows if is_number(row.get(key))]
-
-
-def short_commit(text: str) -> str:
-    """The first digits, and the "+" of a checkout with local changes."""
-    return text[:10] + "+" * text.endswith("+")
 
 
 def percent(value: Any) -> str:

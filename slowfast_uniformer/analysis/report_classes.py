@@ -67,9 +67,8 @@ def confusion(run: RunFolder, labelled: Sequence[Prediction]) -> dict[str, Any]:
         counts[place[p.labels[0]], place.get(p.prediction, -1)] += 1
     names = [run.names.get(label, str(label)) for label in labels]
     columns = names + ["failed"] * (counts.shape[1] - len(labels))
-    if len(labels) > MATRIX:
-        return {"picture": picture(counts), "names": names, "columns": columns}
-    return {"picture": None, "names": names, "columns": columns, "counts": counts.tolist()}
+    image = picture(counts) if len(labels) > MATRIX else None
+    return {"picture": image, "names": names, "columns": columns, "counts": counts.tolist()}
 
 
 def confused_pairs(run: RunFolder, labelled: Sequence[Prediction]) -> list[tuple[str, str, int, float]]:

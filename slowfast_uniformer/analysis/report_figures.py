@@ -5,7 +5,7 @@ import io
 import math
 from collections.abc import Sequence
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -21,39 +21,19 @@ TIMEOUT = 10.0  # seconds to read a video
 Points = list[tuple[float, float]]
 
 
-class Line(NamedTuple):
-    """A line of a chart.
+def chart(title: str, unit: str, series: Sequence[tuple[int, str, Points]], most: int = 250) -> dict[str, Any] | None:
+    """A chart of series, as values of report.html, or None if there is no point.
 
-    Attributes:
-        run: its run, from 0.
-        kind: train, val or test.
-        points: (epoch, value).
-        path: SVG path of the line.
-        dots: SVG path of strokes without length, which round caps make dots.
-    """
+    Args:
+        title: heading.
+        unit: of the values.
+        series: (run from 0, kind: train, val or test, points).
+        most: points of a series; neighbours are averaged where there are more.
 
-    run: int
-    kind: str
-    points: Points
-    path: str
-    dots: str
-
-
-class Chart(NamedTuple):
-    """A chart from epoch 0 to `right`. Ticks are (per cent from the left or bottom, label)."""
-
-    title: str
-    unit: str
-    x: list[tuple[float, str]]
-    y: list[tuple[float, str]]
-    right: float
-    lines: list[Line]
-
-
-def chart(title: str, unit: str, series: Sequence[tuple[int, str, Points]], most: int = 250) -> Chart | None:
-    """A chart of series (run, kind, points), or None if there is no point.
-
-    Neighbours are averaged where a series has more than `most` points.
+    Returns:
+        `title`, `unit`, `right`, the epoch at the right edge (0 is at the left one), ticks `x` and `y` as (per cent
+        from the left or bottom, label), and `lines`: each with `run`, `kind`, `points`, the SVG path of the line
+        (`path`), and that of strokes without length, which round caps make dots (`dots`).
     """
     series = [(run, kind, thin(points, most)) for run, kind, points in series if points]
     if not series:
@@ -66,10 +46,11 @@ def chart(title: str, unit: str, series: Sequence[tuple[int, str, Points]], most
         places = [f"{SIZE * x / right:.1f} {SIZE * (high - y) / (high - low):.1f}" for x, y in points]
         dotted = len(places) == 1 or (kind != "train" and len(places) <= 60)
         dots = "".join(f"M{place}h0" for place in places) if dotted else ""
-        lines.append(Line(run, kind, points, "M" + "L".join(places), dots))
+        path = "M" + "L".join(places)
+        lines.append({"run": run, "kind": kind, "points": points, "path": path, "dots": dots})
     x = [(100 * value / right, f"{value:g}") for value in x_ticks if value <= right]
     y = [(100 * (value - low) / (high - low), f"{value:g}") for value in y_ticks]
-    return Chart(title, unit, x, y, right, lines)
+    return {"title": title, "unit": unit, "x": x, "y": y, "right": right, "lines": lines}
 
 
 def thin(points: Points, most: int) -> Points:

@@ -11,7 +11,6 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
@@ -78,17 +77,13 @@ def scan_videos(jobs: list[Job], path: str, workers: int) -> tuple[dict[Job, Fac
 
 
 def _read_cache(path: str) -> dict[Job, Facts]:
-    cached: dict[Job, Facts] = {}
     with open(path, "a+", encoding="utf-8") as file:
         file.seek(0)
-        line = "\n"
-        for line in file:
-            if line.endswith("}}\n"):
-                row = json.loads(line)
-                cached[Job(*(row[field] for field in Job._fields))] = row["facts"]
-        if not line.endswith("\n"):  # the last write was interrupted
+        lines = file.readlines()
+        if lines and not lines[-1].endswith("\n"):  # the last write was interrupted
             file.write("\n")
-    return cached
+    rows = [json.loads(line) for line in lines if line.endswith("}}\n")]
+    return {Job(*(row[field] for field in Job._fields)): row["facts"] for row in rows}
 
 
 def _read_all(jobs: list[Job], workers: int) -> Iterator[tuple[Job, Facts]]:
@@ -96,17 +91,10 @@ def _read_all(jobs: list[Job], workers: int) -> Iterator[tuple[Job, Facts]]:
     if not workers:
         yield from ((job, examine(job)) for job in jobs)
         return
-    with _deferred_interrupt() as interrupted:
-        yield from _read_in_pools(deque(jobs), workers, interrupted)
-
-
-@contextmanager
-def _deferred_interrupt() -> Iterator[list]:
-    """A list that Ctrl-C fills: KeyboardInterrupt inside a pool's own code can leave its locks held."""
-    interrupted: list[bool] = []
+    interrupted: list[bool] = []  # Ctrl-C fills it: KeyboardInterrupt inside a pool's own code can leave its locks held
     before = signal.signal(signal.SIGINT, lambda *_: interrupted.append(True))
     try:
-        yield interrupted
+        yield from _read_in_pools(deque(jobs), workers, interrupted)
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -12,7 +12,6 @@ import argparse
 import itertools
 import os
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -50,10 +49,10 @@ def summary(report: "Report", output_dir: str) -> str:
         present = [count for count in counts if count]
         sizes = f", each with {min(present):,} to {max(present):,} videos" if present else ""
         lines.append(f"{split}: {sum(counts):,} labels of {len(present)} of {len(counts)} classes{sizes}")
-    kinds = Counter(finding.finding for finding in report.findings)
-    for kind in (kind for kind in FAULTS + NOTES if kinds[kind]):
-        lines.append(f"{kind}: {kinds[kind]:,}" + ("" if kind in FAULTS else " (for your information)"))
+    for kind in FAULTS + NOTES:
         findings = [finding for finding in report.findings if finding.finding == kind]
+        if findings:
+            lines.append(f"{kind}: {len(findings):,}" + ("" if kind in FAULTS else " (for your information)"))
         for finding in findings[:SHOWN]:
             place = f"{finding.split} line {finding.line}" if finding.line else f"{finding.split} list"
             lines.append(f"  {place}: {finding.path}: {finding.detail}")

@@ -6,18 +6,14 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from slowfast_uniformer.config.load import split_cfg_arguments
 from slowfast_uniformer.config.recipes import list_recipes
 from slowfast_uniformer.distributed import signals
 from slowfast_uniformer.errors import UserError
 
-if TYPE_CHECKING:
-    from slowfast_uniformer.inference.predictor import Predictor
-
 KEYS = "Config keys are explained in docs/config.md; `uniformer config --cfg FILE` prints the values of a config."
-_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
 
 
 # ------------------------------------------------------------------------------------------------------ arguments
@@ -53,8 +49,7 @@ def model_parser(command: str, description: str, videos: bool = True) -> argpars
     add("--set", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help=help_text)
     help_text = "import the module that the checkpoint's config names (MODEL.IMPORT)"
     add("--allow-import", action="store_true", help=help_text)
-    help_text = "fetch from addresses that the checkpoint's config names"
-    add("--allow-fetch", action="store_true", help=help_text)
+    add("--allow-fetch", action="store_true", help="fetch from addresses that the checkpoint's config names")
     if videos:
         add("videos", nargs="*", metavar="VIDEO", help="video files, folders, or lists")
     return parser
@@ -98,7 +93,7 @@ def parse_model_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] |
     rest, args.cfg, args.overrides = args.cfg, [], []
     while rest and (rest[0].endswith((".yaml", ".yml")) or rest[0] in list_recipes()):
         args.cfg.append(rest.pop(0))
-    while len(rest) > 1 and _KEY.fullmatch(rest[0]):
+    while len(rest) > 1 and re.fullmatch(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*", rest[0]):
         args.overrides += [rest.pop(0), rest.pop(0)]
     args.overrides += [word for pair in args.set for word in pair]
     if "videos" in args:
@@ -121,8 +116,8 @@ def load_arguments(args: argparse.Namespace, *overrides: Any) -> dict[str, Any]:
     }
 
 
-def load_predictor(args: argparse.Namespace, *overrides: Any) -> "Predictor":
-    """The model that the command line names."""
+def load_predictor(args: argparse.Namespace, *overrides: Any) -> Any:
+    """The `Predictor` that the command line names."""
     from slowfast_uniformer.inference.predictor import load_model
 
     return load_model(**load_arguments(args, *overrides))

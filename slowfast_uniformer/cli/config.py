@@ -9,10 +9,13 @@ What --cfg prints is YAML that --cfg accepts again.
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
+
+from fvcore.common.config import CfgNode
 
 from slowfast_uniformer.cli.common import config_parser, parse_arguments
-from slowfast_uniformer.config.load import difference, load_config, to_dict
+from slowfast_uniformer.config.keys import set_key
+from slowfast_uniformer.config.load import difference, load_config
+from slowfast_uniformer.config.recipes import list_recipes
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -24,31 +27,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def nest(values: dict[str, Any]) -> dict[str, Any]:
-    """Nested dicts of values by dotted keys."""
-    nested: dict[str, Any] = {}
-    for key, value in values.items():
-        *sections, name = key.split(".")
-        node = nested
-        for section in sections:
-            node = node.setdefault(section, {})
-        node[name] = value
-    return nested
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if not args.cfg:
-        from slowfast_uniformer.config.recipes import list_recipes
-
         return print("\n".join(list_recipes()))
     notes: list[str] = []
     cfg = load_config(args.cfg, args.opts, notes, runs_here=False)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     if args.diff:
-        import yaml
-
-        print(yaml.safe_dump(nest(to_dict(difference(cfg)))), end="")
-    else:
-        print(cfg.dump(), end="")
+        changed, cfg = difference(cfg), CfgNode()
+        for key, value in changed.items():
+            set_key(cfg, key, value)
+    print(cfg.dump(), end="")

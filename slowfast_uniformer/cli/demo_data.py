@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 
 from slowfast_uniformer.cli.common import new_parser, parse_arguments
-from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.errors import os_errors_reported
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -27,8 +27,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     from slowfast_uniformer.datasets.make_demo import make_demo
 
-    try:
+    with os_errors_reported(f"--out {args.out}: cannot write the data set"):
         rendered = make_demo(args.out, args.train, args.val, args.seed, workers=args.workers)
-    except OSError as error:
-        raise UserError(f"--out {args.out}: cannot write the data set ({error.strerror})") from None
     print(f"{args.out}: {args.train + args.val} videos {'rendered' if rendered else 'are there already'}")

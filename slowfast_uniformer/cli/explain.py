@@ -13,7 +13,7 @@ import os
 from collections.abc import Sequence
 
 from slowfast_uniformer.cli.common import load_predictor, model_parser, parse_model_arguments, print_errors
-from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.errors import UserError, os_errors_reported
 
 METHODS = ("auto", "gradcam", "attention")
 
@@ -31,16 +31,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parse_model_arguments(parser, argv)
 
 
-def summary_writer(folder: str):
-    """A TensorBoard writer. Raises UserError where it cannot write."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    try:
-        return SummaryWriter(folder)
-    except OSError as error:
-        raise UserError(f"--tensorboard {folder}: cannot write there: {error.strerror}") from None
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     from slowfast_uniformer.inference.explain import contact_sheet, explain, label_of, write_overlay, write_picture
@@ -52,7 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     samples, errors = find_videos(args.videos, model.cfg), []
     paths = [sample.path for sample in samples]
     overlays, sheets = (output_files(args.output, paths, ending) for ending in (".mp4", ".png"))
-    board = summary_writer(args.tensorboard) if args.tensorboard else None
+    board = None
+    if args.tensorboard:
+        from torch.utils.tensorboard import SummaryWriter
+
+        with os_errors_reported(f"--tensorboard {args.tensorboard}: cannot write there"):
+            board = SummaryWriter(args.tensorboard)
     for sample, overlay, picture in zip(samples, overlays, sheets, strict=True):
         try:
             found = explain(model, sample, label, args.method, args.at)

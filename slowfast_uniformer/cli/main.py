@@ -1,8 +1,9 @@
 """The command `uniformer`: finds the module of a command and runs it.
 
 A command COMMAND is the module cli/COMMAND.py with two functions: `parse_args(argv)` returns its arguments, and
-`main(argv)` runs it and returns its exit status (None: 0). Only the module of the chosen command is imported, and
-modules of commands import PyTorch inside `main`, so that help texts and argument errors are instant.
+`main(argv)` runs it and returns its exit status (None: 0). The overview shows the first line of its docstring. Only the
+module of the chosen command is imported, and modules of commands import PyTorch inside `main`, so that help texts and
+argument errors are instant.
 """
 
 import difflib
@@ -15,39 +16,22 @@ from slowfast_uniformer.cli.common import finish
 from slowfast_uniformer.errors import UserError
 
 COMMANDS = {
-    "Training": {
-        "train": "Train a model and test it, as its config says.",
-        "test": "Test a trained model.",
-        "config": "List the recipes, or print the resolved config of one.",
-        "slurm": "Write or submit a SLURM job that trains and requeues itself.",
-    },
-    "Data": {
-        "demo-data": "Render the demo data set: videos of eight motions.",
-        "lists": "Write train.csv, val.csv, test.csv and classes.txt for a folder of videos.",
-        "check": "Check the lists of a config and every video in them.",
-    },
-    "Using a trained model": {
-        "predict": "Predict the classes of videos.",
-        "explain": "Show where in a video a model looks.",
-        "features": "Extract the features of videos.",
-        "export": "Export a trained model to ONNX or torch.export.",
-        "app": "Serve a web page that classifies uploaded videos.",
-        "convert": "Convert weights of any known checkpoint format to safetensors.",
-    },
-    "Analysis": {
-        "report": "Write an HTML report on one run, or on several side by side.",
-        "info": "Print the parameters, operations and memory of a model.",
-        "plan": "Estimate batch, memory, time and communication of a run on many GPUs.",
-    },
+    "Training": ("train", "test", "config", "slurm"),
+    "Data": ("demo-data", "lists", "check"),
+    "Using a trained model": ("predict", "explain", "features", "export", "app", "convert"),
+    "Analysis": ("report", "info", "plan"),
 }
-NAMES = [name for commands in COMMANDS.values() for name in commands]
+NAMES = [name for names in COMMANDS.values() for name in names]
 
 
 def overview() -> str:
-    """The help text of `uniformer`: all commands in groups."""
+    """The help text of `uniformer`: all commands in groups, each with the first line of its module's docstring."""
     lines = ["usage: uniformer COMMAND [arguments]", "       uniformer COMMAND --help", "       uniformer --version"]
-    for title, commands in COMMANDS.items():
-        lines += ["", f"{title}:", *(f"  {name:<11}{sentence}" for name, sentence in commands.items())]
+    for title, names in COMMANDS.items():
+        lines += ["", f"{title}:"]
+        for name in names:
+            sentence = load_command(name).__doc__.splitlines()[0].partition(":")[0].removesuffix(".")
+            lines.append(f"  {name:<11}{sentence}.")
     return "\n".join([*lines, "", "Start with: uniformer demo-data && uniformer train --cfg demo/uniformer"])
 
 

@@ -27,6 +27,22 @@ CHECKPOINTING = {
     "configured": "MODEL.CHECKPOINT_NUM as configured:",
     "all": "activation checkpointing of every block:",
 }
+TEXT = """\
+{model} on {gpus} GPUs of {machines} machine(s), {parallel}, mixed precision {precision}
+global batch {batch[videos]} videos, {batch[videos_per_gpu]} per GPU; {batch[clips_at_once]} clip(s) per forward pass
+learning rate {rate[applied]:g}; linear from the recipe's {rate[recipe]:g} at {rate[recipe_videos]} videos: \
+{rate[linear]:g}{advice}
+{steps[videos]:,} videos ({steps[source]}): {steps[per_epoch]:,} steps per epoch, {steps[total]:,} in \
+{steps[epochs]} epochs
+
+{memory_table}
+
+{times}
+decoding on each machine at {per_step}: {decoding[videos_per_second]:,.1f} videos/s, \
+{decoding[clips_per_second]:,.1f} clips/s; each of {decoding[workers]} DataLoader workers \
+{decoding[clips_per_second_per_worker]:,.2f} clips/s
+
+checkpoints: {sizes[bytes]} each, {checkpoints[files]} kept, {sizes[total]} in total"""
 # --check measures a fresh run of one process, without weights
 FRESH = {"NUM_GPUS": 0, "NUM_SHARDS": 1, "TRAIN.AUTO_RESUME": False}
 FRESH |= {"TRAIN.CHECKPOINT_FILE_PATH": "", "MODEL.INIT_FROM": ""}
@@ -60,77 +76,51 @@ def size(count: float) -> str:
 
 def as_text(facts: dict[str, Any]) -> str:
     """What `plan.plan` returned, for people."""
-    sections = [batch_lines(facts), [memory_table(facts["memory"])], time_lines(facts), checkpoint_lines(facts)]
-    return "\n\n".join("\n".join(lines) for lines in sections)
-
-
-def batch_lines(facts: dict[str, Any]) -> list[str]:
-    """Lines on the ranks, the batch, the learning rate and the steps."""
-    rate, steps, batch = facts["learning_rate"], facts["steps"], facts["batch"]
-    is_linear = abs(rate["applied"] / rate["linear"] - 1) < 1e-6
-    return [
-        f"{facts['model']} on {facts['gpus']} GPUs of {facts['machines']} machine(s), {facts['parallel']}, "
-        f"mixed precision {facts['precision']}",
-        f"global batch {batch['videos']} videos, {batch['videos_per_gpu']} per GPU; {batch['clips_at_once']} clip(s) "
-        "per forward pass",
-        f"learning rate {rate['applied']:g}; linear from the recipe's {rate['recipe']:g} at "
-        f"{rate['recipe_videos']} videos: {rate['linear']:g}{'' if is_linear else ' - set SOLVER.BASE_LR'}",
-        f"{steps['videos']:,} videos ({steps['source']}): {steps['per_epoch']:,} steps per epoch, "
-        f"{steps['total']:,} in {steps['epochs']} epochs",
-    ]
-
-
-def memory_table(facts: dict[str, Any]) -> str:
-    """The memory of a GPU with DDP and with FSDP."""
-    layouts = ("ddp", "fsdp")
-    rows = [["memory of a GPU, estimated", *(layout.upper() for layout in layouts)]]
-    for part, title in PARTS.items():
-        rows.append([f"  {title}", *(size(facts["parts"][layout].get(part, 0)) for layout in layouts)])
-    for name, saved in facts["saved"].items():
-        rows.append([CHECKPOINTING[name], "", ""])
-        rows.append(["  activations", size(saved), size(saved)])
-        rows.append(["  peak of a step", *(size(facts["peak"][layout][name]) for layout in layouts)])
-    return table(rows)
-
-
-def time_lines(facts: dict[str, Any]) -> list[str]:
-    """Lines on communication, time and decoding."""
-    time, decoding = facts["time"], facts["decoding"]
-    lines = []
+    rate, time = facts["learning_rate"], facts["time"]
+    per_step = f"{time['seconds_per_step']:.3g} s per step"
+    times = []
     for layout, sent in facts["communication"].items():
         seconds = f"{sent['seconds'] * 1e3:,.1f} ms"
-        lines.append(f"communication of a step, {layout.upper()}: {size(sent['bytes'])} sent by each rank, {seconds}")
-    lines.append(f"compute of a step: {time['flops'] / 1e12:,.2f} TFLOP on each GPU")
+        times.append(f"communication of a step, {layout.upper()}: {size(sent['bytes'])} sent by each rank, {seconds}")
+    times.append(f"compute of a step: {time['flops'] / 1e12:,.2f} TFLOP on each GPU")
     if time["compute"]:
-        lines.append(
+        times.append(
             f"  at the given TFLOP/s {time['compute']:.3f} s, with communication "
             f"{time['without_overlap']:.3f} s if nothing overlaps"
         )
-    per_step = f"{time['seconds_per_step']:.3g} s per step"
     if time["given"]:
-        lines.append(f"training {time['hours']:,.1f} h at {per_step}, without validation and waiting for data")
-    lines.append(
-        f"decoding on each machine at {per_step}: {decoding['videos_per_second']:,.1f} videos/s, "
-        f"{decoding['clips_per_second']:,.1f} clips/s; each of {decoding['workers']} DataLoader workers "
-        f"{decoding['clips_per_second_per_worker']:,.2f} clips/s"
-    )
-    return lines
+        times.append(f"training {time['hours']:,.1f} h at {per_step}, without validation and waiting for data")
+    advice = "" if abs(rate["applied"] / rate["linear"] - 1) < 1e-6 else " - set SOLVER.BASE_LR"
+    sizes = {key: size(facts["checkpoints"][key]) for key in ("bytes", "total")}
+    shown = {"rate": rate, "advice": advice, "per_step": per_step, "times": "\n".join(times), "sizes": sizes}
+    text = TEXT.format_map(facts | shown | {"memory_table": memory_table(facts["memory"])})
+    return text + fit_line(facts["memory"])
 
 
-def checkpoint_lines(facts: dict[str, Any]) -> list[str]:
-    """A line on checkpoints, and whether the run fits the GPU's memory and what would make it fit."""
-    files, memory = facts["checkpoints"], facts["memory"]
-    lines = [f"checkpoints: {size(files['bytes'])} each, {files['files']} kept, {size(files['total'])} in total"]
+def memory_table(memory: dict[str, Any]) -> str:
+    """The memory of a GPU with DDP and with FSDP."""
+    parts, peaks = memory["parts"].values(), memory["peak"].values()
+    rows = [["memory of a GPU, estimated", *map(str.upper, memory["parts"])]]
+    rows += [[f"  {title}", *(size(held[part]) for held in parts)] for part, title in PARTS.items()]
+    for name, saved in memory["saved"].items():
+        rows.append([CHECKPOINTING[name], "", ""])
+        rows.append(["  activations", size(saved), size(saved)])
+        rows.append(["  peak of a step", *(size(peak[name]) for peak in peaks)])
+    return table(rows)
+
+
+def fit_line(memory: dict[str, Any]) -> str:
+    """A line on whether the run fits the GPU's memory, and what would make it fit; empty where that is unknown."""
     if memory["usable"] is None:
-        return lines
+        return ""
     needed = f"{size(memory['plan'])} of {size(memory['usable'])} usable"
     if memory["fits"]:
-        return [*lines, f"FITS the GPU's memory: {needed}"]
+        return f"\nFITS the GPU's memory: {needed}"
     remedy = "no setting here makes it fit: take fewer or smaller frames, or a smaller model"
     if memory["remedy"]:
         keys = ", ".join(f"{key} {value}" for key, value in memory["remedy"]["keys"].items())
         remedy = f"with {keys} it would take {size(memory['remedy']['peak'])}"
-    return [*lines, f"DOES NOT FIT the GPU's memory: {needed}; {remedy}"]
+    return f"\nDOES NOT FIT the GPU's memory: {needed}; {remedy}"
 
 
 def comparison(rows: list[dict[str, Any]]) -> str:
@@ -153,8 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.check:
         facts = memory_check.check({args.cfg[-1]: cfg} if args.cfg else memory_check.small_configs())
     else:
-        hardware = plan.Hardware(args.bandwidth, args.gpu_memory, args.gpu_tflops)
-        recipe = load_recipe(args.cfg[0])
-        facts = plan.plan(cfg, recipe, hardware, args.videos, args.step_seconds)
+        hardware = (args.bandwidth, args.gpu_memory, args.gpu_tflops)
+        facts = plan.plan(cfg, load_recipe(args.cfg[0]), args.videos, args.step_seconds, *hardware)
     show = comparison if args.check else as_text
     print(json.dumps(facts, indent=2) if args.json else show(facts))

@@ -13,13 +13,10 @@ import argparse
 import csv
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from slowfast_uniformer.cli.common import load_predictor, model_parser, parse_model_arguments, positive, print_errors
 from slowfast_uniformer.errors import UserError
-
-if TYPE_CHECKING:
-    from slowfast_uniformer.inference.predictor import Predictor
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -39,8 +36,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parse_model_arguments(parser, argv)
 
 
-def predictions(args: argparse.Namespace, model: "Predictor", errors: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield the row of each video, and write its picture and overlay; messages on failed videos go to `errors`."""
+def predictions(args: argparse.Namespace, model: Any, errors: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield the row of each video by a `Predictor`, and write its picture and overlay; what fails goes to `errors`."""
     from slowfast_uniformer.inference.inputs import find_videos
     from slowfast_uniformer.inference.outputs import output_files
     from slowfast_uniformer.inference.predict import draw_timeline, predict, write_overlay
@@ -51,7 +48,7 @@ def predictions(args: argparse.Namespace, model: "Predictor", errors: list[str])
     overlays = output_files(args.overlay, paths, ".mp4") if args.overlay else None
     pictures = output_files(args.picture, paths, ".png") if args.picture else None
     longer_than = 0.0 if pictures else args.longer_than
-    found = predict(model, samples, args.topk, longer_than, args.window, args.step, args.workers)
+    found = predict(model, samples, args.topk, longer_than, args.workers, window=args.window, step=args.step)
     if args.json or args.csv:
         found = progress(found, len(samples), "videos")
     for number, prediction in enumerate(found):

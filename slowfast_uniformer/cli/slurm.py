@@ -10,11 +10,10 @@ import sys
 from collections.abc import Sequence
 
 from slowfast_uniformer.cli.common import config_parser, parse_arguments
-from slowfast_uniformer.distributed.slurm import Job, script, submit
+from slowfast_uniformer.distributed.slurm import script, submit
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Arguments, with `job` what SLURM is asked for."""
     parser = config_parser("slurm", __doc__)
     parser.add_argument("--print", action="store_true", help="print the job script instead of submitting it")
     add = parser.add_argument_group("resources of the SLURM job").add_argument
@@ -30,15 +29,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--setup", action="append", default=[], help="shell line to run first; repeatable")
     help_text = "further option of sbatch, as exclusive or constraint=a100; repeatable"
     add("--sbatch", dest="options", action="append", default=[], metavar="OPTION", help=help_text)
-    args = parse_arguments(parser, argv)
-    args.job = Job(**{name: getattr(args, name) for name in Job.__dataclass_fields__})
-    return args
+    return parse_arguments(parser, argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     notes: list[str] = []
-    text = script(args.cfg, args.opts, args.job, notes)
+    text = script(args, notes)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     print(text if args.print else submit(text), end="" if args.print else "\n")

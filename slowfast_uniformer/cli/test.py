@@ -7,12 +7,10 @@ OUTPUT_DIR, or with TEST.TEST_BEST the best.
 """
 
 import argparse
-import os
 from collections.abc import Sequence
 
 from slowfast_uniformer.cli.common import parse_arguments
 from slowfast_uniformer.cli.train import run_parser, start
-from slowfast_uniformer.errors import UserError
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -22,20 +20,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parse_arguments(parser, argv)
 
 
-def checkpoint_of(path: str) -> str:
-    """The best or the latest checkpoint of a run's folder; any other path unchanged."""
-    if not os.path.isdir(path) or path.endswith(".dcp"):
-        return path
-    from slowfast_uniformer.runs import checkpoints
-
-    if found := checkpoints.find_best(path) or checkpoints.latest(path):
-        return found
-    raise UserError(f"--checkpoint {path}: this folder holds no checkpoint; name a run's OUTPUT_DIR or a file")
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     overrides = ["TRAIN.ENABLE", False, "TEST.ENABLE", True]
     if args.checkpoint:
-        overrides += ["TEST.CHECKPOINT_FILE_PATH", checkpoint_of(args.checkpoint)]
+        from slowfast_uniformer.runs.checkpoints import find_checkpoint  # imports PyTorch
+
+        overrides += ["TEST.CHECKPOINT_FILE_PATH", find_checkpoint(args.checkpoint)]
     start(args, overrides)

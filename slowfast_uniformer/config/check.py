@@ -6,6 +6,7 @@ The values that single keys accept are in `limits.yaml` beside this file.
 import glob
 import importlib.util
 import sys
+from collections.abc import Iterator
 
 from fvcore.common.config import CfgNode
 
@@ -16,57 +17,48 @@ _LIMITS = read_table(DEFAULTS.with_name("limits.yaml"))
 GPU_DEVICES = ("/dev/nvidia[0-9]*", "/dev/dxg", "/dev/kfd", "/dev/nvhost*", "/dev/nvmap")  # NVIDIA, WSL, AMD, Jetson
 
 
-def _check(ok: bool, message: str) -> None:
-    if not ok:
-        raise UserError(message)
-
-
 def check(cfg: CfgNode) -> None:
     """Refuse values that work on no machine.
 
     Raises:
         UserError: names the key and what it accepts.
     """
+    if message := next(_faults(cfg), None):
+        raise UserError(message)
+
+
+def _faults(cfg: CfgNode) -> Iterator[str]:
+    """Messages on all values that cannot work."""
     values = dict(flatten(cfg))
     for key, minimum in _LIMITS["minimum"].items():
-        _check(values[key] >= minimum, f"{key}: {values[key]} must be {minimum} or more")
+        if not values[key] >= minimum:  # so that nan is refused, too
+            yield f"{key}: {values[key]} must be {minimum} or more"
     for key, allowed in _LIMITS["choices"].items():
-        _check(values[key] in allowed, f"{key}: {values[key]!r} is not one of {', '.join(map(repr, allowed))}")
+        if values[key] not in allowed:
+            yield f"{key}: {values[key]!r} is not one of {', '.join(map(repr, allowed))}"
+    devices = max(cfg.NUM_GPUS, 1)
     for key in ("TRAIN.BATCH_SIZE", "TEST.BATCH_SIZE"):
-        devices = max(cfg.NUM_GPUS, 1)
-        _check(values[key] % devices == 0, f"{key}: {values[key]} cannot be divided among {devices} device(s)")
-    _check(0 <= cfg.SHARD_ID < cfg.NUM_SHARDS, f"SHARD_ID: {cfg.SHARD_ID} must be from 0 to NUM_SHARDS - 1")
-    _check(cfg.DIST_TIMEOUT > 0, f"DIST_TIMEOUT: {cfg.DIST_TIMEOUT} must be above 0")
-    head = cfg.MODEL.INIT_HEAD
-    _check(
-        head in ("keep", "new", "probe") or head.startswith("map:"),
-        f"MODEL.INIT_HEAD: {head!r} is not keep, new, probe or map:FILE",
-    )
-    _check(
-        head != "probe" or cfg.MODEL.INIT_FROM,
-        "MODEL.INIT_HEAD: probe fits a classifier to the features of pretrained weights; set MODEL.INIT_FROM",
-    )
-    steps, factors = cfg.SOLVER.STEPS, cfg.SOLVER.LRS
-    _check(
-        cfg.SOLVER.LR_POLICY == "cosine" or (len(steps) == len(factors) > 0 and steps[0] == 0),
-        "SOLVER.STEPS and SOLVER.LRS must be equally long, and STEPS begin with 0, for this SOLVER.LR_POLICY",
-    )
-    _check(
-        not (cfg.DATA.MULTI_LABEL and cfg.MIXUP.ENABLE),
-        "MIXUP.ENABLE: mixup and label smoothing need one label per video; not with DATA.MULTI_LABEL",
-    )
-    _check(
-        not (cfg.DATA.MULTI_LABEL and cfg.DATA.PATH_LABEL_SEPARATOR == ","),
-        "DATA.PATH_LABEL_SEPARATOR: with DATA.MULTI_LABEL ',' separates labels; choose another",
-    )
-    _check(
-        cfg.DATA.RANDOM_FLIP or not cfg.DATA.FLIP_LABELS,
-        "DATA.FLIP_LABELS: defines label changes under a flip, but DATA.RANDOM_FLIP is False: set it True",
-    )
-    _check(
-        bool(cfg.DATA.TRAIN_JITTER_SCALES_RELATIVE) == bool(cfg.DATA.TRAIN_JITTER_ASPECT_RELATIVE),
-        "DATA.TRAIN_JITTER_SCALES_RELATIVE and DATA.TRAIN_JITTER_ASPECT_RELATIVE: set both or neither",
-    )
+        if values[key] % devices:
+            yield f"{key}: {values[key]} cannot be divided among {devices} device(s)"
+    if not 0 <= cfg.SHARD_ID < cfg.NUM_SHARDS:
+        yield f"SHARD_ID: {cfg.SHARD_ID} must be from 0 to NUM_SHARDS - 1"
+    if not cfg.DIST_TIMEOUT > 0:
+        yield f"DIST_TIMEOUT: {cfg.DIST_TIMEOUT} must be above 0"
+    head, steps = cfg.MODEL.INIT_HEAD, cfg.SOLVER.STEPS
+    if head not in ("keep", "new", "probe") and not head.startswith("map:"):
+        yield f"MODEL.INIT_HEAD: {head!r} is not keep, new, probe or map:FILE"
+    if head == "probe" and not cfg.MODEL.INIT_FROM:
+        yield "MODEL.INIT_HEAD: probe fits a classifier to the features of pretrained weights; set MODEL.INIT_FROM"
+    if cfg.SOLVER.LR_POLICY != "cosine" and not (len(steps) == len(cfg.SOLVER.LRS) > 0 and steps[0] == 0):
+        yield "SOLVER.STEPS and SOLVER.LRS must be equally long, and STEPS begin with 0, for this SOLVER.LR_POLICY"
+    if cfg.DATA.MULTI_LABEL and cfg.MIXUP.ENABLE:
+        yield "MIXUP.ENABLE: mixup and label smoothing need one label per video; not with DATA.MULTI_LABEL"
+    if cfg.DATA.MULTI_LABEL and cfg.DATA.PATH_LABEL_SEPARATOR == ",":
+        yield "DATA.PATH_LABEL_SEPARATOR: with DATA.MULTI_LABEL ',' separates labels; choose another"
+    if cfg.DATA.FLIP_LABELS and not cfg.DATA.RANDOM_FLIP:
+        yield "DATA.FLIP_LABELS: defines label changes under a flip, but DATA.RANDOM_FLIP is False: set it True"
+    if bool(cfg.DATA.TRAIN_JITTER_SCALES_RELATIVE) != bool(cfg.DATA.TRAIN_JITTER_ASPECT_RELATIVE):
+        yield "DATA.TRAIN_JITTER_SCALES_RELATIVE and DATA.TRAIN_JITTER_ASPECT_RELATIVE: set both or neither"
 
 
 def num_gpus() -> int:

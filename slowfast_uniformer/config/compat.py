@@ -8,7 +8,7 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from slowfast_uniformer.config.keys import DEFAULTS, read_table
+from slowfast_uniformer.config.keys import DEFAULTS, read_table, set_key
 from slowfast_uniformer.errors import UserError
 
 _TABLES = read_table(DEFAULTS.with_name("compat.yaml"))
@@ -73,7 +73,6 @@ def apply_released_defaults(cfg: CfgNode, given: dict[str, Any]) -> str | None:
         return None
     values = {key: value for key, value in values.items() if key not in given}
     for key, value in values.items():
-        section, leaf = key.split(".")
-        cfg[section][leaf] = value
+        set_key(cfg, key, value)
     filled = ", ".join(f"{key} {value}" for key, value in values.items())
     return f"MODEL.ARCH: {arch} marks a released config; keys set to the release's defaults: {filled or 'none'}"

@@ -36,3 +36,11 @@ def flatten(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + str(key), value
+
+
+def set_key(cfg: CfgNode, key: str, value: Any) -> None:
+    """Set the value of a dotted key, with the sections above it if they are missing."""
+    *sections, leaf = key.split(".")
+    for section in sections:
+        cfg = cfg.setdefault(section, CfgNode())
+    cfg[leaf] = value

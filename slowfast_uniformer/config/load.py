@@ -4,6 +4,7 @@ import ast
 import difflib
 import itertools
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import yaml
@@ -11,7 +12,7 @@ from fvcore.common.config import CfgNode
 
 from slowfast_uniformer.config.check import check, check_devices, check_tracker
 from slowfast_uniformer.config.compat import RENAMED, RETIRED, apply_released_defaults, retired_note
-from slowfast_uniformer.config.keys import flatten, get_cfg
+from slowfast_uniformer.config.keys import flatten, get_cfg, set_key
 from slowfast_uniformer.config.recipes import find_config
 from slowfast_uniformer.errors import UserError
 
@@ -150,22 +151,15 @@ def _merge(cfg: CfgNode, given: dict[str, Any], source: str, notes: list[str]) -
         if key == "MODEL.ARGS":
             cfg.MODEL.ARGS.update(_coerce(key, value, defaults[key], source))
         elif key in defaults:
-            _set(cfg, key, _coerce(key, value, defaults[key], source))
+            set_key(cfg, key, _coerce(key, value, defaults[key], source))
         elif key.startswith("MODEL.ARGS."):
-            _set(cfg, key, value)
+            set_key(cfg, key, value)
         elif note := retired_note(key, value, source):
             if note not in notes:  # several files may have the key
                 notes.append(note)
         else:
             nearest = difflib.get_close_matches(key, [*defaults, *RETIRED], n=1, cutoff=0.0)[0]
             raise UserError(f"{source}: unknown key {key}; the nearest known one is {nearest}")
-
-
-def _set(cfg: CfgNode, key: str, value: Any) -> None:
-    *sections, leaf = key.split(".")
-    for section in sections:
-        cfg = cfg.setdefault(section, CfgNode())  # only below MODEL.ARGS may one be missing
-    cfg[leaf] = value
 
 
 def _coerce(key: str, value: Any, default: Any, source: str) -> Any:
@@ -180,13 +174,11 @@ def _coerce(key: str, value: Any, default: Any, source: str) -> Any:
     if isinstance(value, wanted) and not (wanted is int and isinstance(value, bool)):
         return value
     if not isinstance(value, bool):
-        try:
+        with suppress(TypeError, ValueError, OverflowError):
             if wanted is float:
                 return float(value)  # also "1e-4", which YAML reads as text
             if wanted is int and float(value) == int(float(value)):
                 return int(float(value))
-        except (TypeError, ValueError, OverflowError):
-            pass
         if wanted is str and isinstance(value, int | float):
             return str(value)
     raise UserError(f"{source}: {key}: {value!r} is not {_TYPE_NAMES[wanted]} (default {default!r})")

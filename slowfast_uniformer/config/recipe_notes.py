@@ -1,21 +1,14 @@
 """Notes on where a run departs from the recipe that its config names."""
 
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from fvcore.common.config import CfgNode
 
-
-class Topology(Protocol):
-    """What is needed of `distributed.topology.Topology`."""
-
-    def videos_per_step(self, cfg: CfgNode) -> int: ...
-
-    def learning_rate(self, cfg: CfgNode) -> float: ...
-
-    def lr_scale(self, cfg: CfgNode) -> int: ...
+if TYPE_CHECKING:
+    from slowfast_uniformer.distributed.topology import Topology
 
 
-def recipe_notes(cfg: CfgNode, recipe: CfgNode, topology: Topology, recipe_topology: Topology) -> list[str]:
+def recipe_notes(cfg: CfgNode, recipe: CfgNode, topology: "Topology", recipe_topology: "Topology") -> list[str]:
     """Return a note on each departure from the recipe that may change the accuracy unnoticed.
 
     Args:

@@ -23,6 +23,7 @@ from slowfast_uniformer.errors import UserError
 
 UNLABELLED = -1  # label of a video whose class only the data set's owner knows; valid in test lists alone
 Fields = dict[str, str]  # name of a column to its text
+Part = tuple[float, float, float]  # start, end and total length, all in one unit
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,13 @@ class Sample:
         path: Video file, frame folder or tar member.
         label: Class index; with DATA.MULTI_LABEL a tuple of class indices.
         frames: Number of frames of a frame folder; None for video files.
-        part: (start, end, total length) of the annotated part, all in one unit; None for the whole video.
+        part: The annotated part; None for the whole video.
     """
 
     path: str
     label: int | tuple[int, ...]
     frames: int | None = None
-    part: tuple[float, float, float] | None = None
+    part: Part | None = None
 
     @property
     def labels(self) -> tuple[int, ...]:

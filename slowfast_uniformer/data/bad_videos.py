@@ -22,10 +22,6 @@ class BadVideos:
         self.path = os.path.join(output_dir, "bad_files.txt")
         self.listed = None if listed is None else set(listed)
         self.causes: dict[str, str] = {}
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Read what this and other processes have written."""
         if os.path.isfile(self.path):
             with open(self.path, encoding="utf-8") as file:
                 for line in filter(str.strip, file):

@@ -43,8 +43,7 @@ class VideoDataset(Dataset):
     """
 
     def __init__(self, cfg: CfgNode, split: str, samples: list[annotations.Sample] | None = None):
-        self.cfg = cfg
-        self.split = split
+        self.cfg, self.split = cfg, split
         self.samples = annotations.load(cfg, split) if samples is None else samples
         self.bad_videos: dict[str, str] = {}  # path to cause of the videos that training skips
         self.current_files = CurrentFiles(cfg.DATA_LOADER.NUM_WORKERS)
@@ -93,9 +92,7 @@ class VideoDataset(Dataset):
             index = mix(self.cfg.RNG_SEED, epoch, first, attempt) % len(self.samples)
         return self._item(index, None, errors)
 
-    def _item(
-        self, index: int, clips: Tensors | None, errors: Errors, targets: Tensors | None = None
-    ) -> dict[str, Any]:
+    def _item(self, index: int, clips: Tensors | None, errors: Errors, targets: Tensors | None = None) -> Item:
         label = self._target(self.samples[index].label)
         return {
             "clips": None if clips is None else torch.stack(clips),
@@ -122,8 +119,7 @@ class VideoDataset(Dataset):
 
     def _random_clips(self, sample: annotations.Sample) -> tuple[Tensors, Tensors]:
         with self.open(sample) as video:
-            part = sample.part
-            frames = video.read(self._indices_of_part(video, part) if part else self.indices(video, None))
+            frames = video.read(self.indices(video, None, sample.part))
         clips = [self.transform(frames) for _ in range(clips_per_video(self.cfg))]
         pairs = [self._flip(clip, sample.label) for clip in clips]
         return [clip for clip, _ in pairs], [self._target(label) for _, label in pairs]
@@ -146,15 +142,13 @@ class VideoDataset(Dataset):
         where = where.reshape(self.temporal_views, -1)
         return [clip for rows in where for clip in self.transform.crops(frames[rows], spatial)]
 
-    def _indices_of_part(self, video: VideoSource, part: tuple[float, float, float]) -> np.ndarray:
-        """Frame numbers (T,) of a random clip inside the annotated part of a video."""
-        (start, end, total), frames = part, video.frames
-        length, first = frames * (end - start) / total, int(frames * start / total)
-        return sampling.sparse(length, self.cfg.DATA.NUM_FRAMES, start=first, last=frames - 1)
-
-    def indices(self, video: VideoSource, view: int | None) -> np.ndarray:
-        """Frame numbers (T,) of a temporal view, or of a random clip (view None)."""
+    def indices(self, video: VideoSource, view: int | None, part: annotations.Part | None = None) -> np.ndarray:
+        """Frame numbers (T,) of a temporal view, or of a random clip (view None), in an annotated `part` if given."""
         data = self.cfg.DATA
+        if part:
+            (start, end, total), frames = part, video.frames
+            length, first = frames * (end - start) / total, int(frames * start / total)
+            return sampling.sparse(length, data.NUM_FRAMES, start=first, last=frames - 1)
         if self.sampling == "sparse":
             return sampling.sparse(video.frames, data.NUM_FRAMES, view, self.temporal_views)
         fps, target_fps = (video.fps, data.TARGET_FPS) if data.SAMPLE_BY_FPS and video.fps else (None, None)

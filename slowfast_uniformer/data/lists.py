@@ -1,5 +1,6 @@
 """Lists of videos that a command is given (predict, features, explain, export): any format, labels ignored."""
 
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -44,10 +45,8 @@ def _readings(row: annotations.Row) -> Iterator[tuple[str, int | None]]:
     with suppress(UserError):  # a line of another format
         path, *numbers = (fields := row.fields()).values()
         if all(_NUMBERS.fullmatch(number.strip()) for number in numbers):
-            yield (
-                path.strip(),
-                annotations.parse_number(fields["frames"], "frames", row.where) if "frames" in fields else None,
-            )
+            frames = annotations.parse_number(fields["frames"], "frames", row.where) if "frames" in fields else None
+            yield path.strip(), frames
     yield _TRAILING_NUMBERS.sub("", row.text), None
 
 
@@ -59,7 +58,5 @@ def path_sample(path: str, template: str) -> Sample:
 def count_frames(folder: str, template: str) -> int:
     """Number of images in a frame folder, counted from 1 by `template` (DATA.IMAGE_TEMPLATE) up to the first
     that is missing; other files do not count. 0 if `folder` is no frame folder."""
-    count = 0
-    while os.path.isfile(os.path.join(folder, template.format(count + 1))):
-        count += 1
-    return count
+    images = (os.path.join(folder, template.format(number)) for number in itertools.count(1))
+    return sum(1 for _ in itertools.takewhile(os.path.isfile, images))

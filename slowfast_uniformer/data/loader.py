@@ -79,16 +79,12 @@ class Loader(DataLoader):
     """
 
     def __init__(self, *args: Any, **options: Any):
-        super().__init__(*args, worker_init_fn=_init_worker, **options)
+        super().__init__(*args, worker_init_fn=signals.ignore_signals, **options)
         multiprocessing.util.Finalize(None, _kill_at_exit, (weakref.ref(self),), exitpriority=0)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         with signals.block_signals():
             return super().__iter__()
-
-
-def _init_worker(_: int) -> None:
-    signals.ignore_signals()
 
 
 def _kill_at_exit(reference: weakref.ref) -> None:
@@ -105,16 +101,12 @@ def build_loader(cfg: CfgNode, split: str) -> Loader:
         UserError: The list or a DATA key is wrong, or the train list is shorter than a global batch.
     """
     dataset, ranks = VideoDataset(cfg, split), topology.current()
-    train = split == "train"
-    if train and cfg.TRAIN.BATCH_SIZE % ranks.ranks_per_machine:
-        raise UserError(
-            f"TRAIN.BATCH_SIZE: {cfg.TRAIN.BATCH_SIZE} cannot be divided among {ranks.ranks_per_machine} processes"
-        )
-    if train and len(dataset) < ranks.videos_per_step(cfg):
-        raise UserError(
-            f"TRAIN.BATCH_SIZE: the train list has {len(dataset)} videos, fewer than one batch of "
-            f"{ranks.videos_per_step(cfg)}"
-        )
+    train, videos = split == "train", ranks.videos_per_step(cfg)
+    size, processes = cfg.TRAIN.BATCH_SIZE, ranks.ranks_per_machine
+    if train and size % processes:
+        raise UserError(f"TRAIN.BATCH_SIZE: {size} cannot be divided among {processes} processes")
+    if train and len(dataset) < videos:
+        raise UserError(f"TRAIN.BATCH_SIZE: the train list has {len(dataset)} videos, fewer than one batch of {videos}")
     test_videos = max(1, ranks.test_clips_per_rank(cfg) // dataset.views)  # a video's views stay together
     sampler = EpochSampler(len(dataset), topology.rank(), ranks.ranks, shuffle=train, seed=cfg.RNG_SEED)
     return loader_of(dataset, sampler, ranks.videos_per_rank(cfg) if train else test_videos)

@@ -2,7 +2,6 @@
 
 import json
 import random
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -62,51 +61,40 @@ def make_lists(root: Path, val: float = 0.2, test: float = 0.0, seed: int = 0, e
     splits = found if is_given_split else split_classes(found["all"], val, test, seed)
     splits = splits | {"test": splits.get("test", splits["val"])}
     names = sorted({name for videos in splits.values() for name in videos})
+    warnings = []
     if tars:
         names, splits = _name_labels(root, names, splits)
     elif not names:
         raise UserError(f"{root}: no class folders in it; put each class's videos in a folder of its name")
-    return _checked(root, Lists(names, splits, is_given_split and not tars, []), bool(tars), extensions)
-
-
-def _checked(root: Path, lists: Lists, in_tars: bool, extensions: str) -> Lists:
-    """The lists without empty classes of folders, with warnings; UserError if a split is empty."""
-    names, splits, _, warnings = lists
-    if not in_tars:
+    else:
         empty = [name for name in names if not any(videos.get(name) for videos in splits.values())]
-        warnings += [f"{name}: no videos in this class folder, left out" for name in empty]
+        warnings = [f"{name}: no videos in this class folder, left out" for name in empty]
         names = [name for name in names if name not in empty]
     if not names:
-        where = "tar files" if in_tars else "class folders"
+        where = "tar files" if tars else "class folders"
         raise UserError(f"{root}: no videos ({extensions}) in its {where}; name other extensions with --ext")
     for split, videos in splits.items():
         if not any(videos.values()):
             raise UserError(f"{root}: no videos for {split}; a class needs one for each split")
         if missing := [name for name in names if not videos.get(name)]:
             warnings.append(f"{split} has no video of {', '.join(missing)}")
-    return lists._replace(names=names)
+    return Lists(names, splits, is_given_split and not tars, warnings)
 
 
 def split_classes(videos: Videos, val: float, test: float, seed: int) -> dict[str, Videos]:
     """Split each class by fractions; without one for testing there is no test split."""
     if not (0 < val and 0 <= test and val + test < 1):
         raise UserError(f"--val {val} --test {test}: val above 0, test 0 or more, together below 1")
-    splits: dict[str, Videos] = {split: {} for split in (SPLITS if test else SPLITS[:2])}
+    splits: dict[str, Videos] = {split: {} for split in SPLITS}
     for name, paths in videos.items():
-        parts = _split_class(paths, (val, test), random.Random(f"{seed} {name}"))
-        for split, part in zip(splits, parts, strict=False):
-            splits[split][name] = part
-    return splits
-
-
-def _split_class(videos: list[str], fractions: Sequence[float], rng: random.Random) -> list[list[str]]:
-    """Training, validation, test videos of a class; training keeps one, then fractions above 0 get one each."""
-    shuffled, parts = rng.sample(videos, len(videos)), []
-    for fraction in fractions:
-        count = min(len(shuffled) - 1, max(1, round(fraction * len(videos)))) if fraction and shuffled else 0
-        parts.append(sorted(shuffled[:count]))
-        shuffled = shuffled[count:]
-    return [sorted(shuffled), *parts]
+        remaining = random.Random(f"{seed} {name}").sample(paths, len(paths))
+        for split, fraction in (("val", val), ("test", test)):
+            # training keeps a video; then fractions above 0 get one at least
+            count = min(len(remaining) - 1, max(1, round(fraction * len(paths)))) if fraction and remaining else 0
+            splits[split][name] = sorted(remaining[:count])
+            remaining = remaining[count:]
+        splits["train"][name] = sorted(remaining)
+    return splits if test else {"train": splits["train"], "val": splits["val"]}
 
 
 def write_lists(out: Path, lists: Lists, separator: str = " ", force: bool = False) -> None:

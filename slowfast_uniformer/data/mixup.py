@@ -3,8 +3,6 @@
 The implementations of timm and torchvision take images: on clips their CutMix would cut through time.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from fvcore.common.config import CfgNode
@@ -26,7 +24,6 @@ def smooth_one_hot(labels: torch.Tensor, num_classes: int, smoothing: float = 0.
     return targets.scatter_(1, labels.long().unsqueeze(1), 1.0 - smoothing + off)
 
 
-@dataclass
 class Mixup:
     """Mixes each clip with its counterpart in the reversed batch (the first with the last, and so on).
 
@@ -34,27 +31,13 @@ class Mixup:
     (arXiv 1905.04899); one draw holds for the whole batch. With probability 1 - `prob` clips are not mixed;
     targets are smoothed in any case. Draws come from `numpy.random` on any device.
 
-    Attributes:
-        mixup_alpha: Mixup weights are drawn from Beta(alpha, alpha); 0 for no mixup.
-        cutmix_alpha: The same for CutMix; 0 for no CutMix.
-        prob: Probability that a batch is mixed.
-        switch_prob: Probability of CutMix in place of mixup.
-        label_smoothing: Smoothing of the targets, 0 to 1.
-        num_classes: Number of classes K.
+    Args:
+        cfg: The config. Weights are drawn from Beta(alpha, alpha), with alpha MIXUP.ALPHA or MIXUP.CUTMIX_ALPHA (0 for
+            none); `prob` and `switch_prob` are MIXUP.PROB and MIXUP.SWITCH_PROB.
     """
 
-    mixup_alpha: float
-    cutmix_alpha: float
-    prob: float
-    switch_prob: float
-    label_smoothing: float
-    num_classes: int
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> "Mixup":
-        """Use the keys of MIXUP and MODEL.NUM_CLASSES."""
-        m = cfg.MIXUP
-        return cls(m.ALPHA, m.CUTMIX_ALPHA, m.PROB, m.SWITCH_PROB, m.LABEL_SMOOTH_VALUE, cfg.MODEL.NUM_CLASSES)
+    def __init__(self, cfg: CfgNode):
+        self.settings, self.num_classes = cfg.MIXUP, cfg.MODEL.NUM_CLASSES
 
     def __call__(self, clips: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mix a batch; the input is not modified.
@@ -71,17 +54,17 @@ class Mixup:
             clips, keep = _cutmix(clips, keep)
         elif keep < 1:
             clips = clips * keep + clips.flip(0) * (1.0 - keep)
-        targets = smooth_one_hot(labels.to(clips.device), self.num_classes, self.label_smoothing)
+        targets = smooth_one_hot(labels.to(clips.device), self.num_classes, self.settings.LABEL_SMOOTH_VALUE)
         return clips, targets * keep + targets.flip(0) * (1.0 - keep)
 
     def _draw(self) -> tuple[bool, float]:
         """Whether to use CutMix, and the weight that each clip keeps."""
-        either = self.mixup_alpha > 0 or self.cutmix_alpha > 0
-        if not either or np.random.rand() >= self.prob:
+        alpha, cutmix_alpha = self.settings.ALPHA, self.settings.CUTMIX_ALPHA
+        if max(alpha, cutmix_alpha) <= 0 or np.random.rand() >= self.settings.PROB:
             return False, 1.0
-        both = self.mixup_alpha > 0 and self.cutmix_alpha > 0
-        cut = np.random.rand() < self.switch_prob if both else self.cutmix_alpha > 0
-        alpha = self.cutmix_alpha if cut else self.mixup_alpha
+        both = alpha > 0 and cutmix_alpha > 0
+        cut = np.random.rand() < self.settings.SWITCH_PROB if both else cutmix_alpha > 0
+        alpha = cutmix_alpha if cut else alpha
         return cut, float(np.random.beta(alpha, alpha))
 
 

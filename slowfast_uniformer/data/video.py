@@ -115,7 +115,10 @@ class VideoSource(ExitStack):
         with closing(self._decode(wanted.tolist())) as decoded:
             first = list(islice(decoded, 1))
             self._note_info(*(frame for _, frame in first))
-            width, height = self._size(short_side)
+            width, height = self.info.width, self.info.height
+            if short_side is not None:
+                long_side = math.floor(max(width, height) / min(width, height) * short_side)
+                width, height = (short_side, long_side) if width < height else (long_side, short_side)
             frames = np.empty((len(wanted), height, width, 3), np.uint8)
             for number, frame in chain(first, decoded):
                 frames[np.searchsorted(wanted, number)] = self._to_rgb(frame, width, height)
@@ -123,13 +126,6 @@ class VideoSource(ExitStack):
 
     def _note_info(self, frame: Any = None) -> None:
         """May set `info` from a wanted frame."""
-
-    def _size(self, short_side: int | None) -> tuple[int, int]:
-        width, height = self.info.width, self.info.height
-        if short_side is not None:
-            long_side = math.floor(max(width, height) / min(width, height) * short_side)
-            width, height = (short_side, long_side) if width < height else (long_side, short_side)
-        return width, height
 
     def decode_all(self) -> Iterator[tuple[int, int, bool]]:
         """Decode every frame without keeping any, as a check; the timeout holds for each frame.

@@ -77,7 +77,7 @@ def _free_port() -> int:
 def _spawn(fn: Callable, cfg: CfgNode, init_method: str, ranks: int, machines: int, machine: int) -> None:
     """Spawn this machine's ranks, forward signals to them, and wait."""
     errors = mp.get_context("spawn").SimpleQueue()
-    args = (fn, cfg, init_method, ranks, machines, machine, errors)
+    args = (fn, cfg, init_method, errors, ranks, machines, machine)
     context = mp.start_processes(_spawned, args, nprocs=ranks, join=False, start_method="spawn")
 
     def forward(number: int, frame: FrameType | None) -> None:
@@ -98,10 +98,9 @@ def _spawn(fn: Callable, cfg: CfgNode, init_method: str, ranks: int, machines: i
             raise UserError(f"process {error.error_index} of {ranks} ended {how}, and so did the run") from None
 
 
-def _spawned(
-    local: int, fn: Callable, cfg: CfgNode, init_method: str, ranks: int, machines: int, machine: int, errors: Any
-) -> None:
-    topology.set_rank_env(local, ranks, machines, machine)
+def _spawned(local: int, fn: Callable, cfg: CfgNode, init_method: str, errors: Any, *sizes: int) -> None:
+    """Process `local` of this machine; `sizes` are the other arguments of `set_rank_env`."""
+    topology.set_rank_env(local, *sizes)
     try:
         _run_in_group(fn, cfg, init_method)
     except UserError as error:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from slowfast_uniformer.distributed.topology import world_size
 
@@ -50,9 +51,7 @@ def wrap_ddp(model: nn.Module, device: torch.device, static_graph: bool) -> nn.M
     if world_size() == 1 or is_sharded(model):
         return model
     devices = [device] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(
-        model, device_ids=devices, gradient_as_bucket_view=True, static_graph=static_graph
-    )
+    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True, static_graph=static_graph)
 
 
 def is_sharded(model: nn.Module) -> bool:

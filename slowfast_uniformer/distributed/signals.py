@@ -83,8 +83,8 @@ def block_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
-def ignore_signals() -> None:
-    """Ignore `SIGNALS` from here on, also those that `block_signals` has delayed."""
+def ignore_signals(_worker: int = 0) -> None:
+    """Ignore `SIGNALS` from here on, also those that `block_signals` has delayed; a DataLoader's worker_init_fn."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

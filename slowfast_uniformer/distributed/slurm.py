@@ -1,14 +1,12 @@
 """A SLURM job that trains from a config and requeues itself until it is done."""
 
+import argparse
 import os
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from slowfast_uniformer.config.load import load_config, load_recipe
 from slowfast_uniformer.config.recipe_notes import recipe_notes
@@ -16,38 +14,6 @@ from slowfast_uniformer.config.recipes import find_config
 from slowfast_uniformer.distributed import topology
 from slowfast_uniformer.distributed.signals import EXIT_CODE
 from slowfast_uniformer.errors import UserError
-
-TEMPLATE = Path(__file__).with_name("job.sbatch")
-
-
-@dataclass
-class Job:
-    """The resources of a job.
-
-    Attributes:
-        nodes: machines.
-        gpus: per node, "8" or "a100:8"; "0" trains on the CPU.
-        time: limit, in one of SLURM's formats.
-        tasks: processes per node where there are no GPUs.
-        cpus: cores of each process; 0 leaves it to SLURM.
-        warn: seconds before the time limit at which the run is to save and exit.
-        setup: shell lines that run first.
-        options: further options of sbatch.
-    """
-
-    nodes: int
-    gpus: str
-    time: str
-    tasks: int = 1
-    cpus: int = 0
-    warn: int = 300
-    name: str = ""
-    partition: str = ""
-    account: str = ""
-    qos: str = ""
-    mem: str = ""
-    setup: Sequence[str] = ()
-    options: Sequence[str] = ()
 
 
 def parse_time_limit(time: str) -> int:
@@ -61,13 +27,16 @@ def parse_time_limit(time: str) -> int:
     return 86400 * int(days or 0) + sum(n * unit for n, unit in zip(numbers, units, strict=False))
 
 
-def script(files: Sequence[str], overrides: Sequence[str], job: Job, notes: list[str] | None = None) -> str:
+def script(job: argparse.Namespace, notes: list[str]) -> str:
     """The batch script of a job, with absolute paths. Makes OUTPUT_DIR, in which SLURM writes its log.
 
     Args:
-        files: config files or names of recipes.
-        overrides: KEY VALUE pairs that follow them.
-        notes: receives what `load_config` remarks.
+        job: arguments of `uniformer slurm`. Of the config: `cfg`, files or names of recipes, and `opts`, the KEY VALUE
+            pairs that follow them. Of SLURM: `nodes`; `gpus` per node, "8" or "a100:8", "0" trains on the CPU; `tasks`,
+            processes per node where there are no GPUs; `cpus`, cores of each process, 0 leaves it to SLURM; `time`, the
+            limit in one of SLURM's formats; `warn`, seconds before it at which the run is to save and exit; `name`,
+            `partition`, `account`, `qos`, `mem`; `setup`, shell lines that run first; `options` of sbatch.
+        notes: receives what `load_config` and `recipe_notes` remark.
 
     Raises:
         UserError: the config is invalid, or the job could not work.
@@ -84,14 +53,12 @@ def script(files: Sequence[str], overrides: Sequence[str], job: Job, notes: list
             f"--time {job.time}: shorter than twice --warn {job.warn}: the job would do little else than "
             "start and save. Ask for more time, or set --warn to the seconds of a step and a checkpoint"
         )
-    overrides = [*map(str, overrides), "NUM_SHARDS", str(job.nodes), "NUM_GPUS", str(gpus)]
-    cfg = load_config(files, overrides, notes, runs_here=False)
-    recipe = load_recipe(files[0])
-    if notes is not None:
-        notes += recipe_notes(cfg, recipe, topology.planned(cfg), topology.planned(recipe))
-    for key, size in (("TRAIN.BATCH_SIZE", cfg.TRAIN.BATCH_SIZE), ("TEST.BATCH_SIZE", cfg.TEST.BATCH_SIZE)):
-        if size % tasks:
-            raise UserError(f"{key}: {size} cannot be divided among {tasks} tasks")
+    overrides = [*job.opts, "NUM_SHARDS", str(job.nodes), "NUM_GPUS", str(gpus)]
+    cfg, recipe = load_config(job.cfg, overrides, notes, runs_here=False), load_recipe(job.cfg[0])
+    notes += recipe_notes(cfg, recipe, topology.planned(cfg), topology.planned(recipe))
+    for section in ("TRAIN", "TEST"):
+        if cfg[section].BATCH_SIZE % tasks:
+            raise UserError(f"{section}.BATCH_SIZE: {cfg[section].BATCH_SIZE} cannot be divided among {tasks} tasks")
     out = os.path.abspath(cfg.OUTPUT_DIR)
     try:
         os.makedirs(out, exist_ok=True)
@@ -101,10 +68,10 @@ def script(files: Sequence[str], overrides: Sequence[str], job: Job, notes: list
     command += [f"--cpus-per-task={job.cpus}"] if job.cpus else []  # srun does not inherit it from sbatch
     command += ["--gpu-bind=none"] if gpus else []  # each rank selects its GPU by its local rank
     command += ["python" if job.setup else sys.executable, "-m", "slowfast_uniformer", "train", "--cfg"]
-    command += [*(os.path.abspath(find_config(file)) for file in files), *overrides, "OUTPUT_DIR", out]
-    name = job.name or Path(files[0]).stem
-    return TEMPLATE.read_text(encoding="utf-8").format(
-        directives="\n".join(f"#SBATCH {option}" for option in _sbatch_options(job, name, gpus, tasks, out)),
+    command += [*(os.path.abspath(find_config(file)) for file in job.cfg), *overrides, "OUTPUT_DIR", out]
+    template = Path(__file__).with_name("job.sbatch").read_text(encoding="utf-8")
+    return template.format(
+        directives="\n".join(f"#SBATCH {option}" for option in _sbatch_options(job, gpus, tasks, out)),
         folder=shlex.quote(os.getcwd()),
         setup="".join(f"{line}\n" for line in job.setup),
         command=shlex.join(command),
@@ -112,9 +79,9 @@ def script(files: Sequence[str], overrides: Sequence[str], job: Job, notes: list
     )
 
 
-def _sbatch_options(job: Job, name: str, gpus: int, tasks: int, out: str) -> list[str]:
-    values: dict[str, Any] = {
-        "job-name": name,
+def _sbatch_options(job: argparse.Namespace, gpus: int, tasks: int, out: str) -> list[str]:
+    values = {
+        "job-name": job.name or Path(job.cfg[0]).stem,
         "nodes": job.nodes,
         "ntasks-per-node": tasks,
         "gpus-per-node": job.gpus if gpus else "",
@@ -126,9 +93,8 @@ def _sbatch_options(job: Job, name: str, gpus: int, tasks: int, out: str) -> lis
     }
     options = [f"--{key}={shlex.quote(str(value))}" for key, value in values.items() if value != ""]
     options += ["--requeue", *(option if option.startswith("-") else f"--{option}" for option in job.options)]
-    for option in options:
-        if "\n" in option:
-            raise UserError(f"{option!r}: an option of sbatch is one line")
+    if broken := [option for option in options if "\n" in option]:
+        raise UserError(f"{broken[0]!r}: an option of sbatch is one line")
     return options
 
 

@@ -109,12 +109,9 @@ def device(cfg: CfgNode) -> "torch.device":
 
 def set_rank_env(local: int, local_size: int, machines: int, machine: int) -> None:
     """Set torchrun's variables for process `local` of `local_size` on machine `machine` of `machines`."""
-    os.environ.update(
-        RANK=str(machine * local_size + local),
-        WORLD_SIZE=str(machines * local_size),
-        LOCAL_RANK=str(local),
-        LOCAL_WORLD_SIZE=str(local_size),
-    )
+    values = {"RANK": machine * local_size + local, "WORLD_SIZE": machines * local_size}
+    values |= {"LOCAL_RANK": local, "LOCAL_WORLD_SIZE": local_size}
+    os.environ |= {name: str(value) for name, value in values.items()}
 
 
 def has_launcher() -> bool:

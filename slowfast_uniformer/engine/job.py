@@ -26,21 +26,14 @@ from slowfast_uniformer.runs.starts import describe_start
 logger = logging.getLogger(__name__)
 
 
-def run_job(
-    cfg: CfgNode,
-    notes: Sequence[str] = (),
-    config_files: Sequence[str] = (),
-    do_train: bool | None = None,
-    do_test: bool | None = None,
-) -> None:
+def run_job(cfg: CfgNode, notes: Sequence[str] = (), config_files: Sequence[str] = (), only: str = "") -> None:
     """Train and test in one of the run's processes. Collective.
 
     Args:
         cfg: The run's config.
         notes: Warnings of `load_config`, to be logged.
         config_files: The files that `cfg` was loaded from; the first one alone is the recipe.
-        do_train: Whether to train (TRAIN.ENABLE).
-        do_test: Whether to test (TEST.ENABLE).
+        only: "train" or "test"; by default TRAIN.ENABLE and TEST.ENABLE decide.
     """
     if topology.is_main():
         _write_config(cfg, config_files)
@@ -50,9 +43,9 @@ def run_job(
     start = describe_start(cfg)
     if topology.is_main():
         append_json_lines(os.path.join(cfg.OUTPUT_DIR, "starts.jsonl"), start)
-    if cfg.TRAIN.ENABLE if do_train is None else do_train:
+    if only == "train" or (not only and cfg.TRAIN.ENABLE):
         train(cfg)
-    figures = test(cfg) if (cfg.TEST.ENABLE if do_test is None else do_test) else {}
+    figures = test(cfg) if only == "test" or (not only and cfg.TEST.ENABLE) else {}
     if topology.is_main():
         _print_summary(cfg, figures)
 
@@ -114,7 +107,7 @@ def train_run(cfg: CfgNode) -> dict[str, Any]:
         Interrupted: Ctrl-C or another signal ended the run after writing a checkpoint.
     """
     with _guest():
-        launch.launch(partial(run_job, do_train=True, do_test=False), cfg)
+        launch.launch(partial(run_job, only="train"), cfg)
     metric = "map" if cfg.DATA.MULTI_LABEL else "top1_acc"
     values = [row[metric] for row in _rows(cfg, "val_epoch") if row.get(metric) is not None]
     return {
@@ -136,7 +129,7 @@ def test_run(cfg: CfgNode) -> dict[str, Any]:
         "top5_acc", "mean_class_acc" (or "map"); None for a figure that is not finite.
     """
     with _guest():
-        launch.launch(partial(run_job, do_train=False, do_test=True), cfg)
+        launch.launch(partial(run_job, only="test"), cfg)
     return _rows(cfg, "test_final")[-1]
 
 

@@ -3,14 +3,12 @@
 import math
 import resource
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from slowfast_uniformer.distributed import collectives, topology
-
-if TYPE_CHECKING:
-    from slowfast_uniformer.engine.step import StepResult
+from slowfast_uniformer.engine.step import StepResult
 
 
 class Sums:
@@ -30,7 +28,7 @@ class Sums:
         self.on_device: torch.Tensor | float = 0.0  # loss, norm and correct clips that are not yet in `values`
         self.hard_labels = bool(hard_labels)
 
-    def add(self, batch: dict[str, Any], step: "StepResult", waited: float) -> None:
+    def add(self, batch: dict[str, Any], step: StepResult, waited: float) -> None:
         """Add a step over `batch`, for which it had `waited` seconds."""
         self.hard_labels = step.correct is not None
         zero = torch.zeros_like(step.loss)
@@ -77,7 +75,7 @@ class Meter:
         epoch, window = state or (None, None)
         self.epoch, self.window = Sums(epoch), Sums(window)
 
-    def add(self, batch: dict[str, Any], step: "StepResult", waited: float) -> None:
+    def add(self, batch: dict[str, Any], step: StepResult, waited: float) -> None:
         self.epoch.add(batch, step, waited)
         self.window.add(batch, step, waited)
 

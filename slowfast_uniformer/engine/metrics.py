@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -62,6 +63,7 @@ def mean_average_precision(probabilities: Tensor, labels: Tensor) -> float:
     return average_precisions(probabilities, labels).double().nanmean().item()
 
 
+@dataclass(eq=False)
 class VideoAggregator:
     """Aggregates the scores of each video's views, and computes metrics over all videos.
 
@@ -78,25 +80,19 @@ class VideoAggregator:
         multi_label: labels are multi-hot (V, K), and probabilities sigmoids.
     """
 
-    def __init__(
-        self,
-        num_videos: int,
-        num_classes: int,
-        views_per_video: int,
-        method: str,
-        softmax: bool,
-        multi_label: bool = False,
-    ):
-        self.method, self.softmax, self.views_per_video = method, softmax, views_per_video
-        self.multi_label = multi_label
-        self._clear(num_videos, num_classes)
+    num_videos: int
+    num_classes: int
+    views_per_video: int
+    method: str
+    softmax: bool
+    multi_label: bool = False
 
-    def _clear(self, num_videos: int, num_classes: int) -> None:
-        shape = (num_videos, num_classes) if self.multi_label else (num_videos,)
-        self.labels = torch.full(shape, UNKNOWN)
-        self._aggregated = torch.zeros(num_videos, num_classes, dtype=torch.float64)  # of complete videos
-        self._complete = torch.zeros(num_videos, dtype=torch.bool)
-        self._failed = torch.zeros(num_videos, dtype=torch.bool)
+    def __post_init__(self) -> None:
+        shape = self.num_videos, self.num_classes
+        self.labels = torch.full(shape if self.multi_label else shape[:1], UNKNOWN)
+        self._aggregated = torch.zeros(shape, dtype=torch.float64)  # of complete videos
+        self._complete = torch.zeros(self.num_videos, dtype=torch.bool)
+        self._failed = torch.zeros(self.num_videos, dtype=torch.bool)
         self._views: dict[int, dict[int, Tensor]] = {}  # of incomplete videos: video -> view -> scores (K,)
 
     def update(self, scores: Tensor, video_ids: Tensor, view_ids: Tensor, labels: Tensor) -> None:
@@ -128,7 +124,7 @@ class VideoAggregator:
         same scores.
         """
         states = [*states, self.state()]
-        self._clear(*self._aggregated.shape)
+        self.__post_init__()
         for state in states:
             self.labels = torch.where(self.labels == UNKNOWN, state["labels"], self.labels)
             self._failed |= state["failed"]

@@ -6,7 +6,7 @@ multiplies the schedule's learning rate at every step of the run.
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.models.registry import require
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -30,14 +31,9 @@ def _steps_with_relative_lrs(solver: CfgNode, epochs: float) -> float:
     return solver.BASE_LR * solver.LRS[bisect_right(solver.STEPS, epochs) - 1]
 
 
+# Further ones need their names in config/limits.yaml, too
 POLICIES = {"cosine": _cosine, "steps_with_relative_lrs": _steps_with_relative_lrs}
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-
-
-def _choose(table: dict[str, Callable], key: str, name: str) -> Callable:
-    if name not in table:
-        raise UserError(f"{key}: {name!r} is not known; choose one of {', '.join(sorted(table))}")
-    return table[name]
 
 
 def lr_at(solver: CfgNode, progress_epochs: float) -> float:
@@ -46,11 +42,8 @@ def lr_at(solver: CfgNode, progress_epochs: float) -> float:
     Args:
         solver: the SOLVER section.
         progress_epochs: epochs done, 0 to SOLVER.MAX_EPOCH, with a fraction inside an epoch.
-
-    Raises:
-        UserError: SOLVER.LR_POLICY is unknown.
     """
-    policy = _choose(POLICIES, "SOLVER.LR_POLICY", solver.LR_POLICY)
+    policy = POLICIES[solver.LR_POLICY]
     if progress_epochs >= solver.WARMUP_EPOCHS:
         return policy(solver, progress_epochs)
     slope = (policy(solver, solver.WARMUP_EPOCHS) - solver.WARMUP_START_LR) / solver.WARMUP_EPOCHS
@@ -62,8 +55,7 @@ def _lr_factors(model: nn.Module, solver: CfgNode) -> dict[str, float]:
     BACKBONE_LR_RATIO and SPECIAL_RATIO."""
     factors = _layer_factors(model, solver)
     if solver.BACKBONE_LR_RATIO != 1.0:
-        if not hasattr(model, "image_backbone"):
-            raise UserError(f"SOLVER.BACKBONE_LR_RATIO: {type(model).__name__} has no image ViT; set it to 1.0")
+        require(model, "image_backbone", "SOLVER.BACKBONE_LR_RATIO")
         for name in model.image_backbone():
             factors[name] *= solver.BACKBONE_LR_RATIO
     for part in solver.SPECIAL_LIST:
@@ -77,11 +69,7 @@ def _layer_factors(model: nn.Module, solver: CfgNode) -> dict[str, float]:
     names = [name for name, _ in model.named_parameters()]
     if solver.LAYER_DECAY == 1.0:
         return dict.fromkeys(names, 1.0)
-    if not hasattr(model, "layer_groups"):
-        raise UserError(
-            f"SOLVER.LAYER_DECAY: {type(model).__name__} does not say what its layers are. Set it to 1.0, or "
-            "give the model layer_groups(), which returns lists of parameter names from input to head"
-        )
+    require(model, "layer_groups", "SOLVER.LAYER_DECAY")
     upwards = enumerate(reversed(model.layer_groups()))
     factors = {name: solver.LAYER_DECAY**above for above, layer in upwards for name in layer}
     forgotten = [name for name in names if name not in factors]
@@ -139,10 +127,10 @@ def build_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
     """Build the optimizer of SOLVER.OPTIMIZING_METHOD over `param_groups`, at SOLVER.BASE_LR.
 
     Raises:
-        UserError: the method is unknown or refuses its settings, or no parameter is trainable.
+        UserError: the method refuses its settings, or no parameter is trainable.
     """
     solver, options = cfg.SOLVER, {}
-    build = _choose(OPTIMIZERS, "SOLVER.OPTIMIZING_METHOD", solver.OPTIMIZING_METHOD)
+    build = OPTIMIZERS[solver.OPTIMIZING_METHOD]
     if build is torch.optim.SGD:
         options = {"momentum": solver.MOMENTUM, "dampening": solver.DAMPENING, "nesterov": solver.NESTEROV}
     groups = param_groups(model, solver, cfg.BN.WEIGHT_DECAY)

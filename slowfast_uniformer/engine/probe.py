@@ -5,6 +5,7 @@ arXiv 2202.10054). Where few videos are few steps, it saves most of them.
 """
 
 import logging
+from functools import partial
 
 import torch
 from fvcore.common.config import CfgNode
@@ -66,13 +67,10 @@ def _extract(net: nn.Module, loader: DataLoader, cfg: CfgNode) -> tuple[dict[str
     features: dict[str, list[Tensor]] = {}
     targets: list[Tensor] = []
 
-    def keep(name: str, args: tuple[Tensor, ...]) -> None:
+    def keep(name: str, _: nn.Module, args: tuple[Tensor, ...]) -> None:
         features.setdefault(name, []).append(args[0].float().cpu())
 
-    hooks = [
-        net.get_submodule(name).register_forward_pre_hook(lambda _, args, name=name: keep(name, args))
-        for name in net.classifier
-    ]
+    hooks = [net.get_submodule(name).register_forward_pre_hook(partial(keep, name)) for name in net.classifier]
     net.eval()
     device, sampler = topology.device(cfg), loader.sampler
     for epoch in range(cfg.MODEL.PROBE_EPOCHS):

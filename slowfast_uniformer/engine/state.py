@@ -25,16 +25,8 @@ from slowfast_uniformer.weights.load import load_weights, read_weights
 
 logger = logging.getLogger(__name__)
 # Counters of `RunState` and their keys in checkpoints, which keep the names of the first ones written
-COUNTERS = {
-    "epoch": "epoch",
-    "iter": "iter",
-    "samples_seen": "seen",
-    "epochs_validated": "closed",
-    "step": "step",
-    "best_top1": "best_top1",
-    "skipped_steps": "skipped_steps",
-    "consecutive_skipped": "bad_in_a_row",
-}
+COUNTERS = {name: name for name in ("epoch", "iter", "step", "best_top1", "skipped_steps")}
+COUNTERS |= {"samples_seen": "seen", "epochs_validated": "closed", "consecutive_skipped": "bad_in_a_row"}
 
 
 class RunState:
@@ -171,10 +163,8 @@ def _named_parameters(optimizer: torch.optim.Optimizer) -> dict[str, nn.Paramete
 def optimizer_state(optimizer: torch.optim.Optimizer, method: str) -> dict[str, Any]:
     """The optimizer's tensors by parameter name, and the method they belong to."""
     parameters = _named_parameters(optimizer).items()
-    return {
-        "method": method,
-        "state": {name: dict(optimizer.state[p]) for name, p in parameters if p in optimizer.state},
-    }
+    state = {name: dict(optimizer.state[p]) for name, p in parameters if p in optimizer.state}
+    return {"method": method, "state": state}
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], method: str, source: str) -> None:
@@ -223,16 +213,10 @@ def start_run(cfg: CfgNode, class_names: list[str] | None, fit: Callable[[nn.Mod
     seeding.seed_all(cfg.RNG_SEED)
     net = build_model(cfg, vit_variant).to(topology.device(cfg))
     if initial:
-        probe = cfg.MODEL.INIT_HEAD == "probe"
-        summary = load_weights(
-            net,
-            initial,
-            init_head="new" if probe else cfg.MODEL.INIT_HEAD,
-            class_names=class_names,
-            allow=cfg.MODEL.INIT_ALLOW,
-            source=cfg.MODEL.INIT_FROM,
-        )
-        logger.info("starting from MODEL.INIT_FROM %s: %s", cfg.MODEL.INIT_FROM, summary)
+        source, allow, probe = cfg.MODEL.INIT_FROM, cfg.MODEL.INIT_ALLOW, cfg.MODEL.INIT_HEAD == "probe"
+        head = "new" if probe else cfg.MODEL.INIT_HEAD
+        summary = load_weights(net, initial, init_head=head, class_names=class_names, allow=allow, source=source)
+        logger.info("starting from MODEL.INIT_FROM %s: %s", source, summary)
         if probe and fit:
             fit(net)
     run = RunState(cfg, net, class_names)

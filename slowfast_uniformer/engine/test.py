@@ -129,10 +129,8 @@ def record_evaluation(
 
 def checkpoint_to_test(cfg: CfgNode) -> str:
     """The weights to test: TEST.CHECKPOINT_FILE_PATH, else the run's best or latest, else MODEL.INIT_FROM."""
-    if cfg.TEST.CHECKPOINT_FILE_PATH:
-        return cfg.TEST.CHECKPOINT_FILE_PATH
-    best = checkpoints.find_best(cfg.OUTPUT_DIR) if cfg.TEST.TEST_BEST else None
-    path = best or checkpoints.latest(cfg.OUTPUT_DIR) or cfg.MODEL.INIT_FROM
+    given = cfg.TEST.CHECKPOINT_FILE_PATH or (cfg.TEST.TEST_BEST and checkpoints.find_best(cfg.OUTPUT_DIR))
+    path = given or checkpoints.latest(cfg.OUTPUT_DIR) or cfg.MODEL.INIT_FROM
     if not path:
         raise UserError(
             f"nothing to test: OUTPUT_DIR {cfg.OUTPUT_DIR} holds no checkpoint. Set "
@@ -169,10 +167,8 @@ def test(cfg: CfgNode) -> dict[str, Any]:
     labelled = all(sample.label != annotations.UNLABELLED for sample in samples)
     figures = scores.result() if labelled else scores.counts()
     if topology.is_main():
-        path_of_predictions = os.path.join(cfg.OUTPUT_DIR, "predictions.csv")
-        write_predictions(
-            path_of_predictions, samples, scores.probabilities(), scores.predicted, names, scores.multi_label
-        )
+        out, probabilities = os.path.join(cfg.OUTPUT_DIR, "predictions.csv"), scores.probabilities()
+        write_predictions(out, samples, probabilities, scores.predicted, names, scores.multi_label)
         recorder.write(step, {"split": "test_final", **figures, "checkpoint": path})
         if labelled:
             record_evaluation(recorder, "test", scores, names, step)

@@ -44,7 +44,7 @@ def train(cfg: CfgNode) -> None:
     recorder = Recorder(cfg.OUTPUT_DIR, cfg.TENSORBOARD.ENABLE, topology.rank(), cfg.TRACKER)
     loader, val_loader = build_loader(cfg, "train"), build_loader(cfg, "val")
     run = start_run(cfg, annotations.class_names(cfg), lambda net: fit_classifiers(net, loader, cfg))
-    mixup = Mixup.from_config(cfg) if cfg.MIXUP.ENABLE else None
+    mixup = Mixup(cfg) if cfg.MIXUP.ENABLE else None
     recorder.resume(run.step, run.epochs_validated)
     recorder.config(cfg)
     log_run_summary(run, loader)

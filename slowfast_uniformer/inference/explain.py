@@ -21,7 +21,6 @@ from slowfast_uniformer.inference.video_writer import caption, fitted, font, num
 
 COLUMNS, SIDE, GAP, LEFT = 8, 144, 6, 168  # of a contact sheet, in frames and pixels
 TEXT, GREY = "#24292f", "#57606a"
-MIN_SECONDS = 3.0  # of an overlay; shorter clips are played more slowly
 
 
 class Explanation(NamedTuple):
@@ -137,7 +136,7 @@ def write_overlay(
     length = int(explanation.numbers.max()) - int(explanation.numbers.min()) + 1
     lines = [explanation.explained] if with_caption else []
     with model.open(explanation.sample) as video:
-        fps = min(explanation.fps, max(4.0, length / MIN_SECONDS))
+        fps = min(explanation.fps, max(4.0, length / 3))  # clips of less than 3 seconds are played more slowly
         frames = _overlaid(video, explanation.numbers, values)
         write_video(path, (caption(frame, lines) for frame in frames), fps)
 
@@ -177,7 +176,11 @@ def contact_sheet(explanation: Explanation) -> np.ndarray:
     width, top = LEFT + len(columns) * (SIDE + GAP), 86
     page = Image.new("RGB", (max(width, 640), top + len(rows) * (SIDE + GAP) + 40), "white")
     draw = ImageDraw.Draw(page)
-    _draw_title(draw, explanation, page.width)
+    (best, most), (name, probability) = explanation.predicted, explanation.explained
+    path = explanation.sample.path
+    about = path if name == best else f"{path}   predicted: {best}, {most:.1%}"
+    _write(draw, (14, 34), fitted(f"{name}  {probability:.1%}", 22, page.width - 28), 22, TEXT)
+    _write(draw, (14, 58), fitted(about, 13, page.width - 28), 13)
     for column, t in enumerate(columns):
         seconds = explanation.numbers[t] / explanation.fps
         _write(draw, (LEFT + column * (SIDE + GAP), top - 4), f"{seconds:.2f} s", 12)
@@ -188,28 +191,16 @@ def contact_sheet(explanation: Explanation) -> np.ndarray:
             _write(draw, (14, y + 24 + 19 * line), text, size, color)
         for column, picture in enumerate(pictures):
             page.paste(Image.fromarray(picture), (LEFT + column * (SIDE + GAP), y))
-    _draw_legend(page, draw, page.height - 26)
+    bar, y = np.tile(_colors(np.linspace(0, 1, 160)), (12, 1, 1)).astype(np.uint8), page.height - 26
+    _write(draw, (LEFT, y + 11), "least", 12)
+    page.paste(Image.fromarray(bar), (LEFT + 40, y))
+    _write(draw, (LEFT + 208, y + 11), "most, in each row by itself", 12)
     return np.asarray(page)
 
 
 def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, size: int, color: str = GREY) -> None:
     """One line of text; `place` is the left end of its baseline."""
     draw.text(place, text, color, font(size), anchor="ls")
-
-
-def _draw_title(draw: ImageDraw.ImageDraw, explanation: Explanation, width: int) -> None:
-    (best, most), (name, probability) = explanation.predicted, explanation.explained
-    path = explanation.sample.path
-    about = path if name == best else f"{path}   predicted: {best}, {most:.1%}"
-    _write(draw, (14, 34), fitted(f"{name}  {probability:.1%}", 22, width - 28), 22, TEXT)
-    _write(draw, (14, 58), fitted(about, 13, width - 28), 13)
-
-
-def _draw_legend(page: Image.Image, draw: ImageDraw.ImageDraw, y: int) -> None:
-    bar = np.tile(_colors(np.linspace(0, 1, 160)), (12, 1, 1)).astype(np.uint8)
-    _write(draw, (LEFT, y + 11), "least", 12)
-    page.paste(Image.fromarray(bar), (LEFT + 40, y))
-    _write(draw, (LEFT + 208, y + 11), "most, in each row by itself", 12)
 
 
 def write_picture(picture: np.ndarray, path: str) -> None:

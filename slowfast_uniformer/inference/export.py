@@ -10,6 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ from torch.export import ExportedProgram
 from slowfast_uniformer import __version__
 from slowfast_uniformer.data import annotations
 from slowfast_uniformer.data.annotations import Sample
-from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.errors import UserError, os_errors_reported
 from slowfast_uniformer.inference.predictor import Predictor
 
 ENDINGS = {"onnx": ".onnx", "torch_export": ".pt2"}  # of the files, by format
@@ -60,15 +61,23 @@ def export(model: Predictor, file_format: str, output: str, videos: Sequence[Sam
     """
     onnx = file_format == "onnx"
     if onnx:
-        _require_onnx()
+        try:
+            for module in ("onnx", "onnxruntime", "onnxscript"):
+                import_module(module)
+        except ImportError as error:
+            raise UserError(f"{error}; pip install 'slowfast_uniformer[export]'") from None
     for video in videos:  # to fail now and not minutes later
         model.open(video).close()
     network = model.model.fuse() if hasattr(model.model, "fuse") else model.model
     metadata = json.dumps(description(model))
     program = _traced(network, _noise(model, 2), model.cfg.MODEL.MODEL_NAME)
     with _replaced_files(output) as path:
-        opset = _write_onnx(program, path, metadata) if onnx else _write_torch_export(program, path, metadata)
-        run = _onnx_runner(path) if onnx else torch.export.load(path).module()
+        if onnx:
+            opset, run = _write_onnx(program, path, metadata), _onnx_runner(path)
+        else:
+            program.example_inputs = None  # would be saved
+            torch.export.save(program, path, extra_files={f"{METADATA}.json": metadata})
+            opset, run = None, torch.export.load(path).module()
         deviation, count = _deviation(model.model, run, _batches(model, videos))
         if not deviation <= TOLERANCE:  # NaN deviates, too
             raise UserError(
@@ -86,43 +95,33 @@ def _replaced_files(output: str) -> Iterator[str]:
     Not `atomic_output`, because an ONNX file contains the name of the file of its weights.
     """
     folder, name = os.path.split(output)
-    try:
+    with os_errors_reported(f"cannot write {output}"):
         os.makedirs(folder or ".", exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder or ".", prefix=".export") as temporary:
             yield os.path.join(temporary, name)
             for file in sorted(os.listdir(temporary), key=len, reverse=True):  # weights before the file that needs them
                 os.replace(os.path.join(temporary, file), os.path.join(folder, file))
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror or error}") from None
 
 
 def description(model: Predictor) -> dict[str, Any]:
     """What users of the file need: classes, input, output, and how testing makes a clip from a video."""
     cfg, data = model.cfg, model.cfg.DATA
-    side = data.TEST_CROP_SIZE
+    side, probabilities = data.TEST_CROP_SIZE, "sigmoid" if data.MULTI_LABEL else "softmax"
     sampling: dict[str, Any] = {"kind": annotations.format_of(cfg, "test").sampling}
     if sampling["kind"] == "dense":
         sampling["rate"] = data.SAMPLING_RATE
         sampling["start"] = "centre" if data.USE_OFFSET_SAMPLING else "beginning"
         sampling["target_fps"] = data.TARGET_FPS if data.SAMPLE_BY_FPS else None
+    shape = ["batch", 3, data.NUM_FRAMES, side, side]
+    clips = {"name": INPUT, "type": "float32", "axes": "batch, channel, frame, row, column", "shape": shape}
     lowest, highest = ([(x - m) / s for m, s in zip(data.MEAN, data.STD, strict=True)] for x in (0, 1))
     return {
         "program": f"slowfast_uniformer {__version__}",
         "model": cfg.MODEL.MODEL_NAME,
         "weights": model.checksum,
         "classes": model.names,
-        "input": {
-            "name": INPUT,
-            "type": "float32",
-            "axes": "batch, channel, frame, row, column",
-            "shape": ["batch", 3, data.NUM_FRAMES, side, side],
-            "range": [min(lowest), max(highest)],
-        },
-        "output": {
-            "name": OUTPUT,
-            "shape": ["batch", cfg.MODEL.NUM_CLASSES],
-            "probabilities": "sigmoid" if data.MULTI_LABEL else "softmax",
-        },
+        "input": clips | {"range": [min(lowest), max(highest)]},
+        "output": {"name": OUTPUT, "shape": ["batch", cfg.MODEL.NUM_CLASSES], "probabilities": probabilities},
         "preprocessing": {
             "frames": data.NUM_FRAMES,
             "sampling": sampling,
@@ -193,20 +192,6 @@ def _traced(network: nn.Module, example: Tensor, name: str) -> ExportedProgram:
         for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)  # contains paths of this machine
     return program
-
-
-def _write_torch_export(program: ExportedProgram, path: str, metadata: str) -> None:
-    program.example_inputs = None  # would be saved
-    torch.export.save(program, path, extra_files={f"{METADATA}.json": metadata})
-
-
-def _require_onnx() -> None:
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"{error}; pip install 'slowfast_uniformer[export]'") from None
 
 
 def _write_onnx(program: ExportedProgram, path: str, metadata: str) -> int:

@@ -13,8 +13,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from functools import partial
+from glob import glob
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,10 +27,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from slowfast_uniformer import __version__
-from slowfast_uniformer.config import to_dict
+from slowfast_uniformer.config.load import to_dict
 from slowfast_uniformer.data.annotations import Sample
 from slowfast_uniformer.distributed import collectives, signals, topology
-from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.errors import UserError, os_errors_reported
 from slowfast_uniformer.inference.inputs import find_videos
 from slowfast_uniformer.inference.outputs import atomic_output
 from slowfast_uniformer.inference.predictor import Predictor, load_model
@@ -38,16 +40,10 @@ ENDINGS = (".safetensors", ".parquet")
 PART_SECONDS = 20.0  # between parts: what a killed process loses at most
 PARQUET_ROWS = 1024  # in each row group
 _METADATA = "slowfast_uniformer"  # the only key, since safetensors writes several in random order
-_MAX_METADATA = 90_000_000  # bytes; readers of safetensors refuse a header of 100 MB
 _CONFIG_SECTIONS = ("MODEL", "UNIFORMER", "UNIFORMERV2", "DATA", "TEST", "RNG_SEED")  # those that decide the features
-
-
-class Row(NamedTuple):
-    """One video's features, (C,) or per frame (T, C), and its most probable class (label -1 for features per frame)."""
-
-    features: Tensor
-    label: int
-    probability: float
+# A video's features, (C,) or per frame (T, C), and label and probability of its most probable class (-1 and 0 for
+# features per frame)
+Row = tuple[Tensor, int, float]
 
 
 class Job(NamedTuple):
@@ -95,9 +91,7 @@ def extract(
     model = load_model(**load)
     samples = find_videos(videos, model.cfg)
     job = Job(model, samples, output, per_frame, _metadata(model, samples, per_frame))
-    todo = collectives.broadcast_object(_remaining(job) if topology.is_main() else None)
-    if isinstance(todo, UserError):  # rank 0 alone has found it
-        raise todo
+    todo = collectives.call_on_main(_remaining, job)
     if todo is not None:
         _compute(job, todo[topology.rank() :: topology.world_size()], workers)
         if any(collectives.all_gather_objects(signals.stop_requested())):
@@ -122,36 +116,30 @@ def _metadata(model: Predictor, samples: list[Sample], per_frame: bool) -> dict[
 
 
 # ------------------------------------------------------------------------------------------------- parts
-def _remaining(job: Job) -> list[int] | UserError | None:
-    """Indices of the videos still to compute; None if the result exists; an error to be raised on every rank."""
-    try:
-        if job.parquet:
-            _pyarrow()
-        elif len(json.dumps(json.dumps(job.metadata))) > _MAX_METADATA:
-            raise UserError(f"{job.output}: too many videos for the header of this format; use .parquet")
-        if os.path.exists(job.output):
-            if _read_metadata(job.output).get("fingerprint") == job.metadata["fingerprint"]:
-                return None
-            raise UserError(
-                f"{job.output}: holds something else than the features of these videos by this model and "
-                "config; remove it, or name another file"
-            )
+def _remaining(job: Job) -> list[int] | None:
+    """Indices of the videos still to compute; None if the result exists."""
+    if job.parquet:
+        _pyarrow()
+    elif len(json.dumps(json.dumps(job.metadata))) > 90_000_000:  # readers of safetensors refuse a header of 100 MB
+        raise UserError(f"{job.output}: too many videos for the header of this format; use .parquet")
+    if os.path.exists(job.output):
+        if _read_metadata(job.output).get("fingerprint") == job.metadata["fingerprint"]:
+            return None
+        raise UserError(
+            f"{job.output}: holds something else than the features of these videos by this model and "
+            "config; remove it, or name another file"
+        )
+    with os_errors_reported(f"{job.folder}: cannot be written"):
         os.makedirs(job.folder, exist_ok=True)
-        rows, errors = _read_parts(job)
-        return [index for index in range(len(job.samples)) if index not in rows and index not in errors]
-    except OSError as error:
-        return UserError(f"{job.folder}: cannot be written ({error.strerror})")
-    except UserError as error:
-        return error
+    rows, errors = _read_parts(job)
+    return [index for index in range(len(job.samples)) if index not in rows and index not in errors]
 
 
 def _read_parts(job: Job) -> tuple[dict[int, Row], dict[int, str]]:
     """Rows and errors by the videos' indices. Damaged parts are skipped; UserError for those of another job."""
     rows: dict[int, Row] = {}
     errors: dict[int, str] = {}
-    for name in sorted(os.listdir(job.folder)):
-        if not name.endswith(".safetensors") or name.startswith("."):
-            continue
+    for name in sorted(glob("*.safetensors", root_dir=job.folder)):  # not the temporary files, which begin with a dot
         try:
             with safe_open(os.path.join(job.folder, name), "pt") as file:
                 part = json.loads(file.metadata()[_METADATA])
@@ -164,7 +152,7 @@ def _read_parts(job: Job) -> tuple[dict[int, Row], dict[int, str]]:
                 "those, or remove the folder"
             )
         for (index, prediction), values in zip(part["rows"].items(), features, strict=True):
-            rows[int(index)] = Row(values, *prediction)
+            rows[int(index)] = (values, *prediction)
         errors |= {int(index): cause for index, cause in part["errors"].items()}
     return rows, errors
 
@@ -172,72 +160,59 @@ def _read_parts(job: Job) -> tuple[dict[int, Row], dict[int, str]]:
 def _write_part(job: Job, rows: dict[int, Row], errors: dict[int, str]) -> None:
     if not rows and not errors:
         return
-    part = {
-        "fingerprint": job.metadata["fingerprint"],
-        "rows": {index: row[1:] for index, row in rows.items()},
-        "errors": errors,
-    }
-    features = torch.stack([row.features for row in rows.values()]) if rows else torch.empty(0)
+    predictions = {index: row[1:] for index, row in rows.items()}
+    part = {"fingerprint": job.metadata["fingerprint"], "rows": predictions, "errors": errors}
+    features = torch.stack([row[0] for row in rows.values()]) if rows else torch.empty(0)
     with atomic_output(os.path.join(job.folder, f"{min(rows | errors):08d}.safetensors")) as temporary:
         _write_safetensors(temporary, features, {}, part)
 
 
 # --------------------------------------------------------------------------------------------- computing
 def _compute(job: Job, todo: list[int], workers: int) -> None:
-    """Compute videos and write parts, until all are done or a stop is requested."""
+    """Compute videos and write parts, until all are done or a stop is requested.
+
+    Each operation runs on one thread, since the number of threads changes the last digits. On the CPU as many videos
+    are computed concurrently instead as there were threads.
+    """
     rows: dict[int, Row] = {}
     errors: dict[int, str] = {}
     written = time.monotonic()
-    compute = partial(_frame_row if job.per_frame else _pooled_row, job.model)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
-        with _single_threaded(job.model) as threads:
-            clips = job.model.clips([job.samples[index] for index in todo], workers)
-            with closing(_map_in_order(compute, clips, threads)) as found:
-                for index, row in zip(todo, progress(found, len(todo), "features"), strict=False):
-                    if isinstance(row, UserError):
-                        errors[index] = str(row)
-                    else:
-                        rows[index] = row
-                    if signals.stop_requested():
-                        break
-                    if time.monotonic() - written > PART_SECONDS:
-                        _write_part(job, rows, errors)
-                        rows, errors, written = {}, {}, time.monotonic()
+        clips = job.model.clips([job.samples[index] for index in todo], workers)
+        concurrent = threads if job.model.device.type == "cpu" else 1
+        with closing(_map_in_order(partial(_row, job), clips, concurrent)) as found:
+            for index, row in zip(todo, progress(found, len(todo), "features"), strict=False):
+                if isinstance(row, UserError):
+                    errors[index] = str(row)
+                else:
+                    rows[index] = row
+                if signals.stop_requested():
+                    break
+                if time.monotonic() - written > PART_SECONDS:
+                    _write_part(job, rows, errors)
+                    rows, errors, written = {}, {}, time.monotonic()
     finally:
+        torch.set_num_threads(threads)
         _write_part(job, rows, errors)
         with suppress(OSError):  # succeeds if there are no parts: a job that could not begin leaves no folder
             os.rmdir(job.folder)
 
 
-def _pooled_row(model: Predictor, clips: Tensor | UserError) -> Row | UserError:
-    """Features averaged over the views (N, 3, T, H, W) of a video, and its class as in testing."""
-    if isinstance(clips, UserError):
-        return clips
-    features, logits = model.features(clips)
-    best = model.probabilities(logits).max(dim=0)
-    return Row(features.mean(dim=0), int(best.indices), float(best.values))
+def _row(job: Job, clips: Tensor | UserError) -> Row | UserError:
+    """The row of a video from its views (N, 3, T, H, W): the mean of their features, and the class as in testing.
 
-
-def _frame_row(model: Predictor, clips: Tensor | UserError) -> Row | UserError:
-    """Features of frames, averaged over the spatial crops; temporal views follow one another."""
-    if isinstance(clips, UserError):
-        return clips
-    crops = model.cfg.TEST.NUM_SPATIAL_CROPS
-    return Row(model.frame_features(clips).unflatten(0, (-1, crops)).mean(dim=1).flatten(0, 1), -1, 0.0)
-
-
-@contextmanager
-def _single_threaded(model: Predictor) -> Iterator[int]:
-    """Run each operation on one thread, since the number of threads changes the last digits.
-
-    Yields the number of videos to compute concurrently instead: on the CPU, as many as there were threads.
+    Features of frames are averaged over the spatial crops only; temporal views follow one another.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield threads if model.device.type == "cpu" else 1
-    finally:
-        torch.set_num_threads(threads)
+    if isinstance(clips, UserError):
+        return clips
+    if job.per_frame:
+        frames = job.model.frame_features(clips).unflatten(0, (-1, job.model.cfg.TEST.NUM_SPATIAL_CROPS))
+        return frames.mean(dim=1).flatten(0, 1), -1, 0.0
+    features, logits = job.model.features(clips)
+    best = job.model.probabilities(logits).max(dim=0)
+    return features.mean(dim=0), int(best.indices), float(best.values)
 
 
 def _map_in_order(function: Callable, items: Iterable, threads: int) -> Iterator[Any]:
@@ -287,7 +262,7 @@ def _merge(job: Job) -> None:
     if not rows:
         shutil.rmtree(job.folder)
         raise UserError(f"none of {count} videos could be read, the first: {errors[0]}")
-    features = torch.full((count, *next(iter(rows.values())).features.shape), torch.nan)
+    features = torch.full((count, *next(iter(rows.values()))[0].shape), torch.nan)
     columns = {"label": torch.full((count,), -1), "probability": torch.full((count,), torch.nan)}
     for index, row in rows.items():
         features[index], columns["label"][index], columns["probability"][index] = row
@@ -310,14 +285,11 @@ def _read_metadata(path: str) -> dict[str, Any]:
 
 def _write_safetensors(path: str, features: Tensor, columns: dict[str, Tensor], metadata: dict[str, Any]) -> None:
     """Through memory, since files that safetensors itself writes are readable for their owner only."""
-    content = save({"features": features, **columns}, {_METADATA: json.dumps(metadata)})
-    with open(path, "wb") as file:
-        file.write(content)
+    Path(path).write_bytes(save({"features": features, **columns}, {_METADATA: json.dumps(metadata)}))
 
 
 def _pyarrow() -> Any:
     try:
-        import pyarrow
         import pyarrow.parquet
     except ImportError:
         raise UserError(

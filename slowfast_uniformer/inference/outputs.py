@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from slowfast_uniformer import paths
-from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.errors import UserError, os_errors_reported
 
 
 @contextmanager
@@ -15,11 +15,8 @@ def atomic_output(path: str) -> Iterator[str]:
     Raises:
         UserError: the file cannot be written.
     """
-    try:
-        with paths.atomic_path(path) as temporary:
-            yield temporary
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+    with os_errors_reported(f"cannot write {path}"), paths.atomic_path(path) as temporary:
+        yield temporary
 
 
 def checked_output(path: str, endings: Sequence[str]) -> str:

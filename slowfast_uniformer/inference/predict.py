@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,6 @@ from slowfast_uniformer.inference.predictor import Predictor, Span, fps_of
 
 COLORS = ("#3b6fb6", "#d9822b", "#1a7f37", "#8250df", "#c62828", "#0e7490")
 GREY, TEXT = "#8c959f", "#24292f"
-OVERLAY_CLASSES = 3
 CURVE_STEPS = 150  # of a drawn timeline; more cannot be told apart
 TICKS = (0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600)  # seconds between ticks
 
@@ -39,13 +39,7 @@ class VideoPrediction(NamedTuple):
 
 
 def predict(
-    model: Predictor,
-    samples: Sequence[Sample],
-    topk: int = 5,
-    longer_than: float = 30.0,
-    window: float | None = None,
-    step: float | None = None,
-    workers: int = 0,
+    model: Predictor, samples: list[Sample], topk: int = 5, longer_than: float = 30.0, workers: int = 0, **windows: Any
 ) -> Iterator[VideoPrediction]:
     """Classify videos one after another.
 
@@ -58,8 +52,8 @@ def predict(
         topk: classes in each prediction.
         longer_than: seconds. Longer videos are classified by sliding windows (see `Predictor.timeline`), others from
             their views as in testing.
-        window, step: seconds, of the sliding windows.
         workers: DataLoader workers.
+        windows: `window` and `step` of `Predictor.timeline`.
 
     Yields:
         A prediction for each video, in order. A video that cannot be read gives an `error`.
@@ -72,8 +66,9 @@ def predict(
                 probabilities, timeline = model.probabilities(model.logits(found)), []
             else:
                 with found or model.open(sample) as video:
-                    timeline = model.open_timeline(video, window, step)
-                probabilities = _mean(timeline)
+                    timeline = model.open_timeline(video, **windows)
+                seconds = torch.tensor([span.end - span.start for span in timeline], dtype=torch.float64)
+                probabilities = torch.stack([span.probabilities for span in timeline]).T @ (seconds / seconds.sum())
         except UserError as error:
             nothing = {"class": None, "label": None, "probability": None, "topk": []}
             yield VideoPrediction({"video": sample.path, **nothing, "error": str(error)}, None, [])
@@ -84,28 +79,19 @@ def predict(
         yield VideoPrediction(row, probabilities, timeline)
 
 
-def _mean(spans: Sequence[Span]) -> Tensor:
-    """Mean probabilities (K,) over time."""
-    lengths = torch.tensor([span.end - span.start for span in spans], dtype=torch.float64)
-    return torch.stack([span.probabilities for span in spans]).T @ (lengths / lengths.sum())
-
-
 def segments(spans: Sequence[Span], names: Sequence[str]) -> list[dict[str, Any]]:
     """Join adjacent spans with the same most probable class.
 
     Returns:
         A dict for each segment: `start` and `end` (seconds), `class`, `label` and its mean `probability`.
     """
-    found: list[dict[str, Any]] = []
-    for span in spans:
-        label = int(span.probabilities.argmax())
-        if not found or found[-1]["label"] != label:
-            start = round(span.start, 3)
-            found.append({"start": start, "end": 0.0, "class": names[label], "label": label, "probability": 0.0})
-        found[-1]["probability"] += float(span.probabilities[label]) * (span.end - span.start)
-        found[-1]["end"] = round(span.end, 3)
-    for each in found:
-        each["probability"] = round(each["probability"] / max(each["end"] - each["start"], 1e-9), 6)
+    found = []
+    for label, group in groupby(spans, key=lambda span: int(span.probabilities.argmax())):
+        joined = list(group)
+        start, end = round(joined[0].start, 3), round(joined[-1].end, 3)
+        total = sum(float(span.probabilities[label]) * (span.end - span.start) for span in joined)
+        probability = round(total / max(end - start, 1e-9), 6)
+        found.append({"start": start, "end": end, "class": names[label], "label": label, "probability": probability})
     return found
 
 
@@ -122,7 +108,7 @@ def write_overlay(model: Predictor, sample: Sample, prediction: VideoPrediction,
         for number, frame in video_writer.numbered_frames(video, 0, video.frames - 1):
             while current + 1 < len(spans) and number / fps >= spans[current].end:
                 current += 1
-            best = spans[current].probabilities.topk(min(OVERLAY_CLASSES, len(model.names)))
+            best = spans[current].probabilities.topk(min(3, len(model.names)))
             names = [model.names[label] for label in best.indices.tolist()]
             yield video_writer.caption(frame, list(zip(names, best.values.tolist(), strict=True)))
 

@@ -1,10 +1,11 @@
 """A trained model with its config and class names, ready for inference."""
 
-import functools
 import hashlib
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import pairwise
+from operator import itemgetter
 from os import PathLike, fspath
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -16,8 +17,8 @@ from torch import Tensor, nn
 from torch.utils.data import get_worker_info
 
 from slowfast_uniformer import paths
-from slowfast_uniformer.config import load_config, variant
 from slowfast_uniformer.config.compat import RENAMED
+from slowfast_uniformer.config.load import load_config, variant
 from slowfast_uniformer.data import annotations
 from slowfast_uniformer.data.annotations import UNLABELLED, Sample
 from slowfast_uniformer.data.dataset import VideoDataset
@@ -44,8 +45,6 @@ _INFERENCE_OVERRIDES = {
     "MODEL.COMPILE": False,
     "TRACKER": "",
 }
-DEFAULT_FPS = 25.0  # of videos that do not state their frame rate
-SPARSE_WINDOW = 4.0  # seconds; for models whose clips span a whole video
 WINDOW_BATCH = 8  # windows decoded and classified together
 
 
@@ -78,7 +77,7 @@ def load_model(
         UserError: no such file, no config, weights of another model, or a stored config that asks for an import or
             a fetch that is not allowed.
     """
-    path, weights, config = _read(path, cfg, overrides, allow_import, allow_fetch)
+    path, weights, config = _read(path, cfg, overrides, allow_import=allow_import, allow_fetch=allow_fetch)
     model = build_model(config, weights.vit_variant)
     names = weights.class_names or annotations.class_names(config)
     load_weights(model, weights, source=path)
@@ -92,14 +91,15 @@ def config_of(**arguments: Any) -> CfgNode:
 
 
 def _read(
-    path: str | PathLike,
-    cfg: str | Sequence[str] = (),
-    overrides: Sequence[Any] = (),
-    allow_import: bool = False,
-    allow_fetch: bool = False,
+    path: str | PathLike, cfg: str | Sequence[str] = (), overrides: Sequence[Any] = (), **allowed: bool
 ) -> tuple[str, Weights, CfgNode]:
-    """The path of a checkpoint, its content, and the config for inference."""
-    path = _checkpoint_of(fspath(path))
+    """The path of a checkpoint, its content, and the config for inference.
+
+    Args:
+        path, cfg, overrides: as for `load_model`.
+        allowed: `allow_import` and `allow_fetch` of `load_model`.
+    """
+    path = checkpoints.find_checkpoint(fspath(path))
     weights = read_weights(path)
     stored = weights.metadata.get("cfg")
     if not cfg and not isinstance(stored, dict):
@@ -107,23 +107,13 @@ def _read(
     defaults = {"NUM_GPUS": min(1, torch.cuda.device_count()), **_INFERENCE_OVERRIDES}
     config = load_config(cfg or stored, [*(word for pair in defaults.items() for word in pair), *overrides])
     callers = {RENAMED.get(key, key) for key in overrides[::2]}
-    allowed = {"import": allow_import, "fetch": allow_fetch}
     for action, key, value in [] if cfg else _stored_requests(config, weights):
-        if key not in callers and not allowed[action]:
+        if key not in callers and not allowed.get(f"allow_{action}"):
             raise UserError(
                 f"{path}: its stored config asks to {action} {value} ({key}). If you trust it, allow that with "
                 f"--allow-{action} (in Python allow_{action}=True), or set {key} yourself"
             )
     return path, weights, config
-
-
-def _checkpoint_of(path: str) -> str:
-    """The checkpoint to take from a run's folder; any other path as it is."""
-    if not os.path.isdir(path) or path.endswith(".dcp"):
-        return path
-    if found := checkpoints.find_best(path) or checkpoints.latest(path):
-        return found
-    raise UserError(f"{path}: a folder without checkpoints; name a run's OUTPUT_DIR, or a file of weights")
 
 
 def _stored_requests(config: CfgNode, weights: Weights) -> Iterator[tuple[str, str, str]]:
@@ -156,18 +146,18 @@ class Predictor:
         self.cfg, self.model, self.names, self.path = cfg, model, names, path
         self.device = topology.device(cfg)
 
-    @functools.cached_property
+    @cached_property
     def _fused(self) -> nn.Module:
         """The model with batch norms fused, which is exact in fp32 only."""
         exact = self.cfg.TRAIN.MIXED_PRECISION == "none" and hasattr(self.model, "fuse")
         return self.model.fuse() if exact else self.model
 
-    @functools.cached_property
+    @cached_property
     def _one_view(self) -> VideoDataset:
         """Opens videos and takes a single view of them."""
         return VideoDataset(variant(self.cfg, ["TEST.NUM_ENSEMBLE_VIEWS", 1, "TEST.NUM_SPATIAL_CROPS", 1]), "test", [])
 
-    @functools.cached_property
+    @cached_property
     def checksum(self) -> str:
         """SHA-256 (hexadecimal) of the weights with their names, dtypes and shapes."""
         digest = hashlib.sha256()
@@ -199,7 +189,7 @@ class Predictor:
         samples = [Sample(sample.path, label, sample.frames) for sample in samples]
         dataset = _TestViews(variant(self.cfg, ["DATA_LOADER.NUM_WORKERS", workers]), samples, longer_than)
         loader = loader_of(dataset, EpochSampler(len(samples)), 1)
-        loader.collate_fn = _single_item
+        loader.collate_fn = itemgetter(0)  # of a batch of one
         yield from worker_errors_explained(loader, dataset.cfg)
 
     def clip(self, video: VideoSource, at: float | None = None) -> tuple[np.ndarray, Tensor]:
@@ -223,10 +213,10 @@ class Predictor:
         return numbers, self._one_view.transform(video.read(numbers))
 
     def clip_seconds(self, fps: float) -> float:
-        """Seconds that a clip of the model spans in a video of `fps` frames per second."""
+        """Seconds that a clip spans in a video of `fps` frames per second; 4 where clips span a whole video."""
         data = self.cfg.DATA
         if self._one_view.sampling != "dense":
-            return SPARSE_WINDOW
+            return 4.0
         return data.NUM_FRAMES * data.SAMPLING_RATE / (data.TARGET_FPS if data.SAMPLE_BY_FPS else fps)
 
     def _frame_numbers(self, video: VideoSource, start: int, length: float) -> list[int]:
@@ -320,9 +310,19 @@ class Predictor:
         length = min((window or self.clip_seconds(fps)) * fps, video.frames)
         stride = min((step * fps) if step else length / 2, length)
         starts = window_starts(video.frames, length, stride)
-        batches = [starts[i : i + WINDOW_BATCH] for i in range(0, len(starts), WINDOW_BATCH)]
+        batches = (starts[i : i + WINDOW_BATCH] for i in range(0, len(starts), WINDOW_BATCH))
         probabilities = torch.cat([self._classify_windows(video, batch, length) for batch in batches])
-        return _average_windows(probabilities, starts, length, video.frames, fps)
+        # Spans between the starts of consecutive windows (after the last start, between the windows' ends), each with
+        # the mean of the windows that cover its middle
+        begin = torch.tensor(starts, dtype=torch.float64)
+        end = (begin + length).clamp(max=video.frames)
+        end[-1] = video.frames
+        edges = sorted({*starts, *(int(stop) for stop in end if stop > starts[-1]), video.frames})
+        spans = []
+        for start, stop in pairwise(edges):
+            middle = (start + stop) / 2
+            spans.append(Span(start / fps, stop / fps, probabilities[(begin <= middle) & (middle < end)].mean(0)))
+        return spans
 
     def _classify_windows(self, video: VideoSource, starts: list[int], length: float) -> Tensor:
         """Probabilities (N, K) of windows of `length` frames, from one view of each."""
@@ -357,14 +357,9 @@ class _TestViews(VideoDataset):
         return self._video
 
 
-def _single_item(items: list[Any]) -> Any:
-    """Collate a batch of one."""
-    return items[0]
-
-
 def fps_of(video: VideoSource) -> float:
-    """Frames per second."""
-    return video.fps or DEFAULT_FPS
+    """Frames per second; 25 of videos that do not state their frame rate."""
+    return video.fps or 25.0
 
 
 def duration(video: VideoSource) -> float:
@@ -379,20 +374,6 @@ def window_starts(frames: int, length: float, stride: float) -> list[int]:
     if len(starts) > 1 and last - starts[-1] < stride / 2:  # no window that differs by a frame or two
         starts.pop()
     return starts if starts[-1] == last else [*starts, last]
-
-
-def _average_windows(probabilities: Tensor, starts: list[int], length: float, frames: int, fps: float) -> list[Span]:
-    """Spans between the starts of consecutive windows (after the last start, between the windows' ends), each with the
-    mean of the windows that cover its middle."""
-    begin = torch.tensor(starts, dtype=torch.float64)
-    end = (begin + length).clamp(max=frames)
-    end[-1] = frames
-    edges = sorted({*starts, *(int(stop) for stop in end if stop > starts[-1]), frames})
-    spans = []
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
-        middle = (start + stop) / 2
-        spans.append(Span(start / fps, stop / fps, probabilities[(begin <= middle) & (middle < end)].mean(0)))
-    return spans
 
 
 def as_sample(video: str | PathLike, cfg: CfgNode) -> Sample:

@@ -4,7 +4,7 @@ All are computed from outside, by forward hooks on a model's modules; models kno
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -65,7 +65,11 @@ def saliency_maps(
         have = "no global blocks" if method == "attention" else "no stages with a volume of features"
         raise UserError(f"--method {method}: the model has {have}; use --method auto")
     clip = clip.unsqueeze(0).requires_grad_(not vit and method != "attention")
-    with torch.enable_grad(), _recorded_calls(_hooked_modules(model)) as calls:
+    # Only what maps are computed from: recording every module would take as much memory as training
+    kinds = (uniformer.PatchEmbed, uniformer.GlobalBlock, uniformer.Attention, uniformerv2.CrossAttention)
+    others = {part for stage in stages_of(model).values() for part in stage[-1]} | ({vit.conv1} if vit else set())
+    recorded = [m for m in model.modules() if isinstance(m, kinds) or m in others]
+    with torch.enable_grad(), _recorded_calls(recorded) as calls:
         logits = model(clip)[0]
     with torch.no_grad():
         attention = _query_attention(vit, calls) if vit else _rollout(model, calls) if blocks else []
@@ -78,14 +82,6 @@ def saliency_maps(
     return logits.detach(), cams + [each for each in attention if each.stage in attending]
 
 
-def _hooked_modules(model: nn.Module) -> list[nn.Module]:
-    """Modules that maps are computed from; recording every module would take as much memory as training."""
-    kinds = (uniformer.PatchEmbed, uniformer.GlobalBlock, uniformer.Attention, uniformerv2.CrossAttention)
-    last = {part for blocks in stages_of(model).values() for part in blocks[-1]}
-    stems = {m.conv1 for m in model.modules() if isinstance(m, uniformerv2.VisionTransformer)}
-    return [m for m in model.modules() if isinstance(m, kinds) or m in last | stems]
-
-
 @contextmanager
 def _recorded_calls(modules: Iterable[nn.Module]) -> Iterator[Calls]:
     """Inputs and outputs of modules that are each called once inside the block."""
@@ -94,21 +90,16 @@ def _recorded_calls(modules: Iterable[nn.Module]) -> Iterator[Calls]:
     def record(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         calls[module] = inputs, output
 
-    handles = [module.register_forward_hook(record) for module in modules]
-    try:
+    with ExitStack() as hooks:
+        for module in modules:
+            hooks.enter_context(module.register_forward_hook(record))
         yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def stages_of(model: nn.Module) -> dict[str, Sequence[tuple[nn.Module, ...]]]:
     """A model's blocks by stage number; each block is a tuple with one module for each pathway."""
-    if hasattr(model, "stages"):
-        stages = model.stages()
-    else:
-        lists = [child for child in model.children() if isinstance(child, nn.ModuleList) and len(child)]
-        stages = [[(block,) for block in blocks] for blocks in lists]
+    lists = [child for child in model.children() if isinstance(child, nn.ModuleList) and len(child)]
+    stages = model.stages() if hasattr(model, "stages") else [[(block,) for block in blocks] for blocks in lists]
     return {str(number): blocks for number, blocks in enumerate(stages, 1)}
 
 
@@ -132,8 +123,8 @@ def _stage_outputs(model: nn.Module, calls: Calls) -> dict[str, Tensor]:
 def _grad_cam(outputs: dict[str, Tensor], score: Tensor) -> list[SaliencyMap]:
     """Grad-CAM (arXiv 1610.02391, section 3) over space and time: the sum of channels weighted by the mean gradient of
     `score`, without what speaks against it."""
-    gradients = torch.autograd.grad(score, list(outputs.values()))
     maps = []
+    gradients = torch.autograd.grad(score, list(outputs.values()))
     for (stage, output), gradient in zip(outputs.items(), gradients, strict=True):
         values = (gradient.mean(dim=(2, 3, 4), keepdim=True) * output.detach()).sum(dim=1).relu()
         maps.append(SaliencyMap(stage, "Grad-CAM", values[0]))
@@ -152,8 +143,10 @@ def _rollout(model: nn.Module, calls: Calls) -> list[SaliencyMap]:
     relevance, maps = None, {}
     for module in reversed(modules):
         size = calls[module][0][0].shape[2:]  # of its input
-        if relevance is None:
-            relevance = _uniform_relevance(module, size)
+        if relevance is None:  # of the mean over tokens, which a class token, the first, is not part of
+            relevance = torch.full((size.numel(),), 1 / size.numel(), device=module.norm1.weight.device)
+            if isinstance(module, uniformer.EvoBlock):
+                relevance = torch.cat((relevance.new_zeros(1), relevance))
         if isinstance(module, uniformer.PatchEmbed):
             if not any(isinstance(m, uniformer.GlobalBlock) for m in modules[: modules.index(module)]):
                 break
@@ -164,12 +157,6 @@ def _rollout(model: nn.Module, calls: Calls) -> list[SaliencyMap]:
     return [SaliencyMap(stage, "attention rollout", values) for stage, values in reversed(maps.items())]
 
 
-def _uniform_relevance(block: uniformer.GlobalBlock, size: torch.Size) -> Tensor:
-    """Relevance of the mean over tokens. A class token comes first and is not part of the mean."""
-    relevance = torch.full((size.numel(),), 1 / size.numel(), device=block.norm1.weight.device)
-    return torch.cat((relevance.new_zeros(1), relevance)) if isinstance(block, uniformer.EvoBlock) else relevance
-
-
 def _through_conv(relevance: Tensor, conv: nn.Conv3d, size: torch.Size, before: torch.Size) -> Tensor:
     """Spread the relevance of tokens of a volume of `size` over the volume `before`, the input of `conv`."""
     cls, relevance = relevance.split((len(relevance) - size.numel(), size.numel()))
@@ -177,10 +164,8 @@ def _through_conv(relevance: Tensor, conv: nn.Conv3d, size: torch.Size, before: 
     # Positions that each token has read; padding does not count
     read = F.conv3d(relevance.new_ones(1, 1, *before), kernel, None, conv.stride, conv.padding)
     each = relevance.view(1, 1, *size) / read
-    reach = [
-        (n - 1) * s + k - 2 * p for n, s, k, p in zip(size, conv.stride, conv.kernel_size, conv.padding, strict=True)
-    ]
-    rest = [n - r for n, r in zip(before, reach, strict=True)]  # rows that the last window did not reach
+    axes = zip(before, size, conv.stride, conv.kernel_size, conv.padding, strict=True)
+    rest = [b - ((n - 1) * s + k - 2 * p) for b, n, s, k, p in axes]  # rows that the last window did not reach
     spread = F.conv_transpose3d(each, kernel, None, conv.stride, conv.padding, rest)
     return torch.cat((cls, spread.flatten()))
 
@@ -213,8 +198,7 @@ def _through_attention(attn: uniformer.Attention, calls: Calls, relevance: Tenso
     """Relevance (B, N) of an attention's inputs from that of its outputs, by its weights."""
     q, k = (_heads(part, attn.heads) for part in attn.qkv(calls[attn][0][0]).chunk(3, dim=-1)[:2])
     found = torch.zeros_like(relevance)
-    chunks = zip(q.split(QUERY_CHUNK, dim=2), relevance.split(QUERY_CHUNK, dim=1), strict=True)
-    for queries, part in chunks:
+    for queries, part in zip(q.split(QUERY_CHUNK, dim=2), relevance.split(QUERY_CHUNK, dim=1), strict=True):
         weights = attention_weights(queries, k, attn.scale).mean(dim=1)
         found += (part.unsqueeze(1) @ weights).squeeze(1)
     return found

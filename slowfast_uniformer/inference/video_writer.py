@@ -13,6 +13,7 @@ from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.inference.outputs import atomic_output
 
 SHORT_SIDE = 360  # pixels; the largest short side of a written video, and half of it the smallest
+FAST_START = {"movflags": "faststart"}  # playable while it loads
 FRAME_BATCH = 64  # frames decoded together
 
 
@@ -43,23 +44,18 @@ def write_video(path: str, frames: Iterable[np.ndarray], fps: float) -> None:
     if not path.lower().endswith(".mp4"):
         raise UserError(f"{path}: the name of a video to write ends in .mp4")
     try:
-        with atomic_output(path) as temporary:
-            _encode(temporary, frames, fps)
+        with atomic_output(path) as temporary, av.open(temporary, "w", format="mp4", options=FAST_START) as file:
+            stream = None
+            for frame in frames:
+                if stream is None:
+                    stream = file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+                    stream.height, stream.width = (side // 2 * 2 for side in frame.shape[:2])
+                    stream.pix_fmt = "yuv420p"
+                even = np.ascontiguousarray(frame[: stream.height, : stream.width])
+                file.mux(stream.encode(av.VideoFrame.from_ndarray(even, "rgb24")))
+            file.mux(stream.encode() if stream else [])
     except av.FFmpegError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None
-
-
-def _encode(path: str, frames: Iterable[np.ndarray], fps: float) -> None:
-    with av.open(path, "w", format="mp4", options={"movflags": "faststart"}) as file:
-        stream = None
-        for frame in frames:
-            if stream is None:
-                stream = file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-                stream.height, stream.width = (side // 2 * 2 for side in frame.shape[:2])
-                stream.pix_fmt = "yuv420p"
-            even = np.ascontiguousarray(frame[: stream.height, : stream.width])
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(even, "rgb24")))
-        file.mux(stream.encode() if stream else [])
 
 
 @lru_cache

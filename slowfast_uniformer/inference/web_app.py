@@ -14,14 +14,10 @@ from typing import Any
 
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.inference.explain import explain, write_overlay
-from slowfast_uniformer.inference.predict import GREY, VideoPrediction, clock, main_classes, predict
+from slowfast_uniformer.inference.predict import GREY, clock, main_classes, predict
 from slowfast_uniformer.inference.predictor import Predictor, as_sample, duration, fps_of
 
 logger = logging.getLogger(__name__)
-TIMELINE_SECONDS = 10.0  # longer videos get a timeline
-MAX_WINDOWS = 60  # of a timeline, side by side; with overlap there are about twice as many
-KEEP_SECONDS = 1800  # for uploads and overlays
-LOCAL = ("127.0.0.1", "::1", "localhost")
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
 
 
@@ -49,6 +45,9 @@ def serve(model: Predictor, host: str, port: int, max_mb: int, max_seconds: floa
         signal.signal(number, lambda *_: stop.set())
     with tempfile.TemporaryDirectory(prefix="slowfast_uniformer_app_", ignore_cleanup_errors=True) as folder:
         gradio = import_gradio(folder)
+        # Fonts of the visitor's system, so that none is fetched, and grey text with more contrast
+        grey = {"body_text_color_subdued": "*neutral_600", "body_text_color_subdued_dark": "*neutral_300"}
+        theme = gradio.themes.Default(primary_hue="blue", font=FONTS, font_mono=FONTS).set(**grey)
         page = build(gradio, model, max_mb, max_seconds, folder)
         page.queue(default_concurrency_limit=1, max_size=20)
         page.launch(
@@ -56,7 +55,7 @@ def serve(model: Predictor, host: str, port: int, max_mb: int, max_seconds: floa
             server_port=port,
             max_file_size=max_mb * 1024**2,
             css=Path(__file__).with_suffix(".css").read_text(encoding="utf-8"),
-            theme=_theme(gradio),
+            theme=theme,
             prevent_thread_lock=True,
             quiet=True,
             share=False,
@@ -64,7 +63,7 @@ def serve(model: Predictor, host: str, port: int, max_mb: int, max_seconds: floa
             footer_links=[],
             run_history=False,
         )
-        if host not in LOCAL:
+        if host not in ("127.0.0.1", "::1", "localhost"):
             print("warning: everybody who can reach this machine can use the page", file=sys.stderr)
         print(f"the page is at {page.local_url} (end it with Ctrl-C)", flush=True)
         stop.wait()
@@ -83,12 +82,6 @@ def import_gradio(folder: str) -> Any:
     return gradio
 
 
-def _theme(gradio: Any) -> Any:
-    """Fonts of the visitor's system, so that none is fetched, and grey text with more contrast."""
-    grey = {"body_text_color_subdued": "*neutral_600", "body_text_color_subdued_dark": "*neutral_300"}
-    return gradio.themes.Default(primary_hue="blue", font=FONTS, font_mono=FONTS).set(**grey)
-
-
 @functools.cache
 def _html() -> Any:
     """The macros of web_app.html, as functions that return HTML."""
@@ -103,7 +96,7 @@ def build(gradio: Any, model: Predictor, max_mb: int, max_seconds: float, folder
     file = os.path.join(*os.path.normpath(model.path).split(os.sep)[-3:])
     title = f"{model.cfg.MODEL.MODEL_NAME}, {len(model.names)} classes, {file}"
     hidden = {"visible": "hidden"}
-    with gradio.Blocks(title="What does this video show?", delete_cache=(60, KEEP_SECONDS)) as page:
+    with gradio.Blocks(title="What does this video show?", delete_cache=(60, 1800)) as page:  # seconds
         gradio.HTML(_html().head(title), elem_id="head")
         with gradio.Row():
             with gradio.Column(min_width=300, scale=2):
@@ -150,8 +143,9 @@ def _results(model: Predictor, path: str, max_seconds: float, folder: str) -> It
         fps, seconds = fps_of(video), duration(video)
     if seconds > max_seconds:
         raise UserError(f"This video is {clock(seconds)} long; at most {clock(max_seconds)} are taken.")
-    window = max(model.clip_seconds(fps), seconds / MAX_WINDOWS)
-    (prediction,) = predict(model, [sample], topk=5, longer_than=TIMELINE_SECONDS, window=window)
+    # At most 60 windows side by side; with overlap there are about twice as many
+    window = max(model.clip_seconds(fps), seconds / 60)
+    (prediction,) = predict(model, [sample], topk=5, longer_than=10.0, window=window)
     row = prediction.row
     if "error" in row:
         raise UserError(row["error"])
@@ -159,8 +153,12 @@ def _results(model: Predictor, path: str, max_seconds: float, folder: str) -> It
     if "timeline" in row:
         values["timeline"] = _timeline(row["timeline"])
     yield values | {"note": _html().note("Drawing where the model looks …")}
+    moment = None  # of a long video, the middle of the span in which its class is most probable
+    if prediction.spans:
+        best = max(prediction.spans, key=lambda span: float(span.probabilities[row["label"]]))
+        moment = (best.start + best.end) / 2
     try:
-        explanation = explain(model, sample, row["label"], at=_clearest_moment(prediction))
+        explanation = explain(model, sample, row["label"], at=moment)
         shown = explanation.select()
         first, last = (clock(explanation.numbers[i] / fps) for i in (0, -1))
         about = f"{first} to {last}: {shown.kind}, {shown.title}; most where it is red."
@@ -170,14 +168,6 @@ def _results(model: Predictor, path: str, max_seconds: float, folder: str) -> It
             yield values | {"overlay": overlay, "about": _html().small(about)}
     except UserError as error:  # a model without maps
         yield values | {"about": _html().small(str(error))}
-
-
-def _clearest_moment(prediction: VideoPrediction) -> float | None:
-    """The second of a long video at which its class is most probable."""
-    if not prediction.spans:
-        return None
-    best = max(prediction.spans, key=lambda span: float(span.probabilities[prediction.row["label"]]))
-    return (best.start + best.end) / 2
 
 
 def _timeline(parts: list[dict[str, Any]]) -> str:

@@ -106,7 +106,11 @@ def build_model(cfg: CfgNode, vit_variant: Mapping[str, Any] | None = None) -> n
         UserError: no model has this name, it lacks a part of the contract that the config needs, or cannot be built
             so.
     """
-    import_user_models(cfg.MODEL.get("IMPORT"))
+    if module := cfg.MODEL.get("IMPORT"):
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise UserError(f"MODEL.IMPORT: cannot import {module}: {error}; is it on PYTHONPATH?") from error
     name = cfg.MODEL.MODEL_NAME
     if name not in MODEL_REGISTRY:
         known = sorted(name for name, _ in MODEL_REGISTRY)
@@ -132,13 +136,3 @@ def _check_classifier(model: nn.Module) -> None:
             f"MODEL.MODEL_NAME: {type(model).__name__}.classifier is {names!r}; it must be a tuple of names of "
             'layers, such as ("head",)'
         )
-
-
-def import_user_models(module: str | None) -> None:
-    """Import the module that MODEL.IMPORT names, if any. Raises UserError if it does not exist."""
-    if not module:
-        return
-    try:
-        importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise UserError(f"MODEL.IMPORT: cannot import {module}: {error}; is it on PYTHONPATH?") from error

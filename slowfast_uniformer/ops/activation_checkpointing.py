@@ -29,12 +29,8 @@ def checkpoint_counts(num: int | Sequence[int], stages: int) -> list[int]:
 @contextmanager
 def _recomputation(block: nn.Module, policy_context: AbstractContextManager) -> Iterator[None]:
     """Let batch norms update copies of their running statistics, so that these count the first pass only."""
-    saved = [
-        (norm, name, buffer)
-        for norm in block.modules()
-        if isinstance(norm, _BatchNorm)
-        for name, buffer in norm.named_buffers(recurse=False)
-    ]
+    norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+    saved = [(norm, name, buffer) for norm in norms for name, buffer in norm.named_buffers(recurse=False)]
     for norm, name, buffer in saved:
         setattr(norm, name, buffer.clone())
     try:

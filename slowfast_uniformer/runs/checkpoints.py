@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slowfast_uniformer.distributed import topology
+from slowfast_uniformer.distributed import collectives, topology
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.paths import atomic_path, atomic_write, flush_to_disk
 
@@ -57,6 +57,19 @@ def find_best(output_dir: str) -> str | None:
     """The checkpoint of the best validation, file or folder (the newer of both), or None."""
     paths = [best_path(output_dir, sharded) for sharded in (False, True)]
     return max(filter(os.path.exists, paths), key=os.path.getmtime, default=None)
+
+
+def find_checkpoint(path: str) -> str:
+    """The best or else the latest checkpoint of a run's folder; any other path as it is.
+
+    Raises:
+        UserError: the folder holds no checkpoint.
+    """
+    if not os.path.isdir(path) or path.endswith(".dcp"):
+        return path
+    if found := find_best(path) or latest(path):
+        return found
+    raise UserError(f"{path}: a folder without checkpoints; name a run's OUTPUT_DIR, or a file of weights")
 
 
 def _names(output_dir: str) -> list[str]:
@@ -160,10 +173,9 @@ class CheckpointSaver:
 
     def staged(self) -> None:
         """Wait until the state that is being saved has been copied."""
-        if not self._staged.is_set():
-            start = time.perf_counter()
-            self._staged.wait()
-            self.waited += time.perf_counter() - start
+        start = time.perf_counter()
+        self._staged.wait()
+        self.waited += time.perf_counter() - start
 
     def finish(self, must: bool = False) -> None:
         """Wait until everything is written.
@@ -181,7 +193,12 @@ class CheckpointSaver:
         """The background thread. No exception may end it unnoticed: `finish` reports what `failed` says."""
         start = time.perf_counter()
         try:
-            write_checkpoint(paths[0], self._copy(state), self.group)
+            with _faults_on_all_ranks(self.group):  # MemoryError above all
+                try:
+                    copied = _copy_to_cpu(state)
+                finally:
+                    self._staged.set()
+            write_checkpoint(paths[0], copied, self.group)
             for other in paths[1:] if topology.is_main() else ():
                 _link(paths[0], other)
             self.failed = None
@@ -191,32 +208,21 @@ class CheckpointSaver:
             self.failed = str(error) if known else f"cannot write the checkpoint {', '.join(paths)}: {_cause(error)}"
             logger.warning("%s. Training continues; the earlier checkpoints are kept", self.failed)
             return
-        if topology.is_main():
-            self._prune()
-
-    def _copy(self, state: dict[str, Any]) -> dict[str, Any]:
-        copied, fault = {}, ""
         try:
-            copied = _copy_to_cpu(state)
-        except Exception as error:  # MemoryError above all
-            fault = _cause(error)
-        finally:
-            self._staged.set()
-        _raise_on_all_ranks(fault, self.group)
-        return copied
-
-    def _prune(self) -> None:
-        try:
-            for path in list_checkpoints(self.output_dir)[: -self.keep] if self.keep else []:
-                _remove(path)
+            for old in list_checkpoints(self.output_dir)[: -self.keep] if self.keep and topology.is_main() else []:
+                _remove(old)
         except Exception as error:
             logger.warning("cannot remove old checkpoints (TRAIN.KEEP_CHECKPOINTS): %s", error)
 
 
-def _raise_on_all_ranks(fault: str, group: Any) -> None:
-    """Raise on every rank if there is a fault on one: the others would wait for it in the next collective."""
-    from slowfast_uniformer.distributed import collectives
-
+@contextmanager
+def _faults_on_all_ranks(group: Any) -> Iterator[None]:
+    """Raise on every rank what the block raises on one: the others would wait for it in the next collective."""
+    fault = ""
+    try:
+        yield
+    except Exception as error:
+        fault = _cause(error)
     faults = [fault] if group is None else collectives.all_gather_objects(fault, group)
     if any(faults):
         raise RuntimeError(next(filter(None, faults)))
@@ -263,22 +269,16 @@ def _write_folder(path: str, state: dict[str, Any], group: Any) -> None:
     """Every rank writes its shards; rank 0 also all that is no tensor, and the checksums."""
     import torch.distributed.checkpoint as dcp
 
-    from slowfast_uniformer.distributed import collectives
-
     tensors: dict[str, Tensor] = {}
     values = _split(state, tensors)
     dcp.save(tensors, storage_writer=dcp.FileSystemWriter(path), process_group=group)
-    written, fault = {}, ""
-    try:
+    with _faults_on_all_ranks(group):
         names = [name for name in os.listdir(path) if name.startswith(f"__{topology.rank()}_")]
         if topology.is_main():
             _write_file(os.path.join(path, _VALUES), values)
             flush_to_disk(os.path.join(path, _VALUES))
             names += [_VALUES, ".metadata"]
         written = {name: _checksum(os.path.join(path, name)) for name in names}
-    except Exception as error:
-        fault = _cause(error)
-    _raise_on_all_ranks(fault, group)
     checksums = {name: value for part in collectives.all_gather_objects(written, group) for name, value in part.items()}
     if topology.is_main():
         atomic_write(os.path.join(path, _CHECKSUMS), json.dumps(checksums), durable=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from tqdm import tqdm
 
 from slowfast_uniformer.distributed import topology
-from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.errors import os_errors_reported
 
 PACKAGE = "slowfast_uniformer"
 
@@ -48,11 +48,9 @@ def setup_logging(output_dir: str | None = None, rank: int = 0) -> Callable[[], 
     handlers: list[logging.Handler] = [_Console()]
     if output_dir:
         path = os.path.join(output_dir, f"logs/rank_{rank}.txt" if rank else "log.txt")
-        try:
+        with os_errors_reported(f"OUTPUT_DIR: cannot write {path}"):
             os.makedirs(os.path.dirname(path), exist_ok=True)
             handlers.append(_File(path, encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"OUTPUT_DIR: cannot write {path}: {error.strerror}") from None
     remove_logging()
     logger = logging.getLogger(PACKAGE)
     prefix = f" [rank {rank}]" if rank else ""

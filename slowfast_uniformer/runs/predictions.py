@@ -5,6 +5,7 @@ import io
 import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -136,10 +137,9 @@ def _label(text: str) -> int:
 
 
 def _probability(text: str) -> float:
-    try:
+    value = math.nan
+    with suppress(ValueError):
         value = float(text)
-    except ValueError:
-        value = math.nan
     if not 0 <= value <= 1.000001:
         raise ValueError(f"{text!r} is no probability")
     return value

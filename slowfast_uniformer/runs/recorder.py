@@ -12,8 +12,9 @@ import os
 from collections.abc import Sequence
 from datetime import timedelta
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 from fvcore.common.config import CfgNode
 
 from slowfast_uniformer.config.keys import flatten
@@ -23,9 +24,6 @@ from slowfast_uniformer.paths import atomic_write
 from slowfast_uniformer.runs import figures
 from slowfast_uniformer.runs.files import Row, append_json_lines
 from slowfast_uniformer.runs.trackers import Tracker
-
-if TYPE_CHECKING:
-    import numpy as np
 
 logger = logging.getLogger(__name__)
 # TensorBoard's section of each split. It sorts sections by name, so "watch", of performance, comes last.
@@ -177,16 +175,20 @@ class Recorder:
 
     def config(self, cfg: CfgNode) -> None:
         """Show the resolved config, and list the run in TensorBoard's table of hyperparameters and final metrics."""
-        self._tracker.write({"config": dict(flatten(cfg))})
+        values = dict(flatten(cfg))
+        self._tracker.write({"config": values})
         self.text("config", f"```yaml\n{cfg.dump()}```")
-        if not self.tensorboard or not self._summary_writer():
+        if not self._summary_writer():
             return
         from torch.utils.tensorboard.summary import hparams
 
+        other = {key: value for key, value in difference(cfg).items() if key.split(".")[0] in HPARAM_SECTIONS}
+        shown = {key: values[key] for key in HPARAMS} | other
+        row = {key: value if type(value) in (int, float) else str(value) for key, value in shown.items()}
         # Without torch's summary of an experiment, which would give all runs the columns of the first
-        self._draw("file_writer.add_summary", hparams(hyper_parameters(cfg), {})[1])
+        self._draw("file_writer.add_summary", hparams(row, {})[1])
 
-    def confusion(self, section: str, matrix: "np.ndarray", names: figures.Names, step: int) -> None:
+    def confusion(self, section: str, matrix: np.ndarray, names: figures.Names, step: int) -> None:
         """Draw a confusion matrix of counts.
 
         Args:
@@ -196,30 +198,25 @@ class Recorder:
             names: K class names in label order, or None.
             step: optimizer steps done.
         """
-        if self.tensorboard:
-            self._draw("add_figure", f"{section}/confusion", figures.draw_confusion(matrix, names), step)
+        self._draw("add_figure", f"{section}/confusion", figures.draw_confusion(matrix, names), step)
 
-    def per_class(self, section: str, accuracy: "np.ndarray", names: figures.Names, step: int) -> None:
+    def per_class(self, section: str, accuracy: np.ndarray, names: figures.Names, step: int) -> None:
         """Draw the accuracies (K,) of classes in per cent; nan is left out."""
-        if self.tensorboard:
-            self._draw("add_figure", f"{section}/per_class", figures.draw_per_class(accuracy, names), step)
+        self._draw("add_figure", f"{section}/per_class", figures.draw_per_class(accuracy, names), step)
 
-    def pr_curve(self, section: str, name: str, truth: "np.ndarray", probability: "np.ndarray", step: int) -> None:
+    def pr_curve(self, section: str, name: str, truth: np.ndarray, probability: np.ndarray, step: int) -> None:
         """Draw the precision-recall curve of a class: (V,) bool, whether it is a label of each video, and (V,)
         probabilities, 0 for videos that failed."""
-        if self.tensorboard:
-            self._draw("add_pr_curve", f"{section}/{name}", truth, probability, step)
+        self._draw("add_pr_curve", f"{section}/{name}", truth, probability, step)
 
     def clips(self, section: str, clips: Sequence, predictions: figures.Predictions, step: int) -> None:
         """Draw uint8 clips (T, H, W, 3), and above each (true class, predicted class, probability of that)."""
-        if self.tensorboard:
-            self._draw("add_image", f"{section}/clips", figures.draw_clips(clips, predictions), step, dataformats="HWC")
+        self._draw("add_image", f"{section}/clips", figures.draw_clips(clips, predictions), step, dataformats="HWC")
 
     def embedding(self, section: str, features: Any, names: Sequence[str], pictures: Any, step: int) -> None:
         """Show features (N, C) of clips in the projector, with class names and pictures (N, 3, H, W), 0 to 1."""
-        if self.tensorboard:
-            rows = [" ".join(name.split()) for name in names]  # a line each
-            self._draw("add_embedding", features, rows, pictures, step, section)
+        rows = [" ".join(name.split()) for name in names]  # a line each
+        self._draw("add_embedding", features, rows, pictures, step, section)
 
     def close(self) -> None:
         """Write what is left, and end the tracker's process."""
@@ -239,11 +236,3 @@ def _is_kept(line: str, step: int, epochs: int) -> bool:
     if row["split"] == "val_epoch":
         return row["epoch"] <= epochs
     return row["step"] <= step or row["split"] == "test_final"
-
-
-def hyper_parameters(cfg: CfgNode) -> dict[str, float | str]:
-    """The row of TensorBoard's table of runs for a config: numbers and strings."""
-    other = {key: value for key, value in difference(cfg).items() if key.split(".")[0] in HPARAM_SECTIONS}
-    values = dict(flatten(cfg))
-    shown = {key: values[key] for key in HPARAMS} | other
-    return {key: value if type(value) in (int, float) else str(value) for key, value in shown.items()}

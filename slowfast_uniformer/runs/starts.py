@@ -5,6 +5,7 @@ import platform
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -14,7 +15,6 @@ from fvcore.common.config import CfgNode
 
 from slowfast_uniformer.distributed import collectives, topology
 
-PACKAGES = ("torch", "torchvision", "pytorchvideo", "av", "timm", "numpy", "slowfast_uniformer")
 SLURM = ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_JOB_NODELIST", "SLURM_JOB_PARTITION")
 
 
@@ -24,13 +24,17 @@ def describe_start(cfg: CfgNode) -> dict[str, Any]:
     Batch and learning rate are those that apply with the machines and ranks there are, which NUM_SHARDS and NUM_GPUS do
     not tell of a run that torchrun or SLURM started.
     """
+    versions = {}
+    for name in ("torch", "torchvision", "pytorchvideo", "av", "timm", "numpy", "slowfast_uniformer"):
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
     hosts = collectives.all_gather_objects(socket.gethostname())
     ranks = topology.current()
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": sys.argv,
         "commit": commit(),
-        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "versions": versions,
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "machines": ranks.machines,
@@ -52,10 +56,3 @@ def commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return head.stdout.strip() + "+" * bool(diff.returncode) if head.returncode == 0 else None
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

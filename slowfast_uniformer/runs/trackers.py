@@ -51,7 +51,13 @@ class Tracker:
         line = json.dumps(row).encode() + b"\n"
         try:
             if self._process is None:
-                self._process = self._start()
+                os.makedirs(self.output_dir, exist_ok=True)
+                command = [sys.executable, "-m", __name__, self.kind, self.output_dir]
+                with open(self.log, "ab") as log:
+                    self._process = subprocess.Popen(
+                        command, stdin=subprocess.PIPE, stdout=log, stderr=log, bufsize=0, start_new_session=True
+                    )
+                os.set_blocking(self._process.stdin.fileno(), False)
             if os.write(self._process.stdin.fileno(), line) < len(line):
                 raise BlockingIOError("it does not keep up")
         except OSError as error:
@@ -64,23 +70,11 @@ class Tracker:
         with suppress(OSError):  # a message, since forked DataLoader workers hold the pipe open as well
             os.write(self._process.stdin.fileno(), b'{"end": true}\n')
         try:
-            status = self._process.wait(PATIENCE)
+            if self._process.wait(PATIENCE):
+                self._fail("it has ended")
         except subprocess.TimeoutExpired:
             self._fail(f"it has not taken everything within {PATIENCE:g} s")
-            return
-        if status:
-            self._fail("it has ended")
         self._process = None
-
-    def _start(self) -> subprocess.Popen:
-        os.makedirs(self.output_dir, exist_ok=True)
-        command = [sys.executable, "-m", __name__, self.kind, self.output_dir]
-        with open(self.log, "ab") as log:
-            process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=log, stderr=log, bufsize=0, start_new_session=True
-            )
-        os.set_blocking(process.stdin.fileno(), False)
-        return process
 
     def _fail(self, cause: str) -> None:
         if self._process and self._process.poll() is not None:
@@ -158,9 +152,8 @@ def follow(kind: str, output_dir: str, rows: Iterator[Row]) -> None:
     """Send rows to the tracker, in the run that tracker.json names or in a new one."""
     path = os.path.join(output_dir, "tracker.json")
     ids: dict[str, str] = {}
-    if os.path.isfile(path):
-        with open(path, encoding="utf-8") as file:
-            ids = json.load(file)
+    with suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
+        ids = json.load(file)
     first = next(rows)  # the config, except for a test that continues the tracker's run of a training
     name = os.path.basename(os.path.abspath(output_dir))
     tracker = {"wandb": Wandb, "mlflow": MLflow}[kind](output_dir, name, ids.get(kind), first.get("config", {}))

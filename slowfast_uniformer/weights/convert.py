@@ -5,7 +5,7 @@ import os
 
 from safetensors.torch import save_file
 
-from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.errors import UserError, os_errors_reported
 from slowfast_uniformer.paths import atomic_path
 from slowfast_uniformer.runs import checkpoints
 from slowfast_uniformer.weights.files import METADATA_KEYS
@@ -40,13 +40,10 @@ def convert(source: str, target: str) -> list[str]:
     metadata = weights.metadata | {"arithmetic": weights.vit_variant, "image": weights.image}
     metadata = {key: metadata[key] for key in METADATA_KEYS if metadata.get(key)}
     tensors = {name: value.contiguous().clone() for name, value in weights.tensors.items()}
-    try:
-        with atomic_path(target) as temporary:
-            save_file(tensors, temporary, {"format": "pt", "slowfast_uniformer": json.dumps(metadata)})
-            os.umask(mask := os.umask(0))
-            os.chmod(temporary, 0o666 & ~mask)  # safetensors creates files that only their owner can read
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror}") from None
+    with os_errors_reported(f"cannot write {target}"), atomic_path(target) as temporary:
+        save_file(tensors, temporary, {"format": "pt", "slowfast_uniformer": json.dumps(metadata)})
+        os.umask(mask := os.umask(0))
+        os.chmod(temporary, 0o666 & ~mask)  # safetensors creates files that only their owner can read
     size = sum(value.numel() for value in tensors.values())
     details = [*dropped_summary(weights.dropped), *(f"{key}: {value}" for key, value in weights.vit_variant.items())]
     return [

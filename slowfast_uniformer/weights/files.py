@@ -126,15 +126,7 @@ def _tensors_in(module: _Module, prefix: str = "") -> Iterator[tuple[str, Tensor
             yield from _tensors_in(value, f"{prefix}{name}.")
 
 
-_STORAGES = {
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "DoubleStorage": torch.float64,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "BoolStorage": torch.bool,
-}
+_DTYPES = ("float", "half", "bfloat16", "double", "long", "int", "bool")  # torch.float of a FloatStorage and so on
 
 
 class _Unpickler(pickle.Unpickler):
@@ -151,8 +143,9 @@ class _Unpickler(pickle.Unpickler):
             return lambda storage, offset, size, stride, *_: storage.as_strided(size, stride, offset)
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
-        if module == "torch" and name in _STORAGES:
-            return _STORAGES[name]
+        dtype = name.removesuffix("Storage").lower()
+        if module == "torch" and name.endswith("Storage") and dtype in _DTYPES:
+            return getattr(torch, dtype)
         if module == "torch.jit._pickle":
             return lambda values, *_: values
         raise pickle.UnpicklingError(f"it holds a {module}.{name}, which is not a tensor")

@@ -128,16 +128,19 @@ def _clip(tensors: dict[str, Tensor], hints: Mapping) -> Weights:
     return Weights(name, _rename(tensors, _CLIP), dropped, vit_variant, image=True)
 
 
-_HUGGING_FACE = (
+_BLOCK = r"(?:encoder\.layers|blocks)\.(\d+)\."
+# Hugging Face's CLIP and timm's ViTs
+_VIT = (
     (r"embeddings\.class_embedding", "backbone.class_embedding"),
-    (r"embeddings\.patch_embedding\.weight", "backbone.conv1.weight"),
     (r"embeddings\.position_embedding\.weight", "backbone.positional_embedding"),
-    (r"pre_layrnorm\.(weight|bias)", r"backbone.ln_pre.\1"),
-    (r"encoder\.layers\.(\d+)\.layer_norm([12])\.(weight|bias)", rf"{_LAYER}ln_\2.\3"),
-    (r"encoder\.layers\.(\d+)\.self_attn\.in_proj_(weight|bias)", rf"{_LAYER}attn.in_proj_\2"),
-    (r"encoder\.layers\.(\d+)\.self_attn\.out_proj\.(weight|bias)", rf"{_LAYER}attn.out_proj.\2"),
-    (r"encoder\.layers\.(\d+)\.mlp\.fc1\.(weight|bias)", rf"{_LAYER}mlp.c_fc.\2"),
-    (r"encoder\.layers\.(\d+)\.mlp\.fc2\.(weight|bias)", rf"{_LAYER}mlp.c_proj.\2"),
+    (r"(?:embeddings\.patch_embedding|patch_embed\.proj)\.weight", "backbone.conv1.weight"),
+    (r"(?:pre_layrnorm|norm_pre)\.(weight|bias)", r"backbone.ln_pre.\1"),
+    (rf"{_BLOCK}(?:layer_)?norm([12])\.(weight|bias)", rf"{_LAYER}ln_\2.\3"),
+    (rf"{_BLOCK}(?:self_attn\.in_proj_|attn\.qkv\.)(weight|bias)", rf"{_LAYER}attn.in_proj_\2"),
+    (rf"{_BLOCK}(?:self_attn\.out_proj|attn\.proj)\.(weight|bias)", rf"{_LAYER}attn.out_proj.\2"),
+    (rf"{_BLOCK}mlp\.fc1\.(weight|bias)", rf"{_LAYER}mlp.c_fc.\2"),
+    (rf"{_BLOCK}mlp\.fc2\.(weight|bias)", rf"{_LAYER}mlp.c_proj.\2"),
+    (rf"{_BLOCK}(?:ls([12])\.gamma|gamma_([12]))", rf"{_LAYER}ls_\2\3"),
 )
 
 
@@ -152,20 +155,10 @@ def _hugging_face(tensors: dict[str, Tensor], hints: Mapping) -> Weights:
             tensors[query.replace("q_proj.", "in_proj_")] = torch.cat([tensors.pop(part) for part in parts])
     activation = hints.get("hidden_act", "quick_gelu")
     vit_variant = {"ACTIVATION": activation, "LAYER_SCALE": False, "LN_PRE": True, "NORM_EPS": 1e-5}
-    return Weights("CLIP (Hugging Face)", _rename(tensors, _HUGGING_FACE), dropped, vit_variant, image=True)
+    return Weights("CLIP (Hugging Face)", _rename(tensors, _VIT), dropped, vit_variant, image=True)
 
 
 # ------------------------------------------------------------------------------------------------- timm
-_TIMM = (
-    (r"patch_embed\.proj\.weight", "backbone.conv1.weight"),
-    (r"norm_pre\.(weight|bias)", r"backbone.ln_pre.\1"),
-    (r"blocks\.(\d+)\.norm([12])\.(weight|bias)", rf"{_LAYER}ln_\2.\3"),
-    (r"blocks\.(\d+)\.attn\.qkv\.(weight|bias)", rf"{_LAYER}attn.in_proj_\2"),
-    (r"blocks\.(\d+)\.attn\.proj\.(weight|bias)", rf"{_LAYER}attn.out_proj.\2"),
-    (r"blocks\.(\d+)\.mlp\.fc1\.(weight|bias)", rf"{_LAYER}mlp.c_fc.\2"),
-    (r"blocks\.(\d+)\.mlp\.fc2\.(weight|bias)", rf"{_LAYER}mlp.c_proj.\2"),
-    (r"blocks\.(\d+)\.(?:ls([12])\.gamma|gamma_([12]))", rf"{_LAYER}ls_\2\3"),
-)
 _UNSUPPORTED = (
     (r"\.mlp\.(w12|w3|fc1_[gx])\.", "gated MLPs"),
     (r"\.attn\.[qk]_norm\.", "normalized queries"),
@@ -204,7 +197,7 @@ def _timm(tensors: dict[str, Tensor], hints: Mapping) -> Weights:
     }
     cls = tensors.pop("cls_token").flatten()
     embeddings = {"backbone.class_embedding": cls, "backbone.positional_embedding": _position_embedding(tensors, cls)}
-    return Weights("timm ViT", embeddings | _rename(tensors, _TIMM), dropped, vit_variant, image=True)
+    return Weights("timm ViT", embeddings | _rename(tensors, _VIT), dropped, vit_variant, image=True)
 
 
 def _position_embedding(tensors: dict[str, Tensor], cls: Tensor) -> Tensor:

@@ -105,8 +105,7 @@ def read_weights(name: str) -> Weights:
 def _hints(path: str) -> dict[str, Any]:
     """The activation that the config.json beside a Hugging Face checkpoint names."""
     try:
-        with open(os.path.join(os.path.dirname(path), "config.json"), encoding="utf-8") as file:
-            content = json.load(file)
+        content = json.loads(Path(path).with_name("config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     vision = content.get("vision_config", content) if isinstance(content, dict) else {}
@@ -174,13 +173,10 @@ def load_weights(
         fraction=sum(size for name, size in sizes.items() if name in fitted) / sum(sizes.values()),
     )
     optional = getattr(model, "video_only", ()) if summary.inflated or weights.image else ()
-    may_lack = heads if init_head == "new" else ()
+    may_lack = [*allow, *(f"*{part}*" for part in optional)]
+    may_lack += [f"{head}*" for head in heads if init_head == "new"]
     faults = {
-        "missing": [
-            name
-            for name in _not_allowed(summary.missing, allow)
-            if not name.startswith(may_lack) and not any(part in name for part in optional)
-        ],
+        "missing": _not_allowed(summary.missing, may_lack),
         "unexpected": _not_allowed(summary.unexpected, allow),
         "with a shape mismatch": [
             f"{name}: {tuple(given[name].shape)} for {tuple(own[name].shape)}" for name in changes["shape mismatch"]

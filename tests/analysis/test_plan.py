@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from slowfast_uniformer.analysis import memory_check, plan
 from slowfast_uniformer.analysis.held_memory import held_memory, peak_memory
-from slowfast_uniformer.analysis.model_cost import describe, step_cost
+from slowfast_uniformer.analysis.model_cost import cost, describe, step_cost
 from slowfast_uniformer.cli.common import finish
 from slowfast_uniformer.cli.plan import main
 from slowfast_uniformer.config.load import load_config
@@ -267,7 +267,7 @@ def test_fsdp_gathers_twice_per_micro_batch_and_scatters_once(tiny, fake_ranks, 
 def test_all_figures_of_a_plan(tiny):
     own = {**V2, "SOLVER.OPTIMIZING_METHOD": "adamw", "NUM_GPUS": 2, "NUM_SHARDS": 3, "TRAIN.BATCH_SIZE": 8}
     cfg = load_config(None, [*tiny, *(item for pair in own.items() for item in pair)], runs_here=False)
-    facts = plan.plan(cfg, cfg, plan.Hardware(), videos=100, seconds=0.5)
+    facts = plan.plan(cfg, cfg, videos=100, seconds=0.5)
     memory, ddp = facts["memory"], facts["memory"]["peak"]["ddp"]
     assert facts["gpus"] == 6 and facts["batch"] == {"videos": 24, "videos_per_gpu": 4, "clips_at_once": 4}
     assert facts["steps"]["per_epoch"] == 4  # 16 videos per rank
@@ -291,15 +291,14 @@ def test_time_by_compute_and_communication(tiny):
     checkpointing = ["MODEL.USE_CHECKPOINT", True, "MODEL.CHECKPOINT_NUM", [1, 1, 1, 1]]
     without, configured = (load_config(None, [*tiny, "NUM_SHARDS", 2, *extra]) for extra in ([], checkpointing))
     costs = {"none": step_cost(without), "configured": step_cost(configured)}
-    hardware = plan.Hardware(1e-3, None, 1e-3)
-    traffic = plan.communication(without, build_model(without), hardware.bandwidth)
-    once, twice = (plan.duration(cfg, costs, traffic, 3600, hardware, None) for cfg in (without, configured))
-    forward, sending = 8 * plan._forward_flops(without), traffic["ddp"]["seconds"]
+    traffic = plan.communication(without, build_model(without), bandwidth=1e-3)
+    once, twice = (plan.duration(cfg, costs, traffic, 3600, 1e-3, None) for cfg in (without, configured))
+    forward, sending = 8e9 * cost(without, crop=without.DATA.TRAIN_CROP_SIZE)[1], traffic["ddp"]["seconds"]
     assert once["flops"] == 6 * forward and 7 * forward < twice["flops"] < 8.2 * forward
     assert once["compute"] == once["flops"] / 1e9 and once["without_overlap"] == once["compute"] + sending
     assert once["hours"] == pytest.approx(once["seconds_per_step"])  # of 3600 steps
     assert once["seconds_per_step"] == max(once["compute"], sending)
-    unknown = plan.duration(without, costs, traffic, 3600, plan.Hardware(), None)
+    unknown = plan.duration(without, costs, traffic, 3600, None, None)
     assert (unknown["compute"], unknown["hours"], unknown["seconds_per_step"]) == (None, None, 1.0)
 
 
@@ -333,7 +332,7 @@ def test_peak_growth_is_what_is_allocated_at_once():
 def test_planned_memory_is_near_the_measured_peak():
     """docs/planning.md has three models."""
     small = ["UNIFORMER.DEPTH", [1, 1, 2, 1], "DATA.NUM_FRAMES", 4, "TRAIN.BATCH_SIZE", 2]
-    cfg = load_config(memory_check.COMMON, small)
+    cfg = load_config(memory_check.CHECKED["common"], small)
     (row,) = memory_check.check({"small": cfg})
     assert row["measured"] > 100e6 and abs(row["ratio"] - 1) < 0.15
 

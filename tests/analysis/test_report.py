@@ -372,9 +372,9 @@ def test_short_names():
 def test_charts():
     assert chart("t", "", [(0, "train", [])]) is None
     drawn = chart("t", "%", [(0, "train", [(1.0, 0.0), (2.0, 50.0)]), (1, "test", [(4.0, 100.0)])])
-    assert drawn.right == 4.0 and drawn.y[0] == (0.0, "0") and drawn.y[-1] == (100.0, "100")
-    assert [line.path for line in drawn.lines] == ["M250.0 1000.0L500.0 500.0", "M1000.0 0.0"]
-    assert [line.dots for line in drawn.lines] == ["", "M1000.0 0.0h0"]
+    assert drawn["right"] == 4.0 and drawn["y"][0] == (0.0, "0") and drawn["y"][-1] == (100.0, "100")
+    assert [line["path"] for line in drawn["lines"]] == ["M250.0 1000.0L500.0 500.0", "M1000.0 0.0"]
+    assert [line["dots"] for line in drawn["lines"]] == ["", "M1000.0 0.0h0"]
     for value in (0.0, 1.0, -2.5, 1e-30, 1e30):
-        assert chart("t", "", [(0, "val", [(0.1, value)])]).lines[0].dots
+        assert chart("t", "", [(0, "val", [(0.1, value)])])["lines"][0]["dots"]
     assert thin([(i, 2.0 * i) for i in range(10)], 4) == [(1.0, 2.0), (4.0, 8.0), (7.0, 14.0), (9.0, 18.0)]

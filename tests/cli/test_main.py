@@ -1,6 +1,7 @@
 """The command `uniformer` itself: help, errors and what is imported for them, shell completion."""
 
 import ast
+import inspect
 import json
 import os
 import subprocess
@@ -69,9 +70,9 @@ def test_the_overview_lists_every_command_with_its_sentence(calls):
     for words in ((), ("--help",)):
         status, out, errors, _ = calls[words]
         assert (status, errors) == (0, "")
-        for commands in main.COMMANDS.values():
-            for name, sentence in commands.items():
-                assert any(line.split() == [name, *sentence.split()] for line in out.splitlines())
+        for name in main.NAMES:
+            sentence = main.load_command(name).__doc__.splitlines()[0].split(":")[0].rstrip(".") + "."
+            assert any(line.split() == [name, *sentence.split()] for line in out.splitlines())
     assert calls["--version",][1] == f"uniformer {slowfast_uniformer.__version__}\n"
 
 
@@ -104,11 +105,11 @@ def test_python_m_is_the_same_command():
 
 
 def test_choices_that_parsers_repeat_are_those_of_the_program():
-    from slowfast_uniformer.analysis.plan import Hardware
+    from slowfast_uniformer.analysis import plan as planning
     from slowfast_uniformer.inference import export as exporting
     from slowfast_uniformer.inference.saliency import METHODS
 
-    assert plan.BANDWIDTH == Hardware.bandwidth
+    assert plan.BANDWIDTH == inspect.signature(planning.plan).parameters["bandwidth"].default
     assert explain.METHODS == METHODS
     assert export.FORMATS == exporting.ENDINGS
 

@@ -104,6 +104,10 @@ def test_numbers_are_read_as_numbers(tmp_path, text, expected):
         (["NUM_GPUS", "3"], ["TRAIN.BATCH_SIZE: 64", "3 device(s)"]),
         (["MODEL.ARGS", "null"], ["MODEL.ARGS", "a section"]),
         (["SOLVER.OPTIMIZING_METHOD", "lion"], ["SOLVER.OPTIMIZING_METHOD", "adamw"]),
+        (["SOLVER.LR_POLICY", "cosin"], ["SOLVER.LR_POLICY", "'cosin'", "'cosine'"]),
+        (["AUG.INTERPOLATION", "lanczos"], ["AUG.INTERPOLATION", "'lanczos'", "'bicubic'"]),
+        (["UNIFORMERV2.ACTIVATION", "swish"], ["UNIFORMERV2.ACTIVATION", "'swish'", "'quick_gelu', 'gelu'"]),
+        (["UNIFORMERV2.FUSION", "serial"], ["UNIFORMERV2.FUSION", "'serial'", "'sequential', 'parallel'"]),
         (["TEST.NUM_SPATIAL_CROPS", "2"], ["TEST.NUM_SPATIAL_CROPS", "3"]),
         (["SHARD_ID", "1"], ["SHARD_ID", "NUM_SHARDS"]),
         (["MULTIGRID.SHORT_CYCLE", "True"], ["MULTIGRID", "not supported"]),
@@ -242,7 +246,7 @@ def test_gpus_are_counted_without_torch_where_there_is_no_device(monkeypatch):
 def test_a_config_is_loaded_and_refused_without_torch():
     code = """
 import sys
-from slowfast_uniformer.config import load_config
+from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.errors import UserError
 load_config("k400/uniformer_s", ["NUM_GPUS", 0])
 try:

@@ -16,7 +16,7 @@ def test_bad_videos_are_kept_and_shared(tmp_path):
     mine, other = BadVideos(str(tmp_path), listed), BadVideos(str(tmp_path), listed)
     assert mine.add("a b.mp4", "cannot read a b.mp4:\n empty") and not mine.add("a b.mp4", "again")
     assert other.add("c.mp4", "cannot read c.mp4")
-    mine.refresh()
+    mine = BadVideos(str(tmp_path), listed)
     assert mine.causes.keys() == {"a b.mp4", "c.mp4"}
     assert BadVideos(str(tmp_path), listed).causes["a b.mp4"] == "cannot read a b.mp4: empty"
     assert BadVideos(str(tmp_path), ["c.mp4"]).causes.keys() == {"c.mp4"}  # others belong to another list

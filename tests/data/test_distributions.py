@@ -11,10 +11,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from mixup_settings import mixup_of
 from PIL import Image
 
 from slowfast_uniformer.data.augment import image_augment
-from slowfast_uniformer.data.mixup import Mixup
 from slowfast_uniformer.data.transforms import erase, random_box
 
 
@@ -108,7 +108,7 @@ def test_operations_and_magnitudes_of_rand_augment():
 @pytest.mark.parametrize("alpha", [0.2, 0.8, 1.0])
 def test_the_weight_of_mixup(alpha):
     """Beta(alpha, alpha) of the first clip, which the target of a two-class batch shows."""
-    mixup = Mixup(alpha, 0.0, 1.0, 0.5, 0.0, 2)
+    mixup = mixup_of(alpha, 0.0, label_smoothing=0.0, num_classes=2)
     clips, labels = torch.zeros(2, 1, 1, 1, 1), torch.tensor([0, 1])
     weights = [mixup(clips, labels)[1][0, 0].item() for _ in range(3000)]
     known = np.sort(np.random.default_rng(2).beta(alpha, alpha, 300000))
@@ -117,9 +117,9 @@ def test_the_weight_of_mixup(alpha):
 
 def test_the_cut_of_cutmix():
     """Beta(1, 1) is uniform: of what is cut, before the picture's border takes its part."""
-    mixup = Mixup(0.0, 1.0, 1.0, 0.5, 0.0, 2)
+    mixup = mixup_of(0.0, 1.0, label_smoothing=0.0, num_classes=2)
     assert_follows([mixup._draw()[1] for _ in range(3000)], uniform(0, 1))
-    both = Mixup(0.8, 1.0, 0.6, 0.3, 0.0, 2)
+    both = mixup_of(0.8, 1.0, 0.6, 0.3, 0.0, 2)
     kinds = Counter((cut, keep < 1) for cut, keep in (both._draw() for _ in range(6000)))
     assert kinds[True, True] / 6000 == pytest.approx(0.6 * 0.3, abs=0.02)
     assert kinds[False, True] / 6000 == pytest.approx(0.6 * 0.7, abs=0.02)

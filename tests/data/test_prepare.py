@@ -334,7 +334,7 @@ def test_a_part_is_sampled_as_the_releases_do(tiny, demo, tmp_path, monkeypatch)
     data, given = VideoDataset(load_config(None, overrides), "train"), []
     monkeypatch.setattr(sampling, "sparse", lambda total, n, start, last: given.append((total, start, last)))
     for frames, part in ((100, (5.0, 30.25, 50.0)), (100, (60.0, 110.5, 100.0)), (21, (0.0, 7.3, 21.0))):
-        data._indices_of_part(SimpleNamespace(frames=frames), part)
+        data.indices(SimpleNamespace(frames=frames), None, part)
     assert given == [(50.5, 10, 99), (50.5, 60, 99), (pytest.approx(7.3), 0, 20)]
 
 

@@ -81,7 +81,8 @@ import json, sys
 from slowfast_uniformer import load_config, test, train
 
 cfg = load_config(sys.argv[1], sys.argv[2:])
-print(json.dumps([train(cfg), test(cfg), test(cfg)]))
+# In one write: torchrun's ranks are unbuffered, and print's newline is a second write that another rank can precede.
+sys.stdout.write(json.dumps([train(cfg), test(cfg), test(cfg)]) + "\\n")
 """
 
 

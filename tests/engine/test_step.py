@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from mixup_settings import mixup_of
 from processes import pairs
 from tiny_models import LIGHT
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from slowfast_uniformer.config.load import load_config
-from slowfast_uniformer.data.mixup import Mixup
 from slowfast_uniformer.engine.meter import Sums
 from slowfast_uniformer.engine.state import start_run
 from slowfast_uniformer.engine.step import compute_loss, training_step
@@ -67,7 +67,7 @@ def test_mixup_is_applied_on_the_device_and_pinned_batches_are_transferred_as_th
     run, clips, labels = start(tiny), *batch()
     loaded = SimpleNamespace(clips=Mock(ndim=5), labels=Mock(ndim=1))  # as the DataLoader hands them over, pinned
     loaded.clips.to.return_value, loaded.labels.to.return_value = clips, labels
-    mixup = Mock(side_effect=Mixup(0.8, 1.0, 1.0, 0.5, 0.1, 8))
+    mixup = Mock(side_effect=mixup_of(num_classes=8))
     assert training_step(run, loaded.clips, loaded.labels, mixup).correct is None
     (mixed_clips, mixed_labels), _ = mixup.call_args
     assert mixed_clips is clips and mixed_labels is labels
@@ -79,7 +79,7 @@ def test_mixup_is_applied_on_the_device_and_pinned_batches_are_transferred_as_th
 def test_a_step_with_mixup_is_the_step_of_the_mixed_batch(tiny, alphas):
     losses = []
     for inside in (False, True):
-        run, mixup = start(tiny), Mixup(*alphas, 1.0, 0.5, 0.1, 8)
+        run, mixup = start(tiny), mixup_of(*alphas, num_classes=8)
         np.random.seed(3)
         step = training_step(run, *batch(), mixup) if inside else training_step(run, *mixup(*batch()))
         losses.append((step.loss.item(), step.norm.item()))

@@ -7,7 +7,7 @@ import torch
 import video_factory
 
 from slowfast_uniformer import load_model, paths
-from slowfast_uniformer.config import flatten
+from slowfast_uniformer.config.keys import flatten
 from slowfast_uniformer.data import annotations
 from slowfast_uniformer.data.decode import Video
 from slowfast_uniformer.errors import UserError

@@ -6,7 +6,7 @@ from small_models import CLASSES, SMALL, small_clip, small_model, training_step
 from torch import nn
 
 from slowfast_uniformer.analysis.model_cost import step_cost
-from slowfast_uniformer.config import load_config
+from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.engine import probe
 from slowfast_uniformer.engine.optim import build_optimizer
 from slowfast_uniformer.errors import UserError

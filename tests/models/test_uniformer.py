@@ -15,6 +15,7 @@ from slowfast_uniformer.ops.implementations import set_implementations
 
 SHARED = ("num_classes", "embed_dim", "depth", "head_dim", "mlp_ratio", "qkv_bias", "qkv_scale")
 REDUCED = {"num_classes": 5, "embed_dim": [16, 32, 64, 128], "depth": [1, 1, 2, 1], "head_dim": 16}
+REDUCED |= {"drop_depth_rate": 0.0}
 PRUNING = {"prune_ratio": [[], [], [1, 0.5], [0.5]], "trade_off": [[], [], [1, 0.5], [0.5]]}
 PRUNED_FIRST = {"prune_ratio": [[], [], [1, 0.5, 1], [0.5]], "trade_off": [[], [], [1, 0.5, 0.5], [0.5]]}
 CLIP = (2, 3, 4, 32, 32)
@@ -22,7 +23,7 @@ CLIP = (2, 3, 4, 32, 32)
 
 def build(case: str, config: dict) -> nn.Module:
     """The model of a golden case; which light model it is stands in the case's name."""
-    options = {key: config[key] for key in SHARED}
+    options = {key: config[key] for key in SHARED} | {"drop_depth_rate": 0.0}
     if "light" not in case:
         return Uniformer(split=config["split"], std=config["std"], **options)
     options |= {key: config[key] for key in ("prune_ratio", "trade_off")}
@@ -83,7 +84,7 @@ def test_full_size_models(case):
 
 
 def test_stochastic_depth_rises_linearly_over_all_blocks():
-    model = Uniformer(**REDUCED, drop_depth_rate=0.4)
+    model = Uniformer(**REDUCED | {"drop_depth_rate": 0.4})
     rates = [m.drop_path.p for m in model.modules() if isinstance(m, (LocalBlock, GlobalBlock))]
     assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
 
@@ -94,7 +95,7 @@ def test_each_kind_of_dropout_acts_in_training_only(rate, light):
     torch.manual_seed(0)
     clip = torch.randn(CLIP)
     options = REDUCED | (PRUNING if light else {})
-    model = (UniformerLight if light else Uniformer)(**options, **{rate: 0.5})
+    model = (UniformerLight if light else Uniformer)(**options | {rate: 0.5})
     without = (UniformerLight if light else Uniformer)(**options)
     fill(model), fill(without)
 

@@ -13,7 +13,7 @@ from slowfast_uniformer.engine.optim import param_groups
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.models.layers import resize_position
 from slowfast_uniformer.models.registry import build_model
-from slowfast_uniformer.models.uniformerv2 import BACKBONES, FUSIONS, GlobalBlock, Layer, Uniformerv2
+from slowfast_uniformer.models.uniformerv2 import BACKBONES, GlobalBlock, Layer, Uniformerv2
 
 IGNORED = ("output_dim", "t_size", "num_frames", "use_checkpoint", "checkpoint_num")
 VIT = {"width": 32, "layers": 4, "heads": 4, "patch_size": 8, "input_resolution": 32}
@@ -28,6 +28,7 @@ SMALL = VIT | {
     "return_list": [1, 2, 3],
     "temporal_downsample": False,
 }
+FUSIONS = ("sequential", "parallel", "hierarchical_kv", "hierarchical_q")
 CLIP = (2, 3, 4, 32, 32)
 
 
@@ -244,8 +245,6 @@ def test_other_vit_variants():
         ({"return_list": [1, 2]}, "RETURN_LIST and MLP_DROPOUT must have an entry for each of N_LAYERS 3"),
         ({"return_list": [1, 3, 2]}, "RETURN_LIST .* must rise"),
         ({"return_list": [1, 2, 4]}, "name layers from 0 to 3"),
-        ({"activation": "swish"}, "ACTIVATION 'swish' is not one of quick_gelu, gelu"),
-        ({"fusion": "serial"}, "FUSION 'serial' is not one of sequential, parallel"),
     ],
 )
 def test_impossible_options_are_named(wrong, message):
@@ -260,7 +259,7 @@ def test_building_from_a_config():
     name = ["NUM_GPUS", 0, "MODEL.MODEL_NAME", "Uniformerv2"]
     model = build_model(load_config(None, [*name, *pairs]))
     assert model.vit_variant == {"ACTIVATION": "gelu", "LAYER_SCALE": False, "LN_PRE": True, "NORM_EPS": 1e-6}
-    with pytest.raises(UserError, match="UNIFORMERV2.BACKBONE: 'vit_b16' is not one of uniformerv2_b16"):
+    with pytest.raises(UserError, match="UNIFORMERV2.BACKBONE: 'vit_b16' is not one of 'uniformerv2_b16'"):
         build_model(load_config(None, [*name, "UNIFORMERV2.BACKBONE", "vit_b16"]))
 
 
@@ -296,5 +295,5 @@ def test_learning_rates_of_the_image_vit_and_of_named_parts():
     solver.SPECIAL_LIST = ["nowhere"]
     with pytest.raises(UserError, match="SOLVER.SPECIAL_LIST: no parameter .* 'nowhere'"):
         param_groups(model, solver, 0.0)
-    with pytest.raises(UserError, match="SOLVER.BACKBONE_LR_RATIO: Linear has no image ViT"):
+    with pytest.raises(UserError, match="SOLVER.BACKBONE_LR_RATIO: the model Linear has no image_backbone"):
         param_groups(nn.Linear(2, 2), solver, 0.0)

@@ -22,19 +22,30 @@ and operations. `checkpoint`: time that training waits for checkpoints that are 
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import data_speed
 import model_speed
 import torch
+from fvcore.common.config import CfgNode
 
 from slowfast_uniformer.cli.common import finish, parse_arguments, positive, table
-from slowfast_uniformer.config.load import load_config
+from slowfast_uniformer.config.load import load_config, variant
 from slowfast_uniformer.errors import UserError
 
 # A model is measured from new weights.
 FRESH = ["TRAIN.AUTO_RESUME", False, "TRAIN.CHECKPOINT_FILE_PATH", "", "MODEL.INIT_FROM", ""]
+WAITING = "training step: {seconds_per_step:.3f} s, {waiting_percent:.1f} % of it waiting for data"
+BASELINES = {
+    "pil": "clips per CPU second: {ours:.1f}, with lists of PIL images {pil:.1f}: ratio {ratio:.2f}",
+    "reopen": "test videos of {views} views per CPU second: {ours:.2f}, opened for each view with PIL images "
+    "{reference:.2f}: ratio {reference_ratio:.2f}; with this program's decoder {reopen:.2f}: ratio {reopen_ratio:.2f}",
+}
+CHECKPOINT = """\
+{millions:.1f} M parameters, a checkpoint of {megabytes:.0f} MB: written in {seconds_written:.2f} s; in the background \
+a training step of {seconds_per_step_beside:.2f} s waits {seconds_waited:.3f} s of it, {waited_percent:.2f} %"""
 
 
 def parse_args() -> argparse.Namespace:
@@ -53,46 +64,48 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     usage = "%(prog)s [options] --cfg FILE.yaml [FILE.yaml ...] [KEY VALUE ...]"
-    add = commands.add_parser("data", help="the data pipeline", usage=usage, parents=[shared]).add_argument
+
+    def command(name: str, about: str, measure: Callable, show: Callable, *parents: Any) -> Callable:
+        parser = commands.add_parser(name, help=about, usage=usage, parents=[shared, *parents])
+        parser.set_defaults(measure=measure, show=show)
+        return parser.add_argument
+
+    add = command("data", "the data pipeline", measure_data, show_data)
     add("--videos", type=natural, default=32, help="videos to read (%(default)s)")
     add("--workers", type=int, help="DataLoader workers (DATA_LOADER.NUM_WORKERS)")
     add("--model", action="store_true", help="also take training steps of the model")
     add("--steps", type=natural, default=8, help="steps with --model (%(default)s)")
-    help_text = "also measure a baseline; repeatable"
-    add("--compare", action="append", choices=("pil", "reopen"), default=[], help=help_text)
-    add = commands.add_parser("model", help="the model alone", usage=usage, parents=[shared, timing]).add_argument
+    add("--compare", action="append", choices=tuple(BASELINES), default=[], help="also measure a baseline; repeatable")
+    add = command("model", "the model alone", measure_model, show_model, timing)
     add("--batch", type=natural, default=1, help="clips of a step (%(default)s)")
     add("--against", choices=("reference",), help="also measure the reference implementations")
     add("--kernels", action="store_true", help="also matrix products, convolutions and attention alone")
-    add = commands.add_parser("train", help="the training loop", usage=usage, parents=[shared, timing]).add_argument
+    add = command("train", "the training loop", measure_train, show_train, timing)
     add("--batch", type=natural, default=1, help="videos of a step (%(default)s)")
     add("--data", action="store_true", help="also with the train list's videos")
     add("--steps", type=natural, default=8, help="steps with --data (%(default)s)")
-    help_text = "cost against frames and pixels"
-    add = commands.add_parser("scaling", help=help_text, usage=usage, parents=[shared, timing]).add_argument
+    add = command("scaling", "cost against frames and pixels", measure_scaling, show_scaling, timing)
     add("--frames", nargs="+", type=natural, default=[4, 8, 16, 32], help="%(default)s")
     add("--sizes", nargs="+", type=natural, default=[112, 160, 224, 320], help="%(default)s")
     add("--label", help="name of the model in the plot (name of the config)")
     add("--plot", metavar="FILE.png", help="draw a plot")
     add("--beside", nargs="+", default=[], metavar="FILE.json", help="results of --json to add to the plot")
-    help_text = "background checkpoint writing"
-    add = commands.add_parser("checkpoint", help=help_text, usage=usage, parents=[shared]).add_argument
+    add = command("checkpoint", "background checkpoint writing", measure_checkpoint, show_checkpoint)
     add("--times", type=natural, default=3, help="repeats, whose minimum counts (%(default)s)")
     return parse_arguments(parser)
 
 
-def measure_data(args: argparse.Namespace) -> dict[str, Any]:
+def measure_data(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
     """The figures that are asked for, by what was measured."""
-    workers = [] if args.workers is None else ["DATA_LOADER.NUM_WORKERS", args.workers]
-    cfg = load_config(args.cfg, [*args.opts, *workers, *FRESH])
+    if args.workers is not None:
+        cfg = variant(cfg, ["DATA_LOADER.NUM_WORKERS", args.workers])
     figures = {"stages": data_speed.stages(cfg, args.videos), "loading": data_speed.loading(cfg, args.videos)}
     if args.model:
         figures["waiting"] = data_speed.waiting(cfg, args.steps)
     if "pil" in args.compare:
         figures["pil"] = data_speed.compare_pil(cfg, args.videos)
     if "reopen" in args.compare:
-        three_crops = load_config(args.cfg, [*args.opts, "TEST.NUM_SPATIAL_CROPS", 3])
-        figures["reopen"] = data_speed.compare_reopen(three_crops, args.videos)
+        figures["reopen"] = data_speed.compare_reopen(variant(cfg, ["TEST.NUM_SPATIAL_CROPS", 3]), args.videos)
     return figures
 
 
@@ -110,27 +123,12 @@ def show_data(figures: dict[str, Any]) -> str:
         f"{loading['clips_per_second_per_worker']:.1f} per worker",
     ]
     if "waiting" in figures:
-        lines.append(show_waiting(figures["waiting"]))
-    if pil := figures.get("pil"):
-        lines.append(
-            f"clips per CPU second: {pil['ours']:.1f}, with lists of PIL images {pil['pil']:.1f}: "
-            f"ratio {pil['ratio']:.2f}"
-        )
-    if reopen := figures.get("reopen"):
-        lines.append(
-            f"test videos of {reopen['views']} views per CPU second: {reopen['ours']:.2f}, opened for each view "
-            f"with PIL images {reopen['reference']:.2f}: ratio {reopen['reference_ratio']:.2f}; with this program's "
-            f"decoder {reopen['reopen']:.2f}: ratio {reopen['reopen_ratio']:.2f}"
-        )
+        lines.append(WAITING.format_map(figures["waiting"]))
+    lines += [text.format_map(figures[name]) for name, text in BASELINES.items() if name in figures]
     return "\n".join(lines)
 
 
-def show_waiting(step: dict[str, float]) -> str:
-    return f"training step: {step['seconds_per_step']:.3f} s, {step['waiting_percent']:.1f} % of it waiting for data"
-
-
-def measure_model(args: argparse.Namespace) -> dict[str, Any]:
-    cfg = load_config(args.cfg, [*args.opts, *FRESH])
+def measure_model(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
     return model_speed.model_speed(cfg, args.batch, bool(args.against), args.repeats, args.clock, args.kernels)
 
 
@@ -155,19 +153,16 @@ def show_model(figures: dict[str, Any]) -> str:
             f"matrix products, convolutions and attention alone: forward {kernels['forward_seconds']:.3f} s, "
             f"step {kernels['step_seconds']:.3f} s, which would be at {kernels['peak_share']:.0%}"
         )
-    lines.append("forward pass in training, by stage:")
-    stages = figures["stages"].items()
-    rates = [
-        (f"  {name}", f"{row['seconds']:.3f} s", f"{row['gflops_per_second']:.1f} GFLOP/s") for name, row in stages
-    ]
-    lines.append(table(rates))
-    lines.append("training step, by operation:")
-    lines.append(table([(f"  {name}", f"{share:.1%}") for name, share in figures["operations"].items()]))
+    rates = []
+    for name, row in figures["stages"].items():
+        rates.append((f"  {name}", f"{row['seconds']:.3f} s", f"{row['gflops_per_second']:.1f} GFLOP/s"))
+    shares = [(f"  {name}", f"{share:.1%}") for name, share in figures["operations"].items()]
+    lines += ["forward pass in training, by stage:", table(rates), "training step, by operation:", table(shares)]
     return "\n".join(lines)
 
 
-def measure_train(args: argparse.Namespace) -> dict[str, Any]:
-    cfg = load_config(args.cfg, [*args.opts, *FRESH, "TRAIN.BATCH_SIZE", args.batch])
+def measure_train(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
+    cfg = variant(cfg, ["TRAIN.BATCH_SIZE", args.batch])
     figures = {"cached": model_speed.training_speed(cfg, args.batch, args.repeats, args.clock)}
     if args.data:
         figures["data"] = data_speed.waiting(cfg, args.steps)
@@ -180,14 +175,13 @@ def show_train(figures: dict[str, Any]) -> str:
     lines += [f"  {name:<12}{row[f'{name}_seconds']:>10.3f} s" for name in ("loop", "passes", "optimizer")]
     lines.append(f"the loop adds {row['overhead_percent']:.1f} % to passes and optimizer")
     if "data" in figures:
-        lines.append(f"with videos, {show_waiting(figures['data'])}")
+        lines.append(f"with videos, {WAITING.format_map(figures['data'])}")
     return "\n".join(lines)
 
 
-def measure_scaling(args: argparse.Namespace) -> dict[str, Any]:
-    cfg = load_config(args.cfg, [*args.opts, *FRESH])
-    label = args.label or Path(args.cfg[-1]).stem
+def measure_scaling(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
     others = [read_scaling(path) for path in args.beside]
+    label = args.label or Path(args.cfg[-1]).stem
     figures = model_speed.scaling(cfg, args.frames, args.sizes, args.repeats, args.clock, label)
     if args.plot:
         model_speed.plot_scaling(args.plot, [figures, *others])
@@ -216,34 +210,19 @@ def show_scaling(figures: dict[str, Any]) -> str:
     return "\n".join([*lines, table(rows)])
 
 
-def measure_checkpoint(args: argparse.Namespace) -> dict[str, float]:
-    return data_speed.checkpoints(load_config(args.cfg, [*args.opts, *FRESH]), args.times)
+def measure_checkpoint(cfg: CfgNode, args: argparse.Namespace) -> dict[str, float]:
+    return data_speed.checkpoints(cfg, args.times)
 
 
 def show_checkpoint(figures: dict[str, float]) -> str:
-    return (
-        f"{figures['parameters'] / 1e6:.1f} M parameters, a checkpoint of {figures['megabytes']:.0f} MB: "
-        f"written in {figures['seconds_written']:.2f} s; in the background a training step of "
-        f"{figures['seconds_per_step_beside']:.2f} s waits {figures['seconds_waited']:.3f} s of it, "
-        f"{figures['waited_percent']:.2f} %"
-    )
-
-
-COMMANDS = {
-    "data": (measure_data, show_data),
-    "model": (measure_model, show_model),
-    "train": (measure_train, show_train),
-    "scaling": (measure_scaling, show_scaling),
-    "checkpoint": (measure_checkpoint, show_checkpoint),
-}
+    return CHECKPOINT.format(millions=figures["parameters"] / 1e6, **figures)
 
 
 def main() -> None:
     args = parse_args()
     torch.set_num_threads(args.threads)
-    measure, show = COMMANDS[args.command]
-    figures = measure(args)
-    print(json.dumps(figures, indent=2) if args.json else show(figures))
+    figures = args.measure(load_config(args.cfg, [*args.opts, *FRESH]), args)
+    print(json.dumps(figures, indent=2) if args.json else args.show(figures))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from slowfast_uniformer.config.load import variant
 from slowfast_uniformer.data.dataset import VideoDataset
 from slowfast_uniformer.data.loader import build_loader, collate
 from slowfast_uniformer.data.mixup import Mixup
-from slowfast_uniformer.data.transforms import TrainTransform, erase
+from slowfast_uniformer.data.transforms import erase
 from slowfast_uniformer.distributed.topology import clips_per_video
 from slowfast_uniformer.engine.state import start_run
 from slowfast_uniformer.engine.step import training_step
@@ -33,7 +33,7 @@ from slowfast_uniformer.engine.train import timed
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.runs.checkpoints import list_checkpoints
 
-REPEATS = 3
+REPEATS = 3  # of baselines
 
 
 class Stopwatch(Counter):
@@ -79,23 +79,20 @@ def _stages_of_video(dataset: VideoDataset, index: int, watch: Stopwatch) -> Non
             video = dataset.open(dataset.samples[index])
         with video, watch("decode"):
             frames = video.read(dataset.indices(video, None))
-        for _ in range(clips_per_video(dataset.cfg)):
-            _stages_of_clip(dataset.transform, frames, watch)
-
-
-def _stages_of_clip(transform: TrainTransform, frames: np.ndarray, watch: Stopwatch) -> None:
-    """`TrainTransform.__call__`, stage by stage."""
-    if transform.augment:
-        with watch("augment"):
-            frames = transform.augment(frames)
-    with watch("crop and normalise"):
-        crop = transform.random_crop(*frames.shape[1:3])
-        clip = transform.maker.clip(frames, crop, transform.size, transform.size)
-    if transform.erasing:
-        with watch("erase"):
-            erase(clip, *transform.erasing)
-    with watch("crop and normalise"):
-        transform.maker.channel_order(clip)
+        transform = dataset.transform
+        for _ in range(clips_per_video(dataset.cfg)):  # as in `TrainTransform.__call__`
+            augmented = frames
+            if transform.augment:
+                with watch("augment"):
+                    augmented = transform.augment(frames)
+            with watch("crop and normalise"):
+                crop = transform.random_crop(*augmented.shape[1:3])
+                clip = transform.maker.clip(augmented, crop, transform.size, transform.size)
+            if transform.erasing:
+                with watch("erase"):
+                    erase(clip, *transform.erasing)
+            with watch("crop and normalise"):
+                transform.maker.channel_order(clip)
 
 
 def _endless(loader: DataLoader) -> Iterator[dict[str, Any]]:
@@ -132,7 +129,7 @@ def loading(cfg: CfgNode, videos: int) -> dict[str, float]:
 def waiting(cfg: CfgNode, steps: int) -> dict[str, float]:
     """Seconds of a training step and per cent of them that it waits for data, after two steps that fill buffers."""
     run, loader = start_run(cfg, None), build_loader(cfg, "train")
-    mixup = Mixup.from_config(cfg) if cfg.MIXUP.ENABLE else None
+    mixup = Mixup(cfg) if cfg.MIXUP.ENABLE else None
     run.model.train()
     waited, start = 0.0, time.perf_counter()
     for step, (batch, seconds) in enumerate(timed(itertools.islice(_endless(loader), steps + 2))):
@@ -144,24 +141,19 @@ def waiting(cfg: CfgNode, steps: int) -> dict[str, float]:
     return {"steps": steps, "seconds_per_step": total / steps, "waiting_percent": 100 * waited / total}
 
 
-def _compare(functions: dict[str, Callable[..., Any]], dataset: VideoDataset, indices: list[int]) -> dict[str, float]:
-    """CPU seconds of each function(dataset, index), summed over all indices."""
-    total = Counter()
-    for index in indices:
+def _compare(dataset: VideoDataset, videos: int, **baselines: Callable[..., Any]) -> tuple[int, dict[str, float]]:
+    """The number of videos, and CPU seconds of dataset[0, index] ("ours") and of each baseline(dataset, index)."""
+    functions = {"ours": lambda dataset, index: dataset[0, index], **baselines}
+    chosen, total = sample_of(dataset, videos), Counter()
+    for index in chosen:
         total += Counter(interleaved({name: partial(f, dataset, index) for name, f in functions.items()}, REPEATS))
-    return total
-
-
-def _item(dataset: VideoDataset, index: int) -> dict[str, Any]:
-    return dataset[0, index]
+    return len(chosen), total
 
 
 def compare_pil(cfg: CfgNode, videos: int) -> dict[str, float]:
     """Training clips per CPU second, against the same clips from lists of PIL images (`pil_item`)."""
-    dataset = VideoDataset(cfg, "train")
-    chosen = sample_of(dataset, videos)
-    clips = len(chosen) * clips_per_video(cfg)
-    spent = _compare({"ours": _item, "pil": pil_item}, dataset, chosen)
+    videos, spent = _compare(VideoDataset(cfg, "train"), videos, pil=pil_item)
+    clips = videos * clips_per_video(cfg)
     rates = {name: clips / seconds for name, seconds in spent.items()}
     return {"clips": clips, **rates, "ratio": spent["pil"] / spent["ours"]}
 
@@ -172,11 +164,10 @@ def compare_reopen(cfg: CfgNode, videos: int) -> dict[str, float]:
     Baselines: `pil_views_item`, and this program's decoder (`reopened_item`).
     """
     dataset = VideoDataset(cfg, "test")
-    chosen = sample_of(dataset, videos)
-    spent = _compare({"ours": _item, "reference": pil_views_item, "reopen": reopened_item}, dataset, chosen)
-    rates = {name: len(chosen) / seconds for name, seconds in spent.items()}
+    videos, spent = _compare(dataset, videos, reference=pil_views_item, reopen=reopened_item)
+    rates = {name: videos / seconds for name, seconds in spent.items()}
     ratios = {f"{name}_ratio": spent[name] / spent["ours"] for name in ("reference", "reopen")}
-    return {"views": dataset.views, "videos": len(chosen), **rates, **ratios}
+    return {"views": dataset.views, "videos": videos, **rates, **ratios}
 
 
 def checkpoints(cfg: CfgNode, times: int) -> dict[str, float]:

@@ -145,8 +145,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure decoding.")
     parser.add_argument("mode", choices=["speed", "leak"])
     parser.add_argument("--videos", nargs="+", default=[])
-    defaults = {"positions": 12, "repeats": 5, "reads": 5000, "kills": 20, "seed": 0}
-    for name, default in defaults.items():
+    for name, default in {"positions": 12, "repeats": 5, "reads": 5000, "kills": 20, "seed": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     return parser.parse_args()
 

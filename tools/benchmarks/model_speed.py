@@ -2,6 +2,7 @@
 
 import math
 import multiprocessing
+import statistics
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from functools import cached_property, partial
@@ -44,27 +45,21 @@ class Subject:
     def __init__(self, cfg: CfgNode, batch: int, reference: bool = False):
         self.cfg, self.device, self.reference = cfg, topology.device(cfg), reference
         seeding.seed_all(cfg.RNG_SEED)
-        self.model = build_model(cfg).to(self.device)
-        if reference:
-            implementations.use_reference(self.model)
-        else:
-            self._compile(self.model)
+        model = build_model(cfg).to(self.device)
+        self.model = implementations.use_reference(model) if reference else self._compiled(model)
         size, classes = cfg.DATA.TRAIN_CROP_SIZE, cfg.MODEL.NUM_CLASSES
         self.clips = torch.randn(batch, 3, cfg.DATA.NUM_FRAMES, size, size, device=self.device)
         self.labels = torch.randint(classes, (batch,), device=self.device)
 
-    def _compile(self, model: nn.Module) -> None:
+    def _compiled(self, model: nn.Module) -> nn.Module:
         if self.cfg.MODEL.COMPILE:
             parallel.compile_blocks(layers.repeated_blocks(model))
+        return model
 
     @cached_property
     def fused(self) -> nn.Module:
         """A copy of the model with fused batch norms, or the model where it cannot be fused."""
-        if not hasattr(self.model, "fuse"):
-            return self.model
-        model = self.model.fuse()
-        self._compile(model)
-        return model
+        return self._compiled(self.model.fuse()) if hasattr(self.model, "fuse") else self.model
 
     @torch.inference_mode()
     def forward(self) -> None:
@@ -212,15 +207,14 @@ def scaling(cfg: CfgNode, frames: list[int], sizes: list[int], repeats: int, clo
     """
     figures: dict[str, Any] = {"label": label, "threads": torch.get_num_threads(), "clock": clock}
     shapes = {
-        "frames": [(count, cfg.DATA.TRAIN_CROP_SIZE) for count in frames],
-        "pixels": [(cfg.DATA.NUM_FRAMES, size) for size in sizes],
+        "frames": [(count, count, cfg.DATA.TRAIN_CROP_SIZE) for count in frames],
+        "pixels": [(size, cfg.DATA.NUM_FRAMES, size) for size in sizes],
     }
-    for name, xs in (("frames", frames), ("pixels", sizes)):
+    for name, points in shapes.items():
         rows = []
-        for x, (count, crop) in zip(xs, shapes[name], strict=True):
+        for x, count, crop in points:
             subject = Subject(variant(cfg, ["DATA.NUM_FRAMES", count, "DATA.TRAIN_CROP_SIZE", crop]), batch=1)
-            calls = {"seconds": subject.forward}
-            seconds = interleaved(calls, repeats, CLOCKS[clock], subject.device, warmups=1)
+            seconds = interleaved({"seconds": subject.forward}, repeats, CLOCKS[clock], subject.device, warmups=1)
             rows.append({"x": x, **seconds, "gflops": 2 * cost(cfg, count, crop)[1]})
         exponents = {kind: exponent([(row["x"], row[kind]) for row in rows]) for kind in ("seconds", "gflops")}
         figures[name] = {"rows": rows, "exponents": exponents}
@@ -229,11 +223,8 @@ def scaling(cfg: CfgNode, frames: list[int], sizes: list[int], repeats: int, clo
 
 def exponent(points: list[tuple[float, float]]) -> float:
     """The slope of the least-squares line through (log x, log y); nan for fewer than two points."""
-    if len(points) < 2:
-        return math.nan
     xs, ys = ([math.log(point[i]) for point in points] for i in (0, 1))
-    x, y = sum(xs) / len(xs), sum(ys) / len(ys)
-    return sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / sum((a - x) ** 2 for a in xs)
+    return statistics.linear_regression(xs, ys).slope if len(points) > 1 else math.nan
 
 
 def plot_scaling(path: str, all_figures: list[dict[str, Any]]) -> None:
@@ -241,9 +232,8 @@ def plot_scaling(path: str, all_figures: list[dict[str, Any]]) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure((10, 4), dpi=80, layout="constrained", facecolor="white")
-    for axes, (name, title) in zip(
-        figure.subplots(1, 2), {"frames": "frames", "pixels": "height and width in pixels"}.items(), strict=True
-    ):
+    titles = {"frames": "frames", "pixels": "height and width in pixels"}
+    for axes, (name, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
         for number, figures in enumerate(all_figures):
             x, seconds, gflops = ([row[key] for row in figures[name]["rows"]] for key in ("x", "seconds", "gflops"))
             expected = [seconds[0] * value / gflops[0] for value in gflops]
