@@ -13,6 +13,8 @@ install = (command -v uv || $(BIN)/python -m pip install --quiet uv) >/dev/null 
 
 .PHONY: demo test test-slow test-all lint install clean
 
+# The model is so small that a second thread of PyTorch would only take a core from the DataLoader worker
+demo: export OMP_NUM_THREADS ?= 1
 demo: $(VENV)/installed
 	$(BIN)/uniformer demo-data
 	$(BIN)/python tools/run_net.py --cfg configs/demo/uniformer.yaml

@@ -24,7 +24,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     overrides = ["TRAIN.ENABLE", False, "TEST.ENABLE", True]
     if args.checkpoint:
-        from slowfast_uniformer.runs.checkpoints import find_checkpoint  # imports PyTorch
-
-        overrides += ["TEST.CHECKPOINT_FILE_PATH", find_checkpoint(args.checkpoint)]
+        overrides += ["TEST.CHECKPOINT_FILE_PATH", args.checkpoint]
     start(args, overrides)

@@ -59,7 +59,7 @@ def start(args: argparse.Namespace, overrides: Sequence[Any] = ()) -> None:
     from slowfast_uniformer.distributed.launch import launch
     from slowfast_uniformer.engine.job import run_job
 
-    launch(partial(run_job, notes=notes, config_files=args.cfg), cfg, args.init_method)
+    launch(partial(run_job, notes=notes, config_files=args.cfg, logger_name=""), cfg, args.init_method)
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "") -> None:

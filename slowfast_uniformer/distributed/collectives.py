@@ -13,8 +13,8 @@ from slowfast_uniformer.errors import UserError
 class AllReducedFlags:
     """Flags that are true on every rank once they were true on any.
 
-    The all-reduce overlaps with the step: a call starts one and returns the result of the one before, so that
-    no rank waits and all ranks see a flag after the same step.
+    The all-reduce overlaps with the step: a call starts one and returns the result of the one before (all false at
+    first), so that no rank waits and all ranks see a flag after the same step. One rank alone sees its flags at once.
     """
 
     def __init__(self) -> None:

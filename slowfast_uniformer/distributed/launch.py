@@ -43,6 +43,11 @@ def launch(fn: Callable[[CfgNode], Any], cfg: CfgNode, init_method: str = "") ->
     Raises:
         UserError, Interrupted: once, if any rank raises it.
     """
+    with topology.restored_rank_env():
+        _launch(fn, cfg, init_method)
+
+
+def _launch(fn: Callable, cfg: CfgNode, init_method: str) -> None:
     task = topology.slurm_task() if "RANK" not in os.environ else None
     ranks, machines, machine = max(cfg.NUM_GPUS, 1), cfg.NUM_SHARDS, cfg.SHARD_ID
     if task and task["LOCAL_WORLD_SIZE"] == 1 and ranks > 1:  # one task a node, which spawns the node's ranks
@@ -129,8 +134,10 @@ def _run_in_group(fn: Callable, cfg: CfgNode, init_method: str) -> None:
         timeout=timeout,
         device_id=device if on_gpu else None,
     )
+    ended = threading.Event()
+    watcher = threading.Thread(target=status.watch, args=(store, world, cfg.DIST_TIMEOUT, ended), daemon=True)
     if topology.is_main():
-        threading.Thread(target=status.watch, args=(store, world, cfg.DIST_TIMEOUT), daemon=True).start()
+        watcher.start()
     try:
         with signals.handle_signals():
             fn(cfg)
@@ -142,6 +149,9 @@ def _run_in_group(fn: Callable, cfg: CfgNode, init_method: str) -> None:
             time.sleep(_ELASTIC_NOTICE)  # restarted at once, torchrun would wait for the machine that is gone
         raise UserError(lost) from error
     finally:
+        ended.set()
+        if topology.is_main():
+            watcher.join(5.0)  # it holds the store, whose port the next launch in this process may need
         status.attach(None)
         dist.destroy_process_group()
 

@@ -1,7 +1,7 @@
 """Signals that ask a run to stop: it finishes its step, writes a checkpoint and exits with `EXIT_CODE`.
 
 SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 (SLURM's warning before the time limit) request a stop. A second signal ends
-the process at once.
+the process at once; a process that has spawned ranks only forwards signals to them.
 """
 
 import os
@@ -22,7 +22,7 @@ _first_signal: float | None = None  # when it arrived
 
 
 class Interrupted(Exception):
-    """A signal has requested a stop, and the run has written what it needs to continue."""
+    """A signal has requested a stop. `engine.train.train` writes a checkpoint before it passes this on."""
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
@@ -54,7 +54,8 @@ def handle_signals(handler: Callable = _on_signal) -> Iterator[None]:
         raise
     finally:
         for number, former in previous.items():
-            signal.signal(number, former)
+            if former is not None:  # None was not installed by Python code and cannot be put back
+                signal.signal(number, former)
         _first_signal = None
 
 

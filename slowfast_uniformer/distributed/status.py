@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import socket
+import threading
 import time
 
 import torch.distributed as dist
@@ -36,12 +37,11 @@ def read_statuses(store: dist.Store, world: int) -> dict[int, str]:
     return statuses
 
 
-def watch(store: dist.Store, world: int, timeout: float) -> None:
-    """Warn of each rank whose status has not changed for half of `timeout` seconds, once per status."""
+def watch(store: dist.Store, world: int, timeout: float, ended: threading.Event) -> None:
+    """Until `ended`, warn of each rank whose status has not changed for half of `timeout` seconds, once per status."""
     since: dict[int, tuple[str, float]] = {}
     reported: dict[int, str] = {}
-    while dist.is_initialized():
-        time.sleep(min(30.0, timeout / 8))
+    while not ended.wait(min(30.0, timeout / 8)):
         try:
             statuses = read_statuses(store, world)
         except (dist.DistError, RuntimeError):  # the run is over

@@ -3,6 +3,8 @@
 import os
 import re
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,9 @@ from fvcore.common.config import CfgNode
 
 if TYPE_CHECKING:
     import torch
+
+
+RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,20 @@ def set_rank_env(local: int, local_size: int, machines: int, machine: int) -> No
     values = {"RANK": machine * local_size + local, "WORLD_SIZE": machines * local_size}
     values |= {"LOCAL_RANK": local, "LOCAL_WORLD_SIZE": local_size}
     os.environ |= {name: str(value) for name, value in values.items()}
+
+
+@contextmanager
+def restored_rank_env() -> Iterator[None]:
+    """Put the rank variables back at the end of the block: code in one process may train and then test."""
+    before = {name: os.environ.get(name) for name in RANK_VARIABLES}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def has_launcher() -> bool:

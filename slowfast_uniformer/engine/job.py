@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import yaml
 from fvcore.common.config import CfgNode
 
 from slowfast_uniformer.config.load import difference, load_recipe
@@ -20,13 +21,19 @@ from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.paths import atomic_write
 from slowfast_uniformer.runs import checkpoints
 from slowfast_uniformer.runs.files import append_json_lines, read_json_lines
-from slowfast_uniformer.runs.log import PACKAGE, remove_logging, setup_logging
+from slowfast_uniformer.runs.log import LOG_HANDLER, PACKAGE, remove_logging, setup_logging
 from slowfast_uniformer.runs.starts import describe_start
 
 logger = logging.getLogger(__name__)
 
 
-def run_job(cfg: CfgNode, notes: Sequence[str] = (), config_files: Sequence[str] = (), only: str = "") -> None:
+def run_job(
+    cfg: CfgNode,
+    notes: Sequence[str] = (),
+    config_files: Sequence[str] = (),
+    only: str = "",
+    logger_name: str = PACKAGE,
+) -> None:
     """Train and test in one of the run's processes. Collective.
 
     Args:
@@ -34,10 +41,11 @@ def run_job(cfg: CfgNode, notes: Sequence[str] = (), config_files: Sequence[str]
         notes: Warnings of `load_config`, to be logged.
         config_files: The files that `cfg` was loaded from; the first one alone is the recipe.
         only: "train" or "test"; by default TRAIN.ENABLE and TEST.ENABLE decide.
+        logger_name: The logger whose lines are shown and written to log.txt; "" is the root logger, for a command.
     """
     if topology.is_main():
         _write_config(cfg, config_files)
-    setup_logging(cfg.OUTPUT_DIR, topology.rank())
+    setup_logging(cfg.OUTPUT_DIR, topology.rank(), logger_name)
     if topology.is_main():
         _log_config(cfg, notes, config_files)
     start = describe_start(cfg)
@@ -45,21 +53,33 @@ def run_job(cfg: CfgNode, notes: Sequence[str] = (), config_files: Sequence[str]
         append_json_lines(os.path.join(cfg.OUTPUT_DIR, "starts.jsonl"), start)
     if only == "train" or (not only and cfg.TRAIN.ENABLE):
         train(cfg)
-    figures = test(cfg) if only == "test" or (not only and cfg.TEST.ENABLE) else {}
+    metrics = test(cfg) if only == "test" or (not only and cfg.TEST.ENABLE) else {}
     if topology.is_main():
-        _print_summary(cfg, figures)
+        _print_summary(cfg, metrics)
 
 
 def _write_config(cfg: CfgNode, config_files: Sequence[str]) -> None:
-    """Write OUTPUT_DIR/config.yaml; as config_resolved.yaml where config.yaml is one of the user's `config_files`."""
+    """Write OUTPUT_DIR/config.yaml; as config_resolved.yaml where config.yaml is the user's own file."""
     path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
-    if os.path.realpath(path) in map(os.path.realpath, config_files):
+    if os.path.realpath(path) in map(os.path.realpath, config_files) or not _is_resolved(path, cfg):
         path = os.path.join(cfg.OUTPUT_DIR, "config_resolved.yaml")
     try:
         atomic_write(path, cfg.dump())
     except OSError as error:
         message = f"OUTPUT_DIR: cannot write to {cfg.OUTPUT_DIR} ({error.strerror}); set it to a folder of yours"
         raise UserError(message) from None
+
+
+def _is_resolved(path: str, cfg: CfgNode) -> bool:
+    """Whether `path` is free, or a config that a run has written: that has all sections."""
+    if not os.path.exists(path):
+        return True
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = yaml.safe_load(file)
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(content, dict) and cfg.keys() <= content.keys()
 
 
 def _log_config(cfg: CfgNode, notes: Sequence[str], config_files: Sequence[str]) -> None:
@@ -74,13 +94,13 @@ def _log_config(cfg: CfgNode, notes: Sequence[str], config_files: Sequence[str])
         logger.info("    %s: %s", key, value)
 
 
-def _print_summary(cfg: CfgNode, figures: dict[str, Any]) -> None:
-    """Print the test's figures and the paths of the run's files."""
-    if figures:
+def _print_summary(cfg: CfgNode, metrics: dict[str, Any]) -> None:
+    """Print the test's metrics and the paths of the run's files."""
+    if metrics:
         names = {"top1_acc": "top-1", "top5_acc": "top-5", "mean_class_acc": "mean per-class", "map": "mAP"}
-        shown = [f"{name} {figures[key]:.2f} %" for key, name in names.items() if key in figures]
+        shown = [f"{name} {metrics[key]:.2f} %" for key, name in names.items() if key in metrics]
         print(", ".join(shown) or "no labels", end=" ")
-        print(f"({figures['num_videos']} videos, {figures['coverage']:.2f} % predicted)")
+        print(f"({metrics['num_videos']} videos, {metrics['coverage']:.2f} % predicted)")
     for name in ("predictions.csv", "submission.csv", "metrics.jsonl", "checkpoints", "tensorboard"):
         if os.path.exists(path := os.path.join(cfg.OUTPUT_DIR, name)):
             print(f"  {path}")
@@ -106,7 +126,7 @@ def train_run(cfg: CfgNode) -> dict[str, Any]:
         UserError: The input is at fault.
         Interrupted: Ctrl-C or another signal ended the run after writing a checkpoint.
     """
-    with _guest():
+    with _restored_process_state():
         launch.launch(partial(run_job, only="train"), cfg)
     metric = "map" if cfg.DATA.MULTI_LABEL else "top1_acc"
     values = [row[metric] for row in _rows(cfg, "val_epoch") if row.get(metric) is not None]
@@ -128,9 +148,11 @@ def test_run(cfg: CfgNode) -> dict[str, Any]:
         The run's last row of metrics.jsonl: "checkpoint", "num_videos", "coverage" and, in per cent, "top1_acc",
         "top5_acc", "mean_class_acc" (or "map"); None for a figure that is not finite.
     """
-    with _guest():
+    with _restored_process_state():
         launch.launch(partial(run_job, only="test"), cfg)
-    return _rows(cfg, "test_final")[-1]
+    if not (rows := _rows(cfg, "test_final")):
+        raise UserError(f"{cfg.OUTPUT_DIR}: the test's metrics could not be written; free disk space and test again")
+    return rows[-1]
 
 
 def _rows(cfg: CfgNode, split: str) -> list[dict[str, Any]]:
@@ -139,16 +161,19 @@ def _rows(cfg: CfgNode, split: str) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def _guest() -> Iterator[None]:
+def _restored_process_state() -> Iterator[None]:
     """Leave the signal handlers and loggers of the calling program as they were."""
     in_main_thread = threading.current_thread() is threading.main_thread()
     handlers = {number: signal.getsignal(number) for number in signals.SIGNALS} if in_main_thread else {}
     package_logger = logging.getLogger(PACKAGE)
-    level = package_logger.level
+    level, log_handlers = package_logger.level, package_logger.handlers[:]
+    package_logger.handlers[:] = [handler for handler in log_handlers if handler.name != LOG_HANDLER]
     try:
         yield
     finally:
         for number, handler in handlers.items():
-            signal.signal(number, handler)
+            if handler is not None:  # None was not installed by Python code and cannot be put back
+                signal.signal(number, handler)
         remove_logging()
+        package_logger.handlers[:] = log_handlers
         package_logger.setLevel(level)

@@ -65,12 +65,13 @@ def training_step(run: "RunState", clips: Tensor, targets: Tensor, mixup: Mixup 
     Args:
         clips: (N, 3, T, H, W), this rank's share of the batch, on the CPU and best in pinned memory.
         targets: labels (N,), or with DATA.MULTI_LABEL multi-hot (N, K).
-        mixup: applied to the whole batch, on the device.
+        mixup: applied to the whole batch; on the device unless gradients are accumulated.
     """
     cfg, device = run.cfg, run.device
-    if mixup:  # after the transfer: on the CPU it would make unpinned copies, whose transfer blocks
-        clips, targets = clips.to(device, non_blocking=True), targets.to(device, non_blocking=True)
-        clips, targets = mixup(clips, targets)
+    if mixup:
+        if cfg.TRAIN.ACCUM_STEPS == 1:  # mixup's copies are not pinned, and their transfer would block
+            clips, targets = clips.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+        clips, targets = mixup(clips, targets)  # micro-batches stay on the CPU: the device need not hold the batch
     buffers = [buffer.clone() for buffer in run.net.buffers()]
     accum_steps, soft_targets = cfg.TRAIN.ACCUM_STEPS, targets.ndim > 1
     micro_batches = list(zip(clips.chunk(accum_steps), targets.chunk(accum_steps), strict=True))

@@ -128,9 +128,12 @@ def record_evaluation(
 
 
 def checkpoint_to_test(cfg: CfgNode) -> str:
-    """The weights to test: TEST.CHECKPOINT_FILE_PATH, else the run's best or latest, else MODEL.INIT_FROM."""
-    given = cfg.TEST.CHECKPOINT_FILE_PATH or (cfg.TEST.TEST_BEST and checkpoints.find_best(cfg.OUTPUT_DIR))
-    path = given or checkpoints.latest(cfg.OUTPUT_DIR) or cfg.MODEL.INIT_FROM
+    """The weights to test: TEST.CHECKPOINT_FILE_PATH (of a run's folder its best or else latest checkpoint), else the
+    run's best or latest, else MODEL.INIT_FROM."""
+    if cfg.TEST.CHECKPOINT_FILE_PATH:
+        return checkpoints.find_checkpoint(cfg.TEST.CHECKPOINT_FILE_PATH)
+    best = checkpoints.find_best(cfg.OUTPUT_DIR) if cfg.TEST.TEST_BEST else None
+    path = best or checkpoints.latest(cfg.OUTPUT_DIR) or cfg.MODEL.INIT_FROM
     if not path:
         raise UserError(
             f"nothing to test: OUTPUT_DIR {cfg.OUTPUT_DIR} holds no checkpoint. Set "

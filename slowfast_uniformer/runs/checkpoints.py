@@ -94,7 +94,10 @@ def latest(output_dir: str) -> str | None:
 def remove_temporary(output_dir: str) -> None:
     """Remove the temporary files of checkpoints that an interrupted run did not finish."""
     for name in filter(_TEMPORARY.fullmatch, _names(output_dir)):
-        _remove(os.path.join(checkpoint_dir(output_dir), name))
+        try:
+            _remove(os.path.join(checkpoint_dir(output_dir), name))
+        except OSError as error:  # another program's file, or a stale entry of a network file system
+            logger.warning("cannot remove the temporary file %s: %s", name, error.strerror)
 
 
 def find_damage(path: str) -> str:
@@ -314,7 +317,7 @@ def _link(path: str, other: str) -> None:
     """Make `other` the same as `path`, without a second copy where the file system has hard links."""
     if os.path.isdir(path):
         with _atomic_folder(other) as temporary:
-            shutil.copytree(path, temporary, copy_function=_link_file)
+            shutil.copytree(path, temporary, copy_function=_link_file, dirs_exist_ok=True)
     else:
         with atomic_path(other, durable=True) as temporary:
             _link_file(path, temporary)

@@ -11,6 +11,7 @@ from slowfast_uniformer.distributed import topology
 from slowfast_uniformer.errors import os_errors_reported
 
 PACKAGE = "slowfast_uniformer"
+LOG_HANDLER = __name__  # the name of the handlers that `setup_logging` adds
 
 
 class _Console(logging.Handler):
@@ -29,15 +30,17 @@ class _Line(logging.Formatter):
         return super().formatMessage(record)
 
 
-def setup_logging(output_dir: str | None = None, rank: int = 0) -> Callable[[], None]:
-    """Show the package's log lines on standard error, and write them to a file.
+def setup_logging(output_dir: str | None = None, rank: int = 0, logger_name: str = PACKAGE) -> Callable[[], None]:
+    """Show log lines on standard error, and write them to a file.
 
-    Only the logger "slowfast_uniformer" gets handlers: the root logger, which belongs to whoever imports the package,
-    stays as it is. Calling again replaces what was set up.
+    By default only the logger "slowfast_uniformer" gets handlers: the root logger belongs to whoever imports the
+    package. Calling again replaces what was set up.
 
     Args:
         output_dir: the folder of log.txt, or of logs/rank_N.txt for rank N; None writes no file.
         rank: other ranks than 0 show only warnings and errors on standard error.
+        logger_name: "" is the root logger, for a command: log.txt then has the lines of other libraries and of the
+            user's own models, too.
 
     Returns:
         A function that leaves logging as it was before (`remove_logging`).
@@ -52,10 +55,10 @@ def setup_logging(output_dir: str | None = None, rank: int = 0) -> Callable[[], 
             os.makedirs(os.path.dirname(path), exist_ok=True)
             handlers.append(_File(path, encoding="utf-8"))
     remove_logging()
-    logger = logging.getLogger(PACKAGE)
+    logger = logging.getLogger(logger_name)
     prefix = f" [rank {rank}]" if rank else ""
     for handler in handlers:
-        handler.set_name(__name__)
+        handler.set_name(LOG_HANDLER)
         handler.setFormatter(_Line(f"[%(asctime)s]{prefix} %(kind)s%(message)s", "%Y-%m-%d %H:%M:%S"))
         handler.setLevel(logging.WARNING if rank and isinstance(handler, _Console) else logging.INFO)
         logger.addHandler(handler)
@@ -65,11 +68,11 @@ def setup_logging(output_dir: str | None = None, rank: int = 0) -> Callable[[], 
 
 def remove_logging() -> None:
     """Remove what `setup_logging` has added."""
-    logger = logging.getLogger(PACKAGE)
-    for handler in [handler for handler in logger.handlers if handler.name == __name__]:
-        logger.removeHandler(handler)
-        handler.close()
-        logger.setLevel(logging.NOTSET)
+    for logger, level in ((logging.getLogger(PACKAGE), logging.NOTSET), (logging.getLogger(), logging.WARNING)):
+        for handler in [handler for handler in logger.handlers if handler.name == LOG_HANDLER]:
+            logger.removeHandler(handler)
+            handler.close()
+            logger.setLevel(level)
 
 
 def progress(iterable: Iterable, total: int, title: str) -> Iterable:

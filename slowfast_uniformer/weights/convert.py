@@ -2,8 +2,9 @@
 
 import json
 import os
+from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from slowfast_uniformer.errors import UserError, os_errors_reported
 from slowfast_uniformer.paths import atomic_path
@@ -41,9 +42,8 @@ def convert(source: str, target: str) -> list[str]:
     metadata = {key: metadata[key] for key in METADATA_KEYS if metadata.get(key)}
     tensors = {name: value.contiguous().clone() for name, value in weights.tensors.items()}
     with os_errors_reported(f"cannot write {target}"), atomic_path(target) as temporary:
-        save_file(tensors, temporary, {"format": "pt", "slowfast_uniformer": json.dumps(metadata)})
-        os.umask(mask := os.umask(0))
-        os.chmod(temporary, 0o666 & ~mask)  # safetensors creates files that only their owner can read
+        data = save(tensors, {"format": "pt", "slowfast_uniformer": json.dumps(metadata)})
+        Path(temporary).write_bytes(data)  # safetensors' own writing reports a full disk in another way
     size = sum(value.numel() for value in tensors.values())
     details = [*dropped_summary(weights.dropped), *(f"{key}: {value}" for key, value in weights.vit_variant.items())]
     return [

@@ -9,6 +9,7 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch.distributed as dist
@@ -43,6 +44,30 @@ def test_a_port_in_use_is_named(rank_0_of_2):
             launch._rendezvous(f"tcp://127.0.0.1:{port}", timedelta(seconds=2))
 
 
+def test_a_process_launches_twice_on_the_same_port():
+    """Code under srun trains and then tests: the port follows from the job, and the first store must be gone."""
+    cfg, address, ranks = load_config(None, ["NUM_GPUS", 0]), f"tcp://127.0.0.1:{launch._free_port()}", []
+    for _ in range(2):
+        launch._run_in_group(lambda _: ranks.append(dist.get_rank()), cfg, address)
+    assert ranks == [0, 0] and not dist.is_initialized()
+
+
+def test_rank_variables_are_put_back_after_a_launch(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("SLURM") or name in topology.RANK_VARIABLES]:
+        monkeypatch.delenv(name)
+    task = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_NODEID": "0"}
+    task |= {"SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_STEP_NODELIST": "localhost", "SLURM_JOB_ID": "7"}
+    for name, value in task.items():
+        monkeypatch.setenv(name, value)
+    seen = []
+    run = lambda fn, cfg, init_method: seen.append((topology.rank(), topology.world_size(), init_method))  # noqa: E731
+    monkeypatch.setattr(launch, "_run_in_group", run)
+    for _ in range(2):
+        launch.launch(print, load_config(None, ["NUM_GPUS", 0]))
+        assert "RANK" not in os.environ and "WORLD_SIZE" not in os.environ
+    assert seen[0] == seen[1] and seen[0][:2] == (1, 2) and seen[0][2].startswith("tcp://")
+
+
 def test_machines_without_a_launcher_need_an_address(monkeypatch):
     for name in [name for name in os.environ if name.startswith("SLURM") or name == "RANK"]:
         monkeypatch.delenv(name)
@@ -71,11 +96,17 @@ def test_a_lost_rank_is_explained(statuses):
 
 
 def test_a_rank_without_progress_is_named_once(statuses, monkeypatch, caplog):
-    checks = iter([True] * 6 + [False])
-    monkeypatch.setattr(dist, "is_initialized", lambda: next(checks))
-    monkeypatch.setattr(time, "sleep", lambda _: status.set_status(f"step {time.perf_counter()}"))  # of rank 0
+    ended = Mock()
+    ended.wait.side_effect = [False] * 6 + [True]
     monkeypatch.setattr(time, "monotonic", iter(range(0, 1000, 10)).__next__)
-    status.watch(statuses, 2, timeout=40)
+    read = status.read_statuses
+
+    def read_while_rank_0_goes_on(store, world):
+        status.set_status(f"step {time.perf_counter()}")
+        return read(store, world)
+
+    monkeypatch.setattr(status, "read_statuses", read_while_rank_0_goes_on)
+    status.watch(statuses, 2, timeout=40, ended=ended)
     (line,) = caplog.messages
     assert re.match(r"no progress for \d+ s: rank 1 on \S+: loading the batch of step 7", line)
 

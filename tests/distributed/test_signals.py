@@ -29,6 +29,18 @@ def test_handlers_after_an_interruption(monkeypatch, launched):
     assert not signals.stop_requested()
 
 
+def test_a_handler_that_python_did_not_install_is_left_alone(monkeypatch):
+    """`signal.signal` returns None for it, and does not take None."""
+    set_handler = signal.signal
+    before = [signal.getsignal(number) for number in signals.SIGNALS]
+    with monkeypatch.context() as patched:
+        patched.setattr(signal, "signal", lambda number, handler: set_handler(number, handler) and None)
+        with signals.handle_signals():
+            pass
+    for number, handler in zip(signals.SIGNALS, before, strict=True):
+        signal.signal(number, handler)
+
+
 def test_a_second_signal_is_not_caught():
     with signals.handle_signals(), patch("os.kill") as kill_again, patch.object(signals, "_REPEAT", 0.0):
         signals._on_signal(signal.SIGTERM, None)

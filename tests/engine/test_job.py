@@ -13,6 +13,7 @@ import slowfast_uniformer
 from slowfast_uniformer.distributed import signals
 from slowfast_uniformer.engine import job
 from slowfast_uniformer.inference.predictor import load_model
+from slowfast_uniformer.runs.log import setup_logging
 
 EMPTY = str(ROOT / "tests/empty.yaml")
 
@@ -43,11 +44,13 @@ def test_names_are_imported_at_their_first_use():
 def test_train_then_test_and_leave_no_trace(tiny, tmp_path, capfd):
     cfg = slowfast_uniformer.load_config(EMPTY, [*tiny, "TRAIN.ENABLE", False])  # which function is called decides
     logging.getLogger("slowfast_uniformer").setLevel(logging.WARNING)
+    remove = setup_logging()  # what the caller has set up
     before = surroundings()
     result = slowfast_uniformer.train(cfg)
     assert surroundings() == before
     figures = slowfast_uniformer.test(cfg)
     assert surroundings() == before
+    remove()
 
     out = tmp_path / "run"
     rows = list(map(json.loads, (out / "metrics.jsonl").read_text().splitlines()))
@@ -62,6 +65,24 @@ def test_train_then_test_and_leave_no_trace(tiny, tmp_path, capfd):
     assert len((out / "starts.jsonl").read_text().splitlines()) == 2 and (out / "config.yaml").is_file()
     log = (out / "log.txt").read_text()
     assert "config, where it differs from the defaults:" in log and log.count("testing ") == 1
+
+
+def test_the_users_own_config_yaml_stays(tiny, tmp_path):
+    """Also where the caller does not name the config files; but a config that a run has written is replaced."""
+    cfg = slowfast_uniformer.load_config(EMPTY, tiny)
+    out = tmp_path / "run"
+    out.mkdir()
+    own = out / "config.yaml"
+    own.write_text("# my notes\nSOLVER:\n  BASE_LR: 0.1\n")
+    job._write_config(cfg, ())
+    assert own.read_text().startswith("# my notes") and "BASE_LR: 0.001" in (out / "config_resolved.yaml").read_text()
+    own.unlink()
+    for rate in (0.001, 0.002):
+        job._write_config(slowfast_uniformer.load_config(EMPTY, [*tiny, "SOLVER.BASE_LR", rate]), ())
+        assert f"BASE_LR: {rate}" in own.read_text()
+    own.write_text("not: [a config")
+    job._write_config(cfg, ())
+    assert own.read_text() == "not: [a config"
 
 
 @pytest.mark.parametrize("error", [signals.Interrupted("a signal has come"), ValueError("a fault")])

@@ -75,6 +75,14 @@ def test_mixup_is_applied_on_the_device_and_pinned_batches_are_transferred_as_th
         assert tensor.method_calls == [("to", (run.device,), {"non_blocking": True})]
 
 
+def test_mixup_of_accumulated_batches_stays_on_the_cpu(tiny):
+    """The device holds a micro-batch at a time."""
+    run, (clips, labels) = start(tiny, "TRAIN.ACCUM_STEPS", 2), batch()
+    loaded = SimpleNamespace(clips=Mock(ndim=5), labels=Mock(ndim=1))
+    training_step(run, loaded.clips, loaded.labels, lambda *_: mixup_of(num_classes=8)(clips, labels))
+    assert not loaded.clips.to.called and not loaded.labels.to.called
+
+
 @pytest.mark.parametrize("alphas", [(0.8, 0.0), (0.0, 1.0)])
 def test_a_step_with_mixup_is_the_step_of_the_mixed_batch(tiny, alphas):
     losses = []

@@ -18,6 +18,7 @@ def test_the_order_of_the_checkpoints_to_test(demo, trained, tmp_path):
     latest = checkpoints.checkpoint_path(str(trained), 2)
     assert found() == found("MODEL.INIT_FROM", "initial.pyth") == found("TEST.TEST_BEST", True) == latest
     assert found("TEST.CHECKPOINT_FILE_PATH", "given.pyth") == "given.pyth"
+    assert found("TEST.CHECKPOINT_FILE_PATH", str(trained)) == latest, "a run's folder"
     out = tmp_path / "run"
     assert found("MODEL.INIT_FROM", "initial.pyth", out=out) == "initial.pyth"
     with pytest.raises(UserError, match="nothing to test: .*TEST.CHECKPOINT_FILE_PATH"):
@@ -26,3 +27,6 @@ def test_the_order_of_the_checkpoints_to_test(demo, trained, tmp_path):
     os.makedirs(os.path.dirname(best))
     os.link(latest, best)
     assert found("TEST.TEST_BEST", True, out=out) == best
+    assert found("TEST.CHECKPOINT_FILE_PATH", str(out)) == best
+    with pytest.raises(UserError, match="a folder without checkpoints"):
+        found("TEST.CHECKPOINT_FILE_PATH", str(tmp_path))

@@ -4,6 +4,8 @@ import logging
 import os
 import random
 import re
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -45,6 +47,15 @@ def test_latest_is_by_epoch_and_step_and_ignores_temporary_files(tmp_path):
     assert torch.equal(checkpoints.load_checkpoint(checkpoints.latest(out))["model_state"]["w"], torch.arange(4000.0))
     checkpoints.remove_temporary(out)
     assert names(tmp_path) == {*(f"epoch_{name}.pyth" for name in NAMES), "best.pyth"}
+
+
+def test_a_temporary_file_that_cannot_be_removed_is_a_warning(tmp_path, monkeypatch, caplog):
+    folder = Path(checkpoints.checkpoint_dir(str(tmp_path)))
+    folder.mkdir()
+    (folder / ".1.epoch_00001.pyth").write_text("half")
+    monkeypatch.setattr(os, "remove", Mock(side_effect=OSError(116, "Stale file handle")))
+    checkpoints.remove_temporary(str(tmp_path))
+    assert "cannot remove the temporary file .1.epoch_00001.pyth: Stale file handle" in caplog.text
 
 
 def test_a_damaged_checkpoint_is_named_and_skipped(tmp_path, caplog):

@@ -44,6 +44,18 @@ def test_logging_of_the_importing_program_stays_as_it_is(capsys, caplog):
     assert capsys.readouterr().err == ""
 
 
+def test_a_commands_log_has_the_lines_of_other_libraries(tmp_path):
+    root = logging.getLogger()
+    before = root.level, list(root.handlers)
+    remove = setup_logging(str(tmp_path), logger_name="")
+    logging.getLogger("my_models").info("built")
+    logging.getLogger("slowfast_uniformer.any").info("step 1")
+    remove()
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert [line.split("] ", 1)[1] for line in lines] == ["built", "step 1"]
+    assert (root.level, root.handlers) == before
+
+
 def test_other_ranks_show_only_warnings_and_have_their_own_log_files(tmp_path, capsys):
     setup_logging(str(tmp_path), rank=3)
     logger = logging.getLogger("slowfast_uniformer")
