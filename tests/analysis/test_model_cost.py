@@ -167,6 +167,7 @@ def test_stages_stand_in_the_order_of_the_forward_pass():
     ]
 
 
+@pytest.mark.slow
 def test_a_module_with_nearly_all_parameters_is_shown_by_its_children():
     names = [stage["name"] for stage in small(*V2)["stages"]]
     assert names[:3] == ["backbone.conv1", "backbone.ln_pre", "backbone.transformer.resblocks"]
@@ -201,6 +202,7 @@ def test_saved_bytes_are_those_of_real_tensors(overrides):
     assert describe(cfg)["saved"] == pytest.approx(saved, rel=0.01)
 
 
+@pytest.mark.slow
 def test_options_that_save_memory():
     fp32, checkpoint, bf16 = small(), small(*CHECKPOINT), small("TRAIN.MIXED_PRECISION", "bf16")
     assert checkpoint["saved"] < 0.6 * fp32["saved"] and bf16["saved"] < 0.9 * fp32["saved"]
@@ -210,6 +212,7 @@ def test_options_that_save_memory():
     assert halves["memory"]["batch"] == 2 and halves["saved"] < 0.6 * fp32["saved"]
 
 
+@pytest.mark.slow
 def test_memory_that_is_held_all_the_time():
     fp32, sgd = small(), small("SOLVER.OPTIMIZING_METHOD", "sgd")
     weights = fp32["memory"]["weights"]

@@ -201,19 +201,15 @@ def test_one_gpu_version_changes_only_the_machine(path):
 
 HEAVIEST = [
     "k400/uniformerv2_b16_8x224",
-    *(
-        pytest.param(name, marks=pytest.mark.slow)
-        for name in (
-            "k400/uniformer_s_8x8",
-            "sthv1/uniformer_s_f32_k400",
-            "hmdb51/uniformer_s",
-            "sthv1/uniformerv2_b16_16x224",
-            "sthv2/uniformerv2_b16_32x224",
-        )
-    ),
+    "k400/uniformer_s_8x8",
+    "sthv1/uniformer_s_f32_k400",
+    "hmdb51/uniformer_s",
+    "sthv1/uniformerv2_b16_16x224",
+    "sthv2/uniformerv2_b16_32x224",
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HEAVIEST)
 def test_one_gpu_has_enough_memory(name):
     memory = describe(LOADED[f"configs/{name}_1gpu.yaml"])["memory"]

@@ -61,7 +61,7 @@ FAMILIES = {
 SLOW = {"V1 split", "V2 parallel", "V2 hierarchical_kv"}
 CASES = [
     ("light", "torch_export"),
-    ("V2 hierarchical_q", "torch_export"),
+    pytest.param("V2 hierarchical_q", "torch_export", marks=pytest.mark.slow),
     pytest.param("light", "onnx", marks=pytest.mark.slow),
     *(pytest.param(family, "torch_export", marks=pytest.mark.slow) for family in sorted(SLOW)),
 ]
@@ -140,6 +140,7 @@ def test_onnx_classifies_a_video_by_its_metadata_alone(files, trained, demo):
     assert name == prediction["class"] and float(probability) == pytest.approx(prediction["probability"], abs=2e-4)
 
 
+@pytest.mark.slow
 def test_exported_program_needs_torch_alone(files, trained):
     model = load_model(trained)
     (label,) = set(model.logits(torch.zeros(1, 3, 4, 32, 32)).argmax(dim=1).tolist())

@@ -74,7 +74,16 @@ def test_reduced_models_in_evaluation_and_training(case):
         assert [found.norm().item(), found.sum().item()] == pytest.approx(figures, rel=1e-5, abs=1e-5), name
 
 
-@pytest.mark.parametrize("case", golden_cases("forward", "full_uniformer_*"))
+QUICK = ("full_uniformer_s_16x224", "full_uniformer_light_xxs_16x128")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[] if case in QUICK else pytest.mark.slow)
+        for case in golden_cases("forward", "full_uniformer_*")
+    ],
+)
 def test_full_size_models(case):
     golden = golden_json("forward", case)
     model = fill(build(case, golden["config"])).eval()

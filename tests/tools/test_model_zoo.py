@@ -75,6 +75,7 @@ def test_costs_are_those_of_the_releases(path, golden, frames, size):
     assert cells[6] == f"{facts['params'] / 1e6:.1f} M"
 
 
+@pytest.mark.slow
 def test_every_command_is_valid(monkeypatch):
     monkeypatch.chdir(ROOT)
     lines = [line for line in PAGE.splitlines() if line.startswith("    python tools/run_net.py --cfg ")]
