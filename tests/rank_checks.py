@@ -114,7 +114,7 @@ def take_steps(options: list, *counts: int) -> dict:
             step = training_step(run, clips[rank::world], labels[rank::world])
             losses.append(collectives.all_reduce_mean(step.loss).item())
         run.save()
-        run.saver.finish(must=True)
+        run.saver.finish(raise_on_failure=True)
         collectives.barrier()
         if topology.is_main():
             shutil.copytree(cfg.OUTPUT_DIR, f"{cfg.OUTPUT_DIR}_after_{run.step}")

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from fvcore.common.config import CfgNode
 
-from slowfast_uniformer.analysis.held_memory import held_memory, peak_memory
 from slowfast_uniformer.analysis.model_cost import meta_model, step_cost
+from slowfast_uniformer.analysis.rank_memory import peak_memory, rank_memory
 from slowfast_uniformer.config.keys import read_table
 from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.distributed import topology
@@ -39,7 +39,7 @@ def check(configs: dict[str, CfgNode]) -> list[dict[str, Any]]:
     """The planned peak of a step on the CPU in one process, the measured one, and their ratio, of each config."""
     rows = []
     for name, cfg in configs.items():
-        planned = peak_memory(held_memory(cfg, meta_model(cfg), "ddp"), step_cost(cfg), "ddp")
+        planned = peak_memory(rank_memory(cfg, meta_model(cfg), "ddp"), step_cost(cfg), "ddp")
         measured = measure(cfg)
         rows.append({"name": name, "planned": planned, "measured": measured, "ratio": planned / measured})
     return rows

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from slowfast_uniformer.analysis.held_memory import StepCost, held_memory, peak_memory
+from slowfast_uniformer.analysis.rank_memory import StepCost, peak_memory, rank_memory
 from slowfast_uniformer.distributed import topology
 from slowfast_uniformer.engine.step import autocast, compute_loss
 from slowfast_uniformer.errors import UserError
@@ -160,7 +160,7 @@ def describe(cfg: CfgNode, frames: int | None = None, crop: int | None = None, d
     }
     stages = _by_stage(figures, _stages(model, depth))
     total = {key: sum(counts.values()) for key, counts in figures.items()}
-    held = held_memory(cfg, model, cfg.MODEL.PARALLEL)
+    held = rank_memory(cfg, model, cfg.MODEL.PARALLEL)
     weights = sum(value.nbytes for value in (*model.parameters(), *model.buffers()))
     return {
         "model": cfg.MODEL.MODEL_NAME,

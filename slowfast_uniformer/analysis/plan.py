@@ -14,8 +14,8 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from slowfast_uniformer import paths
-from slowfast_uniformer.analysis.held_memory import StepCost, fsdp_groups, held_memory, peak_memory
 from slowfast_uniformer.analysis.model_cost import clips_at_once, cost, meta_model, step_cost
+from slowfast_uniformer.analysis.rank_memory import StepCost, fsdp_groups, peak_memory, rank_memory
 from slowfast_uniformer.config.keys import read_table
 from slowfast_uniformer.config.load import variant
 from slowfast_uniformer.data import annotations
@@ -140,7 +140,7 @@ def memory(cfg: CfgNode, model: nn.Module, costs: dict[str, StepCost]) -> dict[s
 
     The peak is less than the sum where gradients take the place of activations.
     """
-    held = {layout: held_memory(cfg, model, layout) for layout in LAYOUTS}
+    held = {layout: rank_memory(cfg, model, layout) for layout in LAYOUTS}
     return {
         "parts": held,
         "saved": {name: sum(cost.saved.values()) for name, cost in costs.items()},
@@ -154,7 +154,7 @@ def memory(cfg: CfgNode, model: nn.Module, costs: dict[str, StepCost]) -> dict[s
 def fit(cfg: CfgNode, model: nn.Module, costs: dict[str, StepCost], gpu_memory: float | None) -> dict[str, Any]:
     """Whether the plan fits into `gpu_memory` GB, and the remedy if it does not; None where that is unknown."""
     layout = cfg.MODEL.PARALLEL
-    needed = peak_memory(held_memory(cfg, model, layout), costs[checkpointing(cfg)], layout)
+    needed = peak_memory(rank_memory(cfg, model, layout), costs[checkpointing(cfg)], layout)
     usable = None if gpu_memory is None else int((1 - RESERVE) * gpu_memory * 1e9)
     fits = None if usable is None else needed <= usable
     remedy = _remedy(cfg, model, costs, usable) if fits is False else None
@@ -193,11 +193,11 @@ def _peaks(
     cfg: CfgNode, model: nn.Module, costs: dict[str, StepCost], layout: str, blocks: str, most_held: int
 ) -> Iterator[tuple[int, int]]:
     """ACCUM_STEPS and the peak with them: the config's, then doubled until a clip at a time or `most_held` bytes."""
-    held = held_memory(cfg, model, layout)
+    held = rank_memory(cfg, model, layout)
     yield cfg.TRAIN.ACCUM_STEPS, peak_memory(held, costs[blocks], layout)
     while clips_at_once(cfg) > 1 and sum(held.values()) < most_held:
         cfg = variant(cfg, ["TRAIN.ACCUM_STEPS", 2 * cfg.TRAIN.ACCUM_STEPS])
-        held = held_memory(cfg, model, layout)
+        held = rank_memory(cfg, model, layout)
         yield cfg.TRAIN.ACCUM_STEPS, peak_memory(held, step_cost(cfg, CHECKPOINTED[blocks]), layout)
 
 
@@ -260,7 +260,7 @@ def decoding(cfg: CfgNode, seconds: float) -> dict[str, float]:
 def checkpoints(cfg: CfgNode, model: nn.Module) -> dict[str, int]:
     """Bytes of a checkpoint (weights, optimizer, moving average), files at the end with the best one, and bytes of
     all."""
-    held = held_memory(cfg, model, "ddp")
+    held = rank_memory(cfg, model, "ddp")
     written = -(-cfg.SOLVER.MAX_EPOCH // cfg.TRAIN.CHECKPOINT_PERIOD)
     files = min(written, cfg.TRAIN.KEEP_CHECKPOINTS or written) + 1
     size = held["parameters"] + held["optimizer"] + held["moving_average"]

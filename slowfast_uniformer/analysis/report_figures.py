@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from slowfast_uniformer.data.lists import path_sample
+from slowfast_uniformer.data.input_lists import path_sample
 from slowfast_uniformer.data.open_video import open_sample
 from slowfast_uniformer.runs.folder import RunFolder
 

@@ -23,7 +23,7 @@ def open_sample(sample: Sample, template: str, decoder: str = "pyav", timeout: f
     """Open a video file, a tar member, or the frame folder of a sample with a number of frames.
 
     Args:
-        sample: The video (`data.lists.path_sample` makes one of a path).
+        sample: The video (`data.input_lists.path_sample` makes one of a path).
         template: File names of a frame folder's images (DATA.IMAGE_TEMPLATE).
         decoder: "pyav" or "torchcodec" (DATA.DECODER).
         timeout: Seconds for opening and for each read; 0 for no limit (DATA.READ_TIMEOUT).

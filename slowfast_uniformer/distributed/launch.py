@@ -1,7 +1,7 @@
 """Start the processes of a run and join them in a process group.
 
 `torchrun` and SLURM's `srun` start the processes themselves. Otherwise a run is the calling process alone, or this
-module spawns NUM_GPUS processes. In each case every rank ends up with the environment variables that `torchrun` sets.
+module spawns NUM_GPUS processes. Several ranks have the environment variables that `torchrun` sets.
 """
 
 import itertools

@@ -11,8 +11,8 @@ from slowfast_uniformer.distributed import collectives, topology
 from slowfast_uniformer.engine.step import StepResult
 
 
-class Sums:
-    """Sums of metrics over steps on this rank; `figures` reduces them over all ranks.
+class RunningSums:
+    """RunningSums of metrics over steps on this rank; `figures` reduces them over all ranks.
 
     What a step computes on the device is added there, and copied when it is asked for: reading it after each step
     would synchronize with the device.
@@ -73,7 +73,7 @@ class Meter:
 
     def __init__(self, state: tuple[list[float], list[float]] | None = None):
         epoch, window = state or (None, None)
-        self.epoch, self.window = Sums(epoch), Sums(window)
+        self.epoch, self.window = RunningSums(epoch), RunningSums(window)
 
     def add(self, batch: dict[str, Any], step: StepResult, waited: float) -> None:
         self.epoch.add(batch, step, waited)

@@ -26,7 +26,7 @@ from slowfast_uniformer.weights.load import load_weights, read_weights
 logger = logging.getLogger(__name__)
 # Counters of `RunState` and their keys in checkpoints, which keep the names of the first ones written
 COUNTERS = {name: name for name in ("epoch", "iter", "step", "best_top1", "skipped_steps")}
-COUNTERS |= {"samples_seen": "seen", "epochs_validated": "closed", "consecutive_skipped": "bad_in_a_row"}
+COUNTERS |= {"samples_seen": "seen", "epochs_finished": "closed", "consecutive_skipped": "bad_in_a_row"}
 
 
 class RunState:
@@ -43,7 +43,7 @@ class RunState:
         epoch: epochs done.
         iter: optimizer steps done in the current epoch.
         samples_seen: videos of the current epoch that all ranks have used.
-        epochs_validated: epochs done with their validation and checkpoint, where these were due.
+        epochs_finished: epochs done with their validation and checkpoint, where these were due.
         step: optimizer steps done.
         best_top1: of validations; with DATA.MULTI_LABEL best mAP.
         meter: of the current epoch; None between epochs.
@@ -54,13 +54,13 @@ class RunState:
     def __init__(self, cfg: CfgNode, net: nn.Module, class_names: list[str] | None):
         self.cfg, self.net, self.model, self.class_names = cfg, net, net, class_names
         self.device = topology.device(cfg)
-        self.epoch = self.iter = self.samples_seen = self.epochs_validated = self.step = 0
+        self.epoch = self.iter = self.samples_seen = self.epochs_finished = self.step = 0
         self.skipped_steps = self.consecutive_skipped = 0
         self.best_top1 = -1.0
         self.meter: Meter | None = None
         self.meter_state: Any = None
         self.last_save = time.monotonic()
-        self.flags = collectives.AllReducedFlags()
+        self.all_reduce_flags = collectives.AllReducedFlags()
         sharded = cfg.MODEL.PARALLEL == "fsdp" and topology.world_size() > 1
         self.ema = build_ema(net, cfg.MODEL.EMA_DECAY) if cfg.MODEL.EMA_EPOCH >= 0 else None
         self.eval_model = copy.deepcopy(net).to("meta") if sharded else None

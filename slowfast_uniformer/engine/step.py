@@ -92,7 +92,7 @@ def training_step(run: "RunState", clips: Tensor, targets: Tensor, mixup: Mixup 
     # A bad loss on any rank spoils the gradient of all, so all ranks decide alike. This is the only time that a step
     # waits for its device (docs/performance.md says why).
     finite = bool(torch.isfinite(norm))
-    run.saver.staged()  # a background checkpoint may still be copying the weights
+    run.saver.wait_staged()  # a background checkpoint may still be copying the weights
     if finite:
         run.scaler.step(run.optimizer)
         if run.ema is not None and run.epoch >= cfg.MODEL.EMA_EPOCH:

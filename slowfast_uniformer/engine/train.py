@@ -18,7 +18,7 @@ from slowfast_uniformer.data.mixup import Mixup
 from slowfast_uniformer.data.transforms import to_display
 from slowfast_uniformer.data.workers import worker_errors_explained
 from slowfast_uniformer.distributed import collectives, signals, status, topology
-from slowfast_uniformer.engine.meter import Meter, Sums, memory_mb
+from slowfast_uniformer.engine.meter import Meter, RunningSums, memory_mb
 from slowfast_uniformer.engine.metrics import VideoAggregator
 from slowfast_uniformer.engine.optim import lr_at, set_lr
 from slowfast_uniformer.engine.probe import fit_classifiers
@@ -45,24 +45,24 @@ def train(cfg: CfgNode) -> None:
     loader, val_loader = build_loader(cfg, "train"), build_loader(cfg, "val")
     run = start_run(cfg, annotations.class_names(cfg), lambda net: fit_classifiers(net, loader, cfg))
     mixup = Mixup(cfg) if cfg.MIXUP.ENABLE else None
-    recorder.resume(run.step, run.epochs_validated)
+    recorder.resume(run.step, run.epochs_finished)
     recorder.config(cfg)
     log_run_summary(run, loader)
     try:
-        while run.epochs_validated < cfg.SOLVER.MAX_EPOCH:
-            if run.epoch == run.epochs_validated:
+        while run.epochs_finished < cfg.SOLVER.MAX_EPOCH:
+            if run.epoch == run.epochs_finished:
                 train_one_epoch(run, loader, mixup, recorder)
             finish_epoch(run, val_loader, recorder)
     except signals.Interrupted:
         logger.info("stop requested by a signal: writing a checkpoint after step %d to continue from", run.step)
         run.save()
-        run.saver.finish(must=True)
+        run.saver.finish(raise_on_failure=True)
         collectives.barrier()  # a rank that exits might end the one that writes
         raise
     finally:
         run.saver.finish()
         recorder.close()
-    run.saver.finish(must=True)
+    run.saver.finish(raise_on_failure=True)
     collectives.barrier()
 
 
@@ -89,7 +89,7 @@ def train_one_epoch(run: RunState, loader: DataLoader, mixup: Mixup | None, reco
         run.meter.add(batch, step, waited)
         if run.iter % cfg.LOG_PERIOD == 0 or run.iter == steps:
             record_steps(run, "train_iter", run.meter.window, steps, lr, recorder)
-            run.meter.window = Sums()
+            run.meter.window = RunningSums()
         if run.iter == steps:
             record_steps(run, "train_epoch", run.meter.epoch, steps, lr, recorder)
         save_or_stop(run)
@@ -105,7 +105,7 @@ def timed(batches: Iterable) -> Iterator[tuple[Any, float]]:
         start = time.perf_counter()
 
 
-def record_steps(run: RunState, split: str, sums: Sums, steps: int, lr: float, recorder: Recorder) -> None:
+def record_steps(run: RunState, split: str, sums: RunningSums, steps: int, lr: float, recorder: Recorder) -> None:
     """Write a row of `sums` in the middle or at the end of an epoch of `steps` steps (collective)."""
     remaining = (run.cfg.SOLVER.MAX_EPOCH - run.epoch) * steps - run.iter
     row = {"split": split, "epoch": run.epoch + 1, "iter": run.iter, "iters": steps, "lr": lr}
@@ -120,7 +120,7 @@ def save_or_stop(run: RunState) -> None:
     settings = run.cfg.TRAIN
     minutes = (time.monotonic() - run.last_save) / 60
     due = topology.is_main() and 0 < settings.CHECKPOINT_MINUTES <= minutes
-    stop, due = run.flags(signals.stop_requested(), due)
+    stop, due = run.all_reduce_flags(signals.stop_requested(), due)
     signals.raise_if_any([stop])
     if due or (settings.CHECKPOINT_STEPS and run.step % settings.CHECKPOINT_STEPS == 0):
         run.save()
@@ -173,7 +173,7 @@ def finish_epoch(run: RunState, val_loader: DataLoader, recorder: Recorder) -> N
         if top1 > run.best_top1:
             run.best_top1 = top1
             best = checkpoints.best_path(cfg.OUTPUT_DIR, run.eval_model is not None)
-    run.epochs_validated = run.epoch
+    run.epochs_finished = run.epoch
     periodic = is_due(cfg.TRAIN.CHECKPOINT_PERIOD, run.epoch, cfg.SOLVER.MAX_EPOCH)
     if best or periodic:
         run.save(best, periodic)
@@ -233,7 +233,7 @@ def log_run_summary(run: RunState, loader: DataLoader) -> None:
         f"{ranks.ranks} process(es) on {ranks.machines} machine(s)"
     )
     epochs = cfg.SOLVER.MAX_EPOCH
-    if run.epochs_validated >= epochs:
+    if run.epochs_finished >= epochs:
         logger.info("training is complete: all %d epochs are done", epochs)
         return
     logger.info(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from fvcore.common.config import CfgNode
 
 from slowfast_uniformer.data.annotations import Sample
-from slowfast_uniformer.data.lists import path_sample, read_input_list
+from slowfast_uniformer.data.input_lists import path_sample, read_input_list
 from slowfast_uniformer.errors import UserError
 
 VIDEO_ENDINGS = frozenset(
@@ -21,7 +21,7 @@ def find_videos(given: Sequence[str], cfg: CfgNode) -> list[Sample]:
 
     Args:
         given: Video files, tar members, frame folders (DATA.IMAGE_TEMPLATE), folders with videos at any depth, and
-            lists (.txt, .csv, .tsv, .lst; see data/lists.py). A video need not exist: opening it raises the error.
+            lists (.txt, .csv, .tsv, .lst; see data/input_lists.py). A video need not exist: opening it fails.
         cfg: The model's config.
 
     Raises:

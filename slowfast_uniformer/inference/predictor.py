@@ -22,7 +22,7 @@ from slowfast_uniformer.config.load import load_config, variant
 from slowfast_uniformer.data import annotations
 from slowfast_uniformer.data.annotations import UNLABELLED, Sample
 from slowfast_uniformer.data.dataset import VideoDataset
-from slowfast_uniformer.data.lists import path_sample
+from slowfast_uniformer.data.input_lists import path_sample
 from slowfast_uniformer.data.loader import EpochSampler, loader_of
 from slowfast_uniformer.data.video import VideoSource
 from slowfast_uniformer.data.workers import worker_errors_explained

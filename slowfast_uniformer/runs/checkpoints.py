@@ -139,9 +139,9 @@ def _cause(error: Exception) -> str:
 class CheckpointSaver:
     """Writes checkpoints in a background thread, one at a time.
 
-    `save` returns at once. Tensors are copied while the next step computes; `staged` must be called before anything
-    changes them. A checkpoint that cannot be written is a warning, and the earlier ones stay; only `finish(must=True)`
-    raises.
+    `save` returns at once. Tensors are copied while the next step computes; `wait_staged` must be called before
+    anything changes them. A checkpoint that cannot be written is a warning, and the earlier ones stay; only
+    `finish(raise_on_failure=True)` raises.
 
     Args:
         output_dir: the run's folder.
@@ -174,22 +174,22 @@ class CheckpointSaver:
         self._thread.start()
         self.waited += time.perf_counter() - start
 
-    def staged(self) -> None:
+    def wait_staged(self) -> None:
         """Wait until the state that is being saved has been copied."""
         start = time.perf_counter()
         self._staged.wait()
         self.waited += time.perf_counter() - start
 
-    def finish(self, must: bool = False) -> None:
+    def finish(self, raise_on_failure: bool = False) -> None:
         """Wait until everything is written.
 
         Raises:
-            UserError: the last checkpoint could not be written, and it `must` be.
+            UserError: the last checkpoint could not be written, with `raise_on_failure`.
         """
         if self._thread:
             self._thread.join()
             self._thread = None
-        if must and self.failed:
+        if raise_on_failure and self.failed:
             raise UserError(f"{self.failed}. Free disk space or memory, or set OUTPUT_DIR, and start again")
 
     def _write(self, paths: list[str], state: dict[str, Any]) -> None:

@@ -1,9 +1,9 @@
 """Sending metrics to Weights & Biases or MLflow.
 
 A separate process talks to the tracker: an error or a hanging server neither ends nor delays the run, except for
-`PATIENCE` seconds at its end. Servers, projects and offline modes are set by the trackers' own variables (WANDB_*,
-MLFLOW_*). The id of the tracker's run is kept in OUTPUT_DIR/tracker.json, so that a resumed run continues it; what the
-tracker prints is in tracker.log.
+`SHUTDOWN_TIMEOUT` seconds at its end. Servers, projects and offline modes are set by the trackers' own variables
+(WANDB_*, MLFLOW_*). The id of the tracker's run is kept in OUTPUT_DIR/tracker.json, so that a resumed run continues
+it; what the tracker prints is in tracker.log.
 """
 
 import json
@@ -25,7 +25,7 @@ from slowfast_uniformer.runs.files import Row
 
 logger = logging.getLogger(__name__)
 PROJECT = "slowfast_uniformer"  # unless WANDB_PROJECT or MLFLOW_EXPERIMENT_NAME says otherwise
-PATIENCE = 30.0  # seconds that a tracker has at the end to take what is left
+SHUTDOWN_TIMEOUT = 30.0  # seconds that a tracker has at the end to take what is left
 
 
 class Tracker:
@@ -70,10 +70,10 @@ class Tracker:
         with suppress(OSError):  # a message, since forked DataLoader workers hold the pipe open as well
             os.write(self._process.stdin.fileno(), b'{"end": true}\n')
         try:
-            if self._process.wait(PATIENCE):
+            if self._process.wait(SHUTDOWN_TIMEOUT):
                 self._fail("it has ended")
         except subprocess.TimeoutExpired:
-            self._fail(f"it has not taken everything within {PATIENCE:g} s")
+            self._fail(f"it has not taken everything within {SHUTDOWN_TIMEOUT:g} s")
         self._process = None
 
     def _fail(self, cause: str) -> None:

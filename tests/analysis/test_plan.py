@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from slowfast_uniformer.analysis import memory_check, plan
-from slowfast_uniformer.analysis.held_memory import held_memory, peak_memory
 from slowfast_uniformer.analysis.model_cost import cost, describe, step_cost
+from slowfast_uniformer.analysis.rank_memory import peak_memory, rank_memory
 from slowfast_uniformer.cli.common import finish
 from slowfast_uniformer.cli.plan import main
 from slowfast_uniformer.config.load import load_config
@@ -62,7 +62,7 @@ METHODS = {
 def test_parameters_gradients_optimizer_and_average_are_the_real_ones(tiny, method):
     keys = ["SOLVER.OPTIMIZING_METHOD", method.split()[0], *METHODS[method]]
     run, gradients = trained(tiny, *keys, "MODEL.EMA_EPOCH", 0)
-    planned = held_memory(run.cfg, run.net, "ddp")
+    planned = rank_memory(run.cfg, run.net, "ddp")
     assert planned["parameters"] == storages(run.net.state_dict().values())
     assert planned["gradients"] == storages(gradients) > 0
     assert planned["optimizer"] == storages(tree_leaves(run.optimizer.state_dict()["state"]))
@@ -201,7 +201,7 @@ def test_ddp_gradients_are_views_into_its_buckets(tiny, fake_ranks, monkeypatch,
             wrapped(torch.randn(2, 3, 4, 32, 32)).sum().backward()
             most = max(most, beside_buckets())
     assert beside_buckets() == 0
-    held = held_memory(cfg, model, "ddp")
+    held = rank_memory(cfg, model, "ddp")
     assert held["buckets"] == sum(buckets.values()) == storages(model.parameters())
     assert held["gradients"] == most == (0 if accum_steps == 1 else held["buckets"])
     traffic = plan.communication(cfg, model, bandwidth=2.0)["ddp"]
@@ -214,17 +214,17 @@ def test_plan_and_model_cost_agree_on_ddp_buckets(tiny):
     few, several = [*tiny, "TRAIN.BATCH_SIZE", 2], ["NUM_SHARDS", 2]
     model = build_model(load_config(None, few))
     size = storages(model.parameters())
-    alone = held_memory(load_config(None, few), model, "ddp")
+    alone = rank_memory(load_config(None, few), model, "ddp")
     assert (alone["buckets"], alone["gradients"]) == (0, size)
     for accum_steps, gradients in ((1, 0), (2, size)):
         cfg = load_config(None, [*few, *several, "TRAIN.ACCUM_STEPS", accum_steps])
-        held, cost, memory = held_memory(cfg, model, "ddp"), step_cost(cfg), describe(cfg)["memory"]
+        held, cost, memory = rank_memory(cfg, model, "ddp"), step_cost(cfg), describe(cfg)["memory"]
         assert (held["buckets"], held["gradients"]) == (size, gradients)
         assert memory["ddp_buckets"] == size and memory["train_peak"] == peak_memory(held, cost, "ddp")
         others = memory["weights"] + memory["optimizer"] + memory["ema"]
         in_step = cost.peak if gradients else cost.peak_without_gradients
         assert memory["train_peak"] == others + size + in_step
-        assert held_memory(cfg, model, "fsdp")["buckets"] == 0
+        assert rank_memory(cfg, model, "fsdp")["buckets"] == 0
     sharded = describe(load_config(None, [*few, *several, "MODEL.PARALLEL", "fsdp"]))["memory"]
     assert sharded["ddp_buckets"] == 0 and sharded["weights"] < memory["weights"]
 
@@ -236,7 +236,7 @@ def test_fsdp_gathers_twice_per_micro_batch_and_scatters_once(tiny, fake_ranks, 
     keys = ["UNIFORMER.EMBED_DIM", [16, 16, 16, 16], "NUM_SHARDS", RANKS, "TRAIN.ACCUM_STEPS", accum_steps]
     cfg = load_config(None, [*tiny, *keys])
     model, mesh = build_model(cfg), init_device_mesh("cpu", (RANKS,))
-    planned, held = plan.communication(cfg, model, 1.0)["fsdp"], held_memory(cfg, model, "fsdp")
+    planned, held = plan.communication(cfg, model, 1.0)["fsdp"], rank_memory(cfg, model, "fsdp")
     unsharded = storages(model.parameters())
     modules = [*model.blocks1, *model.blocks2, *model.blocks3, *model.blocks4, model]
     for module in modules:
@@ -282,7 +282,7 @@ def test_accumulation_holds_gradients_and_halves_the_clips(tiny):
     whole, halves = (step_cost(load_config(None, [*tiny, "TRAIN.ACCUM_STEPS", n])) for n in (1, 2))
     saved = [sum(cost.saved.values()) for cost in (whole, halves)]
     assert saved[1] == pytest.approx(saved[0] / 2, rel=0.1)
-    held = held_memory(load_config(None, tiny), build_model(load_config(None, tiny)), "ddp")
+    held = rank_memory(load_config(None, tiny), build_model(load_config(None, tiny)), "ddp")
     assert halves.peak >= saved[1] + held["gradients"]
     assert halves.peak - halves.peak_without_gradients <= held["gradients"]
 

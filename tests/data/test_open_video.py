@@ -13,7 +13,7 @@ from PIL import Image
 
 from slowfast_uniformer.analysis.report_figures import FRAMES, video_strip
 from slowfast_uniformer.data.annotations import UNLABELLED, Sample
-from slowfast_uniformer.data.lists import path_sample
+from slowfast_uniformer.data.input_lists import path_sample
 from slowfast_uniformer.data.open_video import open_sample
 from slowfast_uniformer.data.video import VideoError
 from slowfast_uniformer.errors import UserError

@@ -15,7 +15,7 @@ from tiny_models import LIGHT
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from slowfast_uniformer.config.load import load_config
-from slowfast_uniformer.engine.meter import Sums
+from slowfast_uniformer.engine.meter import RunningSums
 from slowfast_uniformer.engine.state import start_run
 from slowfast_uniformer.engine.step import compute_loss, training_step
 from slowfast_uniformer.ops import depthwise
@@ -119,7 +119,7 @@ class Synchronizations(TorchDispatchMode):
 
 def test_a_step_synchronizes_once_and_its_metrics_when_they_are_written(tiny):
     run = start(tiny)
-    sums, losses, clips = Sums(), [], {"clips": range(8), "errors": []}
+    sums, losses, clips = RunningSums(), [], {"clips": range(8), "errors": []}
     with Synchronizations() as reads:
         for seed in range(3):
             step = training_step(run, *batch(seed=seed))
@@ -127,7 +127,7 @@ def test_a_step_synchronizes_once_and_its_metrics_when_they_are_written(tiny):
             losses.append(step.loss)
     assert reads.count == 3
     sums.add(clips, step._replace(updated=False, loss=step.loss * math.nan), 0.0)
-    found = Sums(sums.state()).figures(run.device)
+    found = RunningSums(sums.state()).figures(run.device)
     assert found["loss"] == pytest.approx(float(sum(losses)) / 3) and math.isfinite(found["grad_norm"])
     assert sums.state()[0] == 3 and sums.state()[3] == 32 and found["clips_per_second"] > 0
 

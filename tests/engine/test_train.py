@@ -112,7 +112,7 @@ def test_the_log_has_the_global_batch_and_learning_rate_that_apply(tiny, monkeyp
     log_run_summary(run, loader)
     expected = "16 videos, 1 steps an epoch, epochs 1 to 2; global batch 16 videos (48 clips), learning rate 0.002"
     assert caplog.messages[-1] == expected
-    run.epochs_validated = 2
+    run.epochs_finished = 2
     log_run_summary(run, loader)
     assert caplog.messages[-1] == "training is complete: all 2 epochs are done"
 

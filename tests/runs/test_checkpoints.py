@@ -98,9 +98,9 @@ def test_a_background_checkpoint_holds_the_weights_at_its_start(tmp_path):
     saver, weights = checkpoints.CheckpointSaver(str(tmp_path), keep=0), torch.zeros(1 << 22)
     path = checkpoints.checkpoint_path(str(tmp_path), 1)
     saver.save([path, checkpoints.best_path(str(tmp_path))], {**STATE, "model_state": {"w": weights}})
-    saver.staged()
+    saver.wait_staged()
     weights.fill_(1)
-    saver.finish(must=True)
+    saver.finish(raise_on_failure=True)
     for written in (path, checkpoints.find_best(str(tmp_path))):
         assert not checkpoints.load_checkpoint(written)["model_state"]["w"].any()
 
@@ -110,7 +110,7 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path):
     for epoch in range(1, 5):
         also = [checkpoints.best_path(str(tmp_path))] if epoch == 1 else []
         saver.save([checkpoints.checkpoint_path(str(tmp_path), epoch), *also], {**STATE, "epoch": epoch})
-    saver.finish(must=True)
+    saver.finish(raise_on_failure=True)
     assert names(tmp_path) == {"epoch_00003.pyth", "epoch_00004.pyth", "best.pyth"}
     assert checkpoints.load_checkpoint(checkpoints.find_best(str(tmp_path)))["epoch"] == 1
 
@@ -122,10 +122,10 @@ def test_a_checkpoint_that_cannot_be_written_is_a_warning_unless_it_must_be(tmp_
     saver.finish()
     assert "Training continues" in caplog.text
     with pytest.raises(UserError, match="cannot write the checkpoint .*epoch_00001.* set OUTPUT_DIR"):
-        saver.finish(must=True)
+        saver.finish(raise_on_failure=True)
     os.remove(tmp_path / "checkpoints")
     saver.save([checkpoints.checkpoint_path(str(tmp_path), 2)], STATE)
-    saver.finish(must=True)
+    saver.finish(raise_on_failure=True)
     assert names(tmp_path) == {"epoch_00002.pyth"}
 
 
@@ -149,14 +149,14 @@ def test_any_exception_in_the_background_thread_is_reported(tmp_path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, function, raising(error))
         saver.save([path, checkpoints.best_path(str(tmp_path))], STATE)
-        saver.staged()
+        saver.wait_staged()
         saver.finish()
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert said in warning and path in warning and "Training continues" in warning
     with pytest.raises(UserError, match=re.escape(said)):
-        saver.finish(must=True)
+        saver.finish(raise_on_failure=True)
     saver.save([path], STATE)
-    saver.finish(must=True)
+    saver.finish(raise_on_failure=True)
 
 
 def test_an_exception_in_a_sharded_write_is_reported(tmp_path, monkeypatch, caplog):
@@ -166,7 +166,7 @@ def test_an_exception_in_a_sharded_write_is_reported(tmp_path, monkeypatch, capl
     saver.finish()
     assert "KeyError: 'model_state/w'" in caplog.text
     with pytest.raises(UserError, match="epoch_00001.dcp: KeyError"):
-        saver.finish(must=True)
+        saver.finish(raise_on_failure=True)
 
 
 def test_no_rank_waits_for_one_that_failed(tmp_path, monkeypatch):
@@ -176,7 +176,7 @@ def test_no_rank_waits_for_one_that_failed(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "_write_folder", lambda *_: pytest.fail("this rank began the collective write"))
     saver.save([checkpoints.checkpoint_path(str(tmp_path), 1, sharded=True)], STATE)
     with pytest.raises(UserError, match="cannot write the checkpoint .*epoch_00001.dcp: RuntimeError: MemoryError"):
-        saver.finish(must=True)
+        saver.finish(raise_on_failure=True)
 
 
 def test_old_checkpoints_that_cannot_be_removed_are_a_warning(tmp_path, monkeypatch, caplog):
@@ -184,7 +184,7 @@ def test_old_checkpoints_that_cannot_be_removed_are_a_warning(tmp_path, monkeypa
     monkeypatch.setattr(checkpoints, "_remove", raising(PermissionError(13, "Permission denied")))
     for epoch in (1, 2):
         saver.save([checkpoints.checkpoint_path(str(tmp_path), epoch)], STATE)
-    saver.finish(must=True)
+    saver.finish(raise_on_failure=True)
     assert saver.failed is None and names(tmp_path) == {"epoch_00001.pyth", "epoch_00002.pyth"}
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert "cannot remove old checkpoints" in warning and "Permission denied" in warning

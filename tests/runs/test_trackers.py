@@ -101,7 +101,7 @@ def test_a_tracker_that_fails_is_one_warning(fake, tmp_path, caplog, monkeypatch
 
 def test_a_tracker_that_hangs_does_not_delay_the_run(fake, tmp_path, caplog, monkeypatch):
     monkeypatch.setenv("FAULT", "hang")
-    monkeypatch.setattr(trackers, "PATIENCE", 0.2)
+    monkeypatch.setattr(trackers, "SHUTDOWN_TIMEOUT", 0.2)
     log = log_of(tmp_path / "run", "wandb")
     log.write(1, TRAIN)
     until(lambda: (tmp_path / "notes").exists())
@@ -140,7 +140,7 @@ def test_a_tracker_that_is_not_installed_or_not_known(monkeypatch):
 
 def test_wandb_itself_offline(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setattr(trackers, "PATIENCE", 120)
+    monkeypatch.setattr(trackers, "SHUTDOWN_TIMEOUT", 120)
     log = log_of(tmp_path / "run", "wandb")
     log.config(load_config(None, ["NUM_GPUS", 0]))
     log.write(5, TRAIN)
@@ -156,7 +156,7 @@ def test_wandb_itself_offline(tmp_path, monkeypatch, caplog):
 def test_mlflow_itself_in_files(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlflow").as_uri())
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    monkeypatch.setattr(trackers, "PATIENCE", 120)
+    monkeypatch.setattr(trackers, "SHUTDOWN_TIMEOUT", 120)
     for step in (5, 6):
         log = log_of(tmp_path / "run", "mlflow")
         log.config(load_config(None, ["NUM_GPUS", 0]))

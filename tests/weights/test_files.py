@@ -146,6 +146,6 @@ def test_the_vit_variant_of_a_run_is_saved_and_read(tiny, tmp_path):
     cfg = load_config(str(ROOT / "tests/empty.yaml"), [*tiny, *options, "UNIFORMERV2.ACTIVATION", "gelu"])
     run = start_run(cfg, None)
     run.save()
-    run.saver.finish(must=True)
+    run.saver.finish(raise_on_failure=True)
     weights = read_weights(checkpoints.latest(str(tmp_path / "run")))
     assert weights.vit_variant == run.net.vit_variant and weights.vit_variant["ACTIVATION"] == "gelu"

@@ -187,14 +187,14 @@ def checkpoints(cfg: CfgNode, times: int) -> dict[str, float]:
         for _ in range(times):
             start = time.perf_counter()
             run.save()
-            run.saver.finish(must=True)
+            run.saver.finish(raise_on_failure=True)
             written.append(time.perf_counter() - start)
             before, start = run.saver.waited, time.perf_counter()
             run.save()
             training_step(run, clips, labels)
             steps.append(time.perf_counter() - start)
             waited.append(run.saver.waited - before)
-            run.saver.finish(must=True)
+            run.saver.finish(raise_on_failure=True)
         size = sum(os.path.getsize(path) for path in list_checkpoints(folder)[-1:])
     return {
         "parameters": sum(p.numel() for p in run.net.parameters()),

@@ -28,7 +28,7 @@ class StepCost(NamedTuple):
     flops: int
 
 
-def held_memory(cfg: CfgNode, model: nn.Module, parallel: str) -> dict[str, int]:
+def rank_memory(cfg: CfgNode, model: nn.Module, parallel: str) -> dict[str, int]:
     """Bytes that a rank holds during the backward pass, beside activations.
 
     With DDP on several ranks gradients are views into its buckets (`gradient_as_bucket_view`). Micro-batches before
@@ -69,7 +69,7 @@ def held_memory(cfg: CfgNode, model: nn.Module, parallel: str) -> dict[str, int]
 
 
 def peak_memory(held: dict[str, int], cost: StepCost, parallel: str) -> int:
-    """Peak bytes of a training step, given what `held_memory` and `step_cost` found.
+    """Peak bytes of a training step, given what `rank_memory` and `step_cost` found.
 
     Gradients that are held as shards or in buckets are there all the time; others come as the backward pass gets to
     them, and take the place of what the forward pass saved.

@@ -6,7 +6,7 @@ import pytest
 
 from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.data.annotations import UNLABELLED
-from slowfast_uniformer.data.lists import count_frames, path_sample, read_input_list
+from slowfast_uniformer.data.input_lists import count_frames, path_sample, read_input_list
 from slowfast_uniformer.errors import UserError
 
 
