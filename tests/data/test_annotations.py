@@ -168,7 +168,8 @@ def test_check_of_class_names():
 
 
 def test_lists_are_read_without_heavy_imports():
-    modules = ", ".join(f"slowfast_uniformer.data.{name}" for name in ("annotations", "lists", "flip_labels", "shards"))
+    names = ("annotations", "input_lists", "flip_labels", "shards")
+    modules = ", ".join(f"slowfast_uniformer.data.{name}" for name in names)
     heavy = "[name for name in ('torch', 'numpy', 'av', 'PIL') if name in sys.modules]"
     code = f"import sys, {modules}; print({heavy})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
