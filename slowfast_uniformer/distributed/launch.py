@@ -48,14 +48,14 @@ def launch(fn: Callable[[CfgNode], Any], cfg: CfgNode, init_method: str = "") ->
 
 
 def _launch(fn: Callable, cfg: CfgNode, init_method: str) -> None:
-    task = topology.slurm_task() if "RANK" not in os.environ else None
+    task = None if topology.has_rank_env() else topology.slurm_task()
     ranks, machines, machine = max(cfg.NUM_GPUS, 1), cfg.NUM_SHARDS, cfg.SHARD_ID
     if task and task["LOCAL_WORLD_SIZE"] == 1 and ranks > 1:  # one task a node, which spawns the node's ranks
         machines, machine, init_method = task["WORLD_SIZE"], task["RANK"], init_method or topology.slurm_address()
     elif task and task["WORLD_SIZE"] > 1:
         os.environ.update({name: str(value) for name, value in task.items()})
         return _run_in_group(fn, cfg, init_method or topology.slurm_address())
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+    if topology.has_rank_env():
         mp._prctl_pr_set_pdeathsig(signal.SIGTERM)  # should torchrun be killed, nobody waits for this process
         return _run_in_group(fn, cfg, "env://")
     if machines * ranks == 1:

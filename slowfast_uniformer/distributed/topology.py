@@ -133,9 +133,14 @@ def restored_rank_env() -> Iterator[None]:
                 os.environ[name] = value
 
 
+def has_rank_env() -> bool:
+    """Whether torchrun's variables are set: by torchrun, or by `launch` for a rank that it has started."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
 def has_launcher() -> bool:
     """Whether torchrun, srun or `launch` has started this process as a rank."""
-    return "RANK" in os.environ or slurm_task() is not None
+    return has_rank_env() or slurm_task() is not None
 
 
 def slurm_task() -> dict[str, int] | None:

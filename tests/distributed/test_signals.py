@@ -16,6 +16,7 @@ def test_handlers_after_an_interruption(monkeypatch, launched):
         monkeypatch.delenv(name)
     if launched:
         monkeypatch.setenv("RANK", "0")
+        monkeypatch.setenv("WORLD_SIZE", "1")
     before = [signal.getsignal(number) for number in signals.SIGNALS]
     with pytest.raises(signals.Interrupted), signals.handle_signals():
         assert not signals.stop_requested()
