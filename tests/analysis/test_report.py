@@ -5,6 +5,7 @@ import json
 
 import pytest
 import yaml
+from damaged_run_files import DAMAGED
 
 from slowfast_uniformer.analysis.report import render, report, short_names, train_time
 from slowfast_uniformer.analysis.report_figures import chart, thin
@@ -292,21 +293,7 @@ def test_list_without_labels(make):
     assert "no labels" in html and "test only" in html and 'id="mistakes"' not in html and "<svg" not in html
 
 
-@pytest.mark.parametrize(
-    ("file", "content", "said"),
-    [
-        ("metrics.jsonl", "{\n{}\n", "metrics.jsonl, line 1: not JSON"),
-        ("metrics.jsonl", '[1]\n{"step": 1, "split": "a"}\n', "metrics.jsonl, line 1: not a JSON object"),
-        ("metrics.jsonl", '{"split": "val_epoch"}\n', "metrics.jsonl, line 1: no row of a run"),
-        ("config.yaml", "a: [\n", "config.yaml, line 2: not valid YAML"),
-        ("config.yaml", "only text", "config.yaml: not a config"),
-        ("predictions.csv", "", "predictions.csv, line 1: expected the columns video"),
-        ("predictions.csv", ",".join(COLUMNS) + "\na,0\n", "predictions.csv, line 2: 2 fields"),
-        ("predictions.csv", ",".join(COLUMNS) + "\na,x,n,0,n,1,0.5\n", "line 2: 'x' is no label"),
-        ("predictions.csv", ",".join(COLUMNS) + "\na,0,n,0,n,1,nan\n", "line 2: 'nan' is no probability"),
-        ("predictions.csv", b"\xff\xfe", "predictions.csv: cannot be read"),
-    ],
-)
+@pytest.mark.parametrize(("file", "content", "said"), DAMAGED)
 def test_damaged_files_are_named(make, tmp_path, command, file, content, said):
     folder = make(rows=rows_of(1))
     (tmp_path / "run" / file).write_bytes(content if isinstance(content, bytes) else content.encode())

@@ -8,24 +8,11 @@ from collections import Counter
 
 import pytest
 import torch
-import video_factory
 
-from slowfast_uniformer import load_model
 from slowfast_uniformer.data.decode import Video
 from slowfast_uniformer.inference.predict import clock, predict, segments
 from slowfast_uniformer.inference.predictor import Span, as_sample
 from slowfast_uniformer.runs import checkpoints
-
-
-@pytest.fixture(scope="module")
-def model(trained):
-    return load_model(trained)
-
-
-@pytest.fixture(scope="module")
-def long_video(tmp_path_factory):
-    """Eight seconds."""
-    return video_factory.write_video(tmp_path_factory.mktemp("long") / "long.mp4", frames=200)
 
 
 def test_predictions_are_those_of_testing(model, trained, tiny, run_net):

@@ -4,7 +4,6 @@ import sys
 
 import pytest
 import torch
-import video_factory
 
 from slowfast_uniformer import load_model, paths
 from slowfast_uniformer.config.keys import flatten
@@ -15,17 +14,6 @@ from slowfast_uniformer.inference.predictor import config_of, window_starts
 from slowfast_uniformer.runs import checkpoints
 
 ADDRESS = "http://127.0.0.1:9"  # nobody listens there
-
-
-@pytest.fixture(scope="module")
-def model(trained):
-    return load_model(trained)
-
-
-@pytest.fixture(scope="module")
-def long_video(tmp_path_factory):
-    """Eight seconds."""
-    return video_factory.write_video(tmp_path_factory.mktemp("long") / "long.mp4", frames=200)
 
 
 def test_workers_read_the_same_clips(model):

@@ -4,6 +4,7 @@ import csv
 
 import pytest
 import torch
+from damaged_run_files import DAMAGED
 
 from slowfast_uniformer.data.annotations import Sample
 from slowfast_uniformer.errors import UserError
@@ -72,22 +73,7 @@ def test_rows_are_appended_all_or_none(tmp_path):
     assert path.read_text() == '{"step": 1}\n'
 
 
-@pytest.mark.parametrize(
-    ("file", "content", "said"),
-    [
-        ("metrics.jsonl", "{\n{}\n", "metrics.jsonl, line 1: not JSON"),
-        ("metrics.jsonl", '[1]\n{"step": 1, "split": "a"}\n', "metrics.jsonl, line 1: not a JSON object"),
-        ("metrics.jsonl", '{"split": "val_epoch"}\n', "metrics.jsonl, line 1: no row of a run"),
-        ("starts.jsonl", "{\n{}\n", "starts.jsonl, line 1: not JSON"),
-        ("config.yaml", "a: [\n", "config.yaml, line 2: not valid YAML"),
-        ("config.yaml", "only text", "config.yaml: not a config"),
-        ("predictions.csv", "", "predictions.csv, line 1: expected the columns video"),
-        ("predictions.csv", ",".join(COLUMNS) + "\na,0\n", "predictions.csv, line 2: 2 fields"),
-        ("predictions.csv", ",".join(COLUMNS) + "\na,x,n,0,n,1,0.5\n", "line 2: 'x' is no label"),
-        ("predictions.csv", ",".join(COLUMNS) + "\na,0,n,0,n,1,nan\n", "line 2: 'nan' is no probability"),
-        ("predictions.csv", b"\xff\xfe", "predictions.csv: cannot be read"),
-    ],
-)
+@pytest.mark.parametrize(("file", "content", "said"), DAMAGED)
 def test_damaged_files_are_named(tmp_path, file, content, said):
     append_json_lines(str(tmp_path / "metrics.jsonl"), {"step": 1, "split": "val_epoch"})
     (tmp_path / file).write_bytes(content if isinstance(content, bytes) else content.encode())
