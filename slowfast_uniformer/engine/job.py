@@ -156,7 +156,7 @@ def test_run(cfg: CfgNode) -> dict[str, Any]:
 
 
 def _rows(cfg: CfgNode, split: str) -> list[dict[str, Any]]:
-    """The rows of a split in metrics.jsonl: figures of a run whose processes may have ended."""
+    """The rows of a split in metrics.jsonl: of a run whose processes may have ended."""
     return [row for row in read_json_lines(os.path.join(cfg.OUTPUT_DIR, "metrics.jsonl")) if row["split"] == split]
 
 

@@ -12,7 +12,7 @@ from slowfast_uniformer.engine.step import StepResult
 
 
 class RunningSums:
-    """RunningSums of metrics over steps on this rank; `figures` reduces them over all ranks.
+    """Sums of metrics over steps on this rank; `metrics` reduces them over all ranks.
 
     What a step computes on the device is added there, and copied when it is asked for: reading it after each step
     would synchronize with the device.
@@ -53,7 +53,7 @@ class RunningSums:
         """Wall time since the first step, without the time between interruption and resumption."""
         return time.perf_counter() - self.start
 
-    def figures(self, device: torch.device) -> dict[str, float]:
+    def metrics(self, device: torch.device) -> dict[str, float]:
         """Mean loss and gradient norm of updates, accuracy, clips per second, waiting; of all ranks (collective)."""
         seconds, world = self.seconds(), topology.world_size()
         values = collectives.all_reduce_mean(self.read().to(device)).tolist()

@@ -168,21 +168,21 @@ def test(cfg: CfgNode) -> dict[str, Any]:
     scores, errors = evaluate(model.to(topology.device(cfg)), loader, cfg, "test")
     samples, step = loader.dataset.samples, weights.metadata.get("step", 0)
     labelled = all(sample.label != annotations.UNLABELLED for sample in samples)
-    figures = scores.result() if labelled else scores.counts()
+    metrics = scores.result() if labelled else scores.counts()
     if topology.is_main():
         out, probabilities = os.path.join(cfg.OUTPUT_DIR, "predictions.csv"), scores.probabilities()
         write_predictions(out, samples, probabilities, scores.predicted, names, scores.multi_label)
-        recorder.write(step, {"split": "test_final", **figures, "checkpoint": path})
+        recorder.write(step, {"split": "test_final", **metrics, "checkpoint": path})
         if labelled:
             record_evaluation(recorder, "test", scores, names, step)
         else:
             write_submission(os.path.join(cfg.OUTPUT_DIR, "submission.csv"), samples, scores.scores, names)
     recorder.close()
     collectives.barrier()  # a rank that exits with an error would end rank 0 while it writes
-    if figures["coverage"] < cfg.TEST.MIN_COVERAGE:
+    if metrics["coverage"] < cfg.TEST.MIN_COVERAGE:
         raise UserError(
             f"{len(errors)} of {len(loader.dataset)} videos could not be read and have no prediction, the "
             f"first: {errors[0]}. The results are written; repair the list, or accept them with "
-            f"TEST.MIN_COVERAGE {math.floor(figures['coverage'])}"
+            f"TEST.MIN_COVERAGE {math.floor(metrics['coverage'])}"
         )
-    return figures
+    return metrics

@@ -109,7 +109,7 @@ def record_steps(run: RunState, split: str, sums: RunningSums, steps: int, lr: f
     """Write a row of `sums` in the middle or at the end of an epoch of `steps` steps (collective)."""
     remaining = (run.cfg.SOLVER.MAX_EPOCH - run.epoch) * steps - run.iter
     row = {"split": split, "epoch": run.epoch + 1, "iter": run.iter, "iters": steps, "lr": lr}
-    row |= sums.figures(run.device)
+    row |= sums.metrics(run.device)
     row |= {"skipped_steps": run.skipped_steps, "memory_mb": memory_mb(run.device)}
     recorder.write(run.step, {**row, "eta_seconds": round(remaining * run.meter.epoch.seconds() / run.iter)})
 
@@ -184,12 +184,12 @@ def finish_epoch(run: RunState, val_loader: DataLoader, recorder: Recorder) -> N
 def validate(run: RunState, loader: DataLoader, recorder: Recorder) -> float:
     """Evaluate on the validation list, write its row and figures; returns top-1 (or mAP) in per cent."""
     scores, errors = evaluate(run.unsharded_eval_model(), loader, run.cfg, "validation")
-    figures = scores.result()
-    recorder.write(run.step, {"split": "val_epoch", "epoch": run.epoch, **figures, "unreadable_videos": len(errors)})
+    metrics = scores.result()
+    recorder.write(run.step, {"split": "val_epoch", "epoch": run.epoch, **metrics, "unreadable_videos": len(errors)})
     if topology.is_main():
         record_evaluation(recorder, "val", scores, run.class_names, run.step)
         show_clips(run, loader, scores, recorder)
-    return figures["map" if run.cfg.DATA.MULTI_LABEL else "top1_acc"]
+    return metrics["map" if run.cfg.DATA.MULTI_LABEL else "top1_acc"]
 
 
 def show_clips(run: RunState, loader: DataLoader, scores: VideoAggregator, recorder: Recorder, count: int = 8) -> None:

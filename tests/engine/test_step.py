@@ -127,7 +127,7 @@ def test_a_step_synchronizes_once_and_its_metrics_when_they_are_written(tiny):
             losses.append(step.loss)
     assert reads.count == 3
     sums.add(clips, step._replace(updated=False, loss=step.loss * math.nan), 0.0)
-    found = RunningSums(sums.state()).figures(run.device)
+    found = RunningSums(sums.state()).metrics(run.device)
     assert found["loss"] == pytest.approx(float(sum(losses)) / 3) and math.isfinite(found["grad_norm"])
     assert sums.state()[0] == 3 and sums.state()[3] == 32 and found["clips_per_second"] > 0
 
