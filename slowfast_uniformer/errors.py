@@ -1,4 +1,4 @@
-"""The exception for errors in the user's input."""
+"""The exceptions for errors in the user's input."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,6 +6,10 @@ from contextlib import contextmanager
 
 class UserError(Exception):
     """Invalid input. The message names the file, line or key and the remedy; commands print it without a traceback."""
+
+
+class LostRankError(UserError):
+    """A collective has failed because another rank has ended or hangs. Others may still be pending in threads."""
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 from slowfast_uniformer.config.load import split_cfg_arguments
 from slowfast_uniformer.config.recipes import list_recipes
 from slowfast_uniformer.distributed import signals
-from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.errors import LostRankError, UserError
 
 KEYS = "Config keys are explained in docs/config.md; `uniformer config --cfg FILE` prints the values of a config."
 
@@ -151,6 +151,10 @@ def finish(command: Callable[[], int | None]) -> None:
     try:
         if status := command():
             sys.exit(status)
+    except LostRankError as error:
+        status = print_errors([str(error)])
+        sys.stdout.flush()
+        os._exit(status)  # without ending the interpreter, as `launch` explains
     except UserError as error:
         sys.exit(print_errors([str(error)]))
     except signals.Interrupted:

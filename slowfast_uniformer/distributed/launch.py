@@ -23,7 +23,7 @@ import torch.multiprocessing as mp
 from fvcore.common.config import CfgNode
 
 from slowfast_uniformer.distributed import signals, status, topology
-from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.errors import LostRankError, UserError
 
 logger = logging.getLogger(__name__)
 _LAUNCHES = itertools.count()  # of this process: code may train and then test
@@ -42,6 +42,8 @@ def launch(fn: Callable[[CfgNode], Any], cfg: CfgNode, init_method: str = "") ->
 
     Raises:
         UserError, Interrupted: once, if any rank raises it.
+        LostRankError: another rank has ended or hangs. End the process with `os._exit`: gloo's threads may still
+            delete tensors of pending collectives, which aborts a process whose interpreter is ending.
     """
     with topology.restored_rank_env():
         _launch(fn, cfg, init_method)
@@ -116,7 +118,7 @@ def _spawned(local: int, fn: Callable, cfg: CfgNode, init_method: str, errors: A
 
 
 def _run_in_group(fn: Callable, cfg: CfgNode, init_method: str) -> None:
-    """Create the process group, run `fn`, destroy the group in any case. A failed collective is a UserError."""
+    """Create the process group, run `fn`, destroy the group in any case. Raises LostRankError if a collective fails."""
     device = topology.device(cfg)
     on_gpu = device.type == "cuda"
     if on_gpu:
@@ -147,7 +149,7 @@ def _run_in_group(fn: Callable, cfg: CfgNode, init_method: str) -> None:
         lost = status.explain_lost_rank(error)
         if "TORCHELASTIC_RUN_ID" in os.environ and topology.num_machines() > 1:
             time.sleep(_ELASTIC_NOTICE)  # restarted at once, torchrun would wait for the machine that is gone
-        raise UserError(lost) from error
+        raise LostRankError(lost) from error
     finally:
         ended.set()
         if topology.is_main():

@@ -13,6 +13,7 @@ from conftest import ROOT
 
 import slowfast_uniformer
 from slowfast_uniformer.cli import common, explain, export, main, plan, train
+from slowfast_uniformer.errors import LostRankError
 
 HEAVY = (
     "torch torchvision pytorchvideo timm torchmetrics matplotlib tensorboard numpy pandas PIL av tqdm jinja2 "
@@ -144,6 +145,19 @@ def test_exit_status(error, status):
     with pytest.raises(SystemExit) as stop:
         common.finish(fail)
     assert stop.value.code == status
+
+
+def test_after_a_lost_rank_the_interpreter_is_not_ended(monkeypatch, capsys):
+    """A thread of gloo that deletes a tensor while it ends would abort the process (exit status -6)."""
+    statuses = []
+    monkeypatch.setattr(os, "_exit", lambda status: statuses.append(status) or sys.exit(status))
+
+    def fail():
+        raise LostRankError("another rank has ended")
+
+    with pytest.raises(SystemExit):
+        common.finish(fail)
+    assert statuses == [2] and capsys.readouterr().err == "error: another rank has ended\n"
 
 
 def test_a_closed_output_ends_with_141():
