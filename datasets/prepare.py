@@ -10,6 +10,7 @@ follow the order of datasets/labels/, and classes.txt is written beside the list
 
 import argparse
 import csv
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,11 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
+from slowfast_uniformer.data import folders
+from slowfast_uniformer.data.classes import read_class_names
+from slowfast_uniformer.data.list_text import read_text, split_lines
 from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.paths import atomic_write, expand
 
 LABELS = Path(__file__).resolve().parent / "labels"
 MAPS = resources.files("slowfast_uniformer") / "labels"  # Kinetics-710 labels of the smaller releases' classes
@@ -55,22 +60,21 @@ class Source:
     def lines(self, *names: str) -> Iterator[tuple[str, str]]:
         """(position for messages, line) of every line that is not blank."""
         path = self.file(*names)
-        for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
-            if line.strip():
-                yield f"{path}, line {number}", line.strip()
+        for number, line in enumerate(split_lines(read_text(str(path), "annotations")), 1):
+            if line:
+                yield f"{path}, line {number}", line
 
     def rows(self, *names: str) -> Iterator[tuple[str, dict[str, str]]]:
         """(position for messages, row) of a CSV file with a header."""
         path = self.file(*names)
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            yield from ((f"{path}, line {reader.line_num}", row) for row in reader)
+        reader = csv.DictReader(io.StringIO(read_text(str(path), "annotations"), newline=""))
+        yield from ((f"{path}, line {reader.line_num}", row) for row in reader)
 
     def json(self, *names: str) -> object:
         """Content of a JSON file."""
         path = self.file(*names)
         try:
-            return json.loads(path.read_text(encoding="utf-8-sig"))
+            return json.loads(read_text(str(path), "annotations"))
         except ValueError as error:
             raise UserError(f"{path}: not JSON ({error})") from None
 
@@ -85,7 +89,8 @@ class Source:
         if self.folder is None:
             return usual
         if self._found is None:
-            files = sorted(path for path in self.folder.rglob("*") if path.is_file())
+            files = [Path(parent, name) for parent, names in folders.walk(str(self.folder)) for name in names]
+            files.sort(key=lambda path: (path.suffix.lower() in folders.VIDEO_ENDINGS, path))  # before thumbnails
             self._found = {path.stem: path.relative_to(self.folder).as_posix() for path in files}
         for stem in (Path(usual).stem, *other_stems):
             if stem in self._found:
@@ -93,14 +98,16 @@ class Source:
         self.missing += 1
         return None
 
-    def frames(self, video: str) -> int:
-        """Number of images in a video's frame folder."""
+    def frames(self, video: str, template: str) -> int:
+        """Number of images in a video's frame folder, with the DATA.IMAGE_TEMPLATE of the data set if there are several
+        series of images."""
         if self.folder is None:
             raise UserError("--videos: the folder of frame folders is needed, to count the frames")
-        folder = self.folder / video
-        count = sum(1 for path in folder.iterdir() if path.is_file()) if folder.is_dir() else 0
-        self.missing += not count
-        return count
+        try:
+            return folders.find_images(str(self.folder / video), template).frames
+        except (OSError, ValueError):
+            self.missing += 1
+            return 0
 
 
 def add_test_list(lists: Lists) -> Lists:
@@ -151,7 +158,7 @@ def something(source: Source, version: str, videos: dict[str, Iterator[tuple[str
         lines = lists[f"somesome{version}_rgb_{split}_split.txt"] = []
         for where, video, name in rows:
             label = source.label(name, where) if name else -1
-            if frames := source.frames(video):
+            if frames := source.frames(video, "{:05d}.jpg" if version == "v1" else "img_{:05d}.jpg"):
                 lines.append(f"{video} {frames} {label}")
     return lists
 
@@ -327,30 +334,45 @@ def prepare(
         raise UserError(f"{empty[0]} would be empty; is --videos {videos} the folder of {name}'s videos?")
     if existing := [list_name for list_name in lists if (out / list_name).exists() and not force]:
         raise UserError(f"{out} has {', '.join(existing)} already; --force replaces, --out names another place")
-    out.mkdir(parents=True, exist_ok=True)
+    for line in (line for lines in lists.values() for line in lines):
+        if not line.isascii():
+            _check_name(line)
     for list_name, lines in {**lists, "classes.txt": names}.items():
-        (out / list_name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        atomic_write(out / list_name, "".join(f"{line}\n" for line in lines))
     return lists, source.missing
 
 
+def _check_name(line: str) -> None:
+    """Refuse a line whose path is not UTF-8, before anything is written."""
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        shown = line.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        raise UserError(f"'{shown}': the name of this file is not UTF-8; rename it (convmv does many)") from None
+
+
 def _packaged_names(name: str) -> list[str]:
-    return (LABELS / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+    return read_class_names(str(LABELS / f"{name}.txt"))
+
+
+def _path(text: str) -> Path:
+    return Path(expand(text))  # which a shell does not in --out=~/lists
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Turn a data set's own annotations into lists.")
     parser.add_argument("name", choices=DATASETS)
-    parser.add_argument("--annotations", type=Path, required=True, help="folder of the data set's own files")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the lists")
-    parser.add_argument("--videos", type=Path, help="folder of the videos, or of frame folders")
+    parser.add_argument("--annotations", type=_path, required=True, help="folder of the data set's own files")
+    parser.add_argument("--out", type=_path, required=True, help="folder for the lists")
+    parser.add_argument("--videos", type=_path, help="folder of the videos, or of frame folders")
     parser.add_argument("--split", type=int, default=1, choices=(1, 2, 3), help="of UCF101 and HMDB51")
     parser.add_argument("--force", action="store_true", help="replace existing lists")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse_args(argv)
     try:
+        args = parse_args(argv)
         lists, missing = prepare(args.name, args.annotations, args.out, args.videos, args.split, args.force)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

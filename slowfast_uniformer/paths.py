@@ -7,11 +7,34 @@ from contextlib import contextmanager, suppress
 
 from slowfast_uniformer.errors import UserError
 
+_VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([^}]*)\})")
+
 
 def expand(path: str) -> str:
-    """Return a path with ~, $VARIABLE and, as in shells, ${VARIABLE:-default} replaced."""
-    path = re.sub(r"\$\{(\w+):-([^}]*)\}", lambda match: os.environ.get(match[1]) or match[2], path)
-    return os.path.expanduser(os.path.expandvars(path))
+    """Return a path with ~, ~user, $NAME, ${NAME} and, as in shells, ${NAME:-default} replaced.
+
+    In an address (s3://...) only variables are replaced, and one that is not set is taken for a part of the address.
+
+    Raises:
+        UserError: a user is not known, or a variable not set, unless there is a file or folder with a $ in its name.
+    """
+    full = re.sub(r"\$\{(\w+):-([^}]*)\}", lambda match: os.environ.get(match[1]) or match[2], path)
+    unset = [name for name in map("".join, _VARIABLE.findall(full)) if name not in os.environ]
+    full = os.path.expandvars(full)
+    if re.match(r"[A-Za-z][\w+.-]+://", full):
+        return full
+    full = os.path.expanduser(full)
+    if full.startswith("~"):
+        user = full.split("/")[0]
+        raise UserError(f"{path}: no home folder of {user} is known; write it out (./{user} is a folder of that name)")
+    if unset and not os.path.lexists(full):
+        raise UserError(f"{path}: the variable {unset[0]} is not set; set it, or write the path out")
+    return full
+
+
+def is_utf_8(path: str) -> bool:
+    """Whether a path is UTF-8; the bytes of another are surrogates in `path`."""
+    return not re.search("[\ud800-\udfff]", path)
 
 
 def fetch(path: str) -> str:
@@ -87,6 +110,22 @@ def flush_to_disk(path: str) -> None:
 
 
 def atomic_write(path: str | os.PathLike, text: str, durable: bool = False) -> None:
-    """Write a text file (UTF-8) atomically (see `atomic_path`)."""
-    with atomic_path(path, durable) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        file.write(text)
+    """Write a text file atomically (see `atomic_path`): UTF-8, with escapes for bytes of file names that are not."""
+    with atomic_path(path, durable) as temporary:
+        with open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            file.write(text)
+
+
+def numbered_name(template: str, number: int) -> str:
+    """The file name of a number by a template of Python's style ("img_{:05d}.jpg") or of C's ("img_%05d.jpg").
+
+    Raises:
+        ValueError: the template is none, or has no place for a number.
+    """
+    try:
+        name = template.format(number) if "{" in template else template % number
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise ValueError(f"{template!r}: {error}") from None
+    if str(number) not in name:
+        raise ValueError(f"{template!r} has no place for a number")
+    return name

@@ -288,6 +288,7 @@ def test_messages_in_the_questions_are_those_of_the_program():
     folders = (ROOT / "slowfast_uniformer", ROOT / "tools")
     sources = "\n".join(path.read_text() for folder in folders for path in folder.rglob("*.py"))
     sources = re.sub(r'"\s+f?"', "", sources)  # messages over several lines
+    sources = re.sub(r"\{counted\([^{}]*'(\w+)'\)\}", r"\1s", sources)
     quoted = [*re.findall(r"(?<!`)`([^`]+)`(?!`)", PAGES["docs/faq.md"]), *code(PAGES["docs/faq.md"])]
     word = r"[a-z]+(?=[ ,;:.)]|$)"
     found = (re.findall(rf"(?<![\w'/.-]){word}(?: {word})+", " ".join(text.split())) for text in quoted)

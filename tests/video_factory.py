@@ -75,10 +75,15 @@ def write_audio(path: Path, cover: bool = False) -> Path:
 def rotate(path: Path, degrees: int) -> Path:
     """Write into an mp4 that it is to be shown turned clockwise by 90, 180 or 270 degrees."""
     cosine, sine = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
+    return display_matrix(path, cosine, sine, -sine, cosine)
+
+
+def display_matrix(path: Path, a: float, b: float, c: float, d: float) -> Path:
+    """Write into an mp4 that the pixel at (x, y) is to be shown at (a x + c y, b x + d y)."""
     data = bytearray(path.read_bytes())
     matrix = data.index(b"tkhd") + 44  # version, times, track, duration, layer, volume come before it
-    one = 1 << 16
-    struct.pack_into(">5i", data, matrix, cosine * one, sine * one, 0, -sine * one, cosine * one)
+    a, b, c, d = (round(number * (1 << 16)) for number in (a, b, c, d))
+    struct.pack_into(">5i", data, matrix, a, b, 0, c, d)
     path.write_bytes(data)
     return path
 

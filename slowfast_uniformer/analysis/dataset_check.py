@@ -17,11 +17,13 @@ from fvcore.common.config import CfgNode
 
 from slowfast_uniformer.analysis.video_scan import Facts, make_job, scan_videos
 from slowfast_uniformer.data import annotations
-from slowfast_uniformer.data.bad_videos import BadVideos
+from slowfast_uniformer.data.bad_videos import BadVideo, BadVideos, file_state
 from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.runs.log import progress
+from slowfast_uniformer.wording import counted
 
 FAULTS = ("wrong line", "unreadable", "damaged", "leak", "contradiction")  # to be fixed before training
-NOTES = ("duplicate", "short", "odd", "variable size", "empty class")  # for information
+NOTES = ("duplicate", "short", "incomplete", "odd", "variable size", "empty class")  # for information
 ODD_RATIO, ODD_SPREAD = 1.7, 5  # odd: off the median by this ratio, and by this many median absolute deviations
 UNIQUE_NAMES = 0.9  # with this share of distinct names in the lists, an equal name means an equal video
 
@@ -87,7 +89,8 @@ def check(cfg: CfgNode, splits: Sequence[str], workers: int, fast: bool = False)
                 lines.append((split, row.number, sample))
     spread, images = (cfg.DATA.NUM_FRAMES if fast else 0), cfg.DATA.IMAGE_TEMPLATE
     videos = dict.fromkeys((sample.path, sample.frames) for _, _, sample in lines)
-    jobs = {(path, frames): make_job(path, images, frames, spread) for path, frames in videos}
+    shown = progress(videos, len(videos), "look for the files", "video")
+    jobs = {(path, frames): make_job(path, images, frames, spread) for path, frames in shown}
     counts = Counter((split, label) for split, _, sample in lines for label in sample.labels)
     classes = {split: [counts[split, label] for label in range(cfg.MODEL.NUM_CLASSES)] for split in splits}
     findings += _empty_classes(cfg, classes)
@@ -120,9 +123,12 @@ def _video_findings(cfg: CfgNode, entry: Entry) -> Iterator[Finding]:
         yield entry.found("unreadable", facts["error"])
         return
     if facts.get("damaged"):
-        yield entry.found("damaged", f"{facts['damaged']} of {facts['frames']} frames decode with errors")
+        yield entry.found("damaged", f"{facts['damaged']} of {counted(facts['frames'], 'frame')} decode with errors")
+    if facts.get("passed_over"):
+        frames = counted(facts["frames"], "frame")
+        yield entry.found("incomplete", f"{frames}; more, cut off or damaged, do not decode ({facts['passed_over']})")
     if facts["frames"] < cfg.DATA.NUM_FRAMES:
-        yield entry.found("short", f"{facts['frames']} frames; DATA.NUM_FRAMES is {cfg.DATA.NUM_FRAMES}")
+        yield entry.found("short", f"{counted(facts['frames'], 'frame')}; DATA.NUM_FRAMES is {cfg.DATA.NUM_FRAMES}")
     if facts.get("sizes", 1) > 1:
         yield entry.found("variable size", f"frames of {facts['sizes']} sizes")
 
@@ -164,9 +170,12 @@ def _repeats(entries: list[Entry]) -> Iterator[Finding]:
 def _write(cfg: CfgNode, findings: list[Finding], entries: list[Entry], fast: bool) -> None:
     """Write check_dataset.csv and bad_files.txt, where videos noted in training stay unless all their frames were
     read now."""
-    with open(os.path.join(cfg.OUTPUT_DIR, "check_dataset.csv"), "w", encoding="utf-8", newline="") as file:
+    path = os.path.join(cfg.OUTPUT_DIR, "check_dataset.csv")
+    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         csv.writer(file).writerows([Finding._fields, *findings])
     bad_videos = BadVideos(cfg.OUTPUT_DIR)
     read = set() if fast else {entry.sample.path for entry in entries}
-    kept = {path: cause for path, cause in bad_videos.causes.items() if path not in read}
-    bad_videos.replace(kept | {e.sample.path: e.facts["error"] for e in entries if "error" in e.facts})
+    noted = {path: video for path, video in bad_videos.videos.items() if path not in read}
+    for path, facts in {entry.sample.path: entry.facts for entry in entries if "error" in entry.facts}.items():
+        noted[path] = BadVideo(path, facts["error"], None if facts.get("away") else file_state(path))
+    bad_videos.replace(noted.values())

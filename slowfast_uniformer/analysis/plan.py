@@ -21,6 +21,7 @@ from slowfast_uniformer.config.load import variant
 from slowfast_uniformer.data import annotations
 from slowfast_uniformer.distributed import topology
 from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.wording import counted
 
 RESERVE = 0.1  # share of a GPU's memory that is kept free
 VIDEOS = read_table(Path(__file__).with_name("list_sizes.yaml"))  # of the usual train lists, by their folder's name
@@ -98,7 +99,7 @@ def count_videos(cfg: CfgNode, given: int | None) -> tuple[int, str]:
         return given, "--videos"
     if paths.first_file([path]):
         return len(annotations.load(cfg, "train")), path
-    name = os.path.basename(os.path.normpath(paths.expand(cfg.DATA.PATH_TO_DATA_DIR)))
+    name = os.path.basename(os.path.normpath(cfg.DATA.PATH_TO_DATA_DIR))
     if name not in VIDEOS:
         raise UserError(
             f"{path}: no train list to count, and the size of {name!r} is not known. Give --videos N, or set "
@@ -113,7 +114,7 @@ def count_steps(cfg: CfgNode, videos: int, source: str) -> dict[str, Any]:
     steps_per_epoch = videos // run.ranks // run.videos_per_rank(cfg)
     if not steps_per_epoch:
         raise UserError(
-            f"TRAIN.BATCH_SIZE: {videos} videos ({source}) are fewer than a batch of {run.videos_per_step(cfg)}"
+            f"TRAIN.BATCH_SIZE: {counted(videos, 'video')} ({source}): fewer than a batch of {run.videos_per_step(cfg)}"
         )
     return {
         "videos": videos,

@@ -19,6 +19,7 @@ from slowfast_uniformer.config.keys import flatten, get_cfg
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.runs.files import Row
 from slowfast_uniformer.runs.folder import RunFolder, is_number, read_run
+from slowfast_uniformer.runs.log import Phase
 
 CURVES = (  # title, unit, key of the rows of metrics.jsonl
     ("Loss", "", "loss"),
@@ -48,7 +49,8 @@ def report(folders: Sequence[str], output: str | None = None) -> str:
     runs = [read_run(folder) for folder in folders]
     path = output or os.path.join(folders[0], "report.html")
     try:
-        paths.atomic_write(path, render(runs))
+        with Phase("write the report"):  # a video of a slow disk takes seconds
+            paths.atomic_write(path, render(runs))
     except OSError as error:
         raise UserError(f"--output: cannot write {path}: {error.strerror}") from None
     return path

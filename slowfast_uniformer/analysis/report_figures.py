@@ -87,7 +87,9 @@ def video_strip(run: RunFolder, video: str) -> list[str]:
     """Frames spread over a video as JPEGs; none if it cannot be read."""
     template = str(run.config.get("DATA.IMAGE_TEMPLATE", "{:05d}.jpg"))
     try:
-        with open_sample(path_sample(run.find(video), template), template, timeout=TIMEOUT) as source:
+        matrix = run.config.get("DATA.COLOR_MATRIX", "bt601")  # no key of earlier runs
+        sample = path_sample(run.find(video), template)
+        with open_sample(sample, template, timeout=TIMEOUT, color_matrix=matrix) as source:
             numbers = np.linspace(0, source.frames - 1, FRAMES + 2).round().astype(int)[1:-1]
             frames = source.read(numbers, short_side=HEIGHT)
     except Exception:  # decoders raise many; the page then says that the frames are missing

@@ -6,20 +6,16 @@ Results go to a file of JSON lines, a line as soon as a video is read: an interr
 import hashlib
 import json
 import os
-import signal
-from collections import Counter, deque
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
+from collections import Counter
 from pathlib import Path
-from threading import Thread
 from typing import Any, NamedTuple
 
 from slowfast_uniformer.data import sampling, shards
 from slowfast_uniformer.data.annotations import UNLABELLED, Sample
+from slowfast_uniformer.data.bad_videos import bad_video
 from slowfast_uniformer.data.open_video import open_sample
-from slowfast_uniformer.data.video import VideoError
+from slowfast_uniformer.data.processes import work
+from slowfast_uniformer.data.video import FrameFolder, VideoError
 from slowfast_uniformer.runs.log import progress
 
 Facts = dict[str, Any]
@@ -47,7 +43,7 @@ class Job(NamedTuple):
 
 def make_job(path: str, images: str, listed: int | None, spread: int) -> Job:
     """The job of reading `path`; `listed` is None for lists without frame counts."""
-    folder = listed is not None and not os.path.isfile(path) and not shards.opener(path)
+    folder = not shards.opener(path) and (os.path.isdir(path) or (listed is not None and not os.path.isfile(path)))
     there = next((place for place in (Path(path), *Path(path).parents) if place.exists()), None)
     known = there and (there == Path(path) or there.is_file())  # a parent that is a file is a tar
     state = (there.stat().st_size, there.stat().st_mtime_ns) if known else (-1, 0)
@@ -69,7 +65,7 @@ def scan_videos(jobs: list[Job], path: str, workers: int) -> tuple[dict[Job, Fac
     results = {job: cached.get(job._replace(spread=0)) or cached.get(job) for job in jobs}
     new = [job for job, facts in results.items() if not facts]
     with open(path, "a", encoding="utf-8") as file:
-        for job, facts in progress(_read_all(new, workers), len(new), "reading"):
+        for job, facts in progress(work(examine, new, workers, _crashed), len(new), "check", "video"):
             results[job] = facts
             file.write(json.dumps({**job._asdict(), "facts": facts}) + "\n")
             file.flush()
@@ -83,58 +79,11 @@ def _read_cache(path: str) -> dict[Job, Facts]:
         if lines and not lines[-1].endswith("\n"):  # the last write was interrupted
             file.write("\n")
     rows = [json.loads(line) for line in lines if line.endswith("}}\n")]
-    return {Job(*(row[field] for field in Job._fields)): row["facts"] for row in rows}
+    return {Job(*(row[f] for f in Job._fields)): row["facts"] for row in rows if not row["facts"].get("away")}
 
 
-def _read_all(jobs: list[Job], workers: int) -> Iterator[tuple[Job, Facts]]:
-    """Examine all videos, in any order. If a process dies, the videos it may have read are read one by one."""
-    if not workers:
-        yield from ((job, examine(job)) for job in jobs)
-        return
-    interrupted: list[bool] = []  # Ctrl-C fills it: KeyboardInterrupt inside a pool's own code can leave its locks held
-    before = signal.signal(signal.SIGINT, lambda *_: interrupted.append(True))
-    try:
-        yield from _read_in_pools(deque(jobs), workers, interrupted)
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _read_in_pools(waiting: deque[Job], workers: int, interrupted: list) -> Iterator[tuple[Job, Facts]]:
-    while waiting:
-        pool = _pool(workers)
-        running: dict[Future, Job] = {}
-        try:
-            while waiting or running:
-                if interrupted:
-                    raise KeyboardInterrupt
-                while waiting and len(running) < 4 * workers:
-                    running[pool.submit(examine, waiting[0])] = waiting[0]
-                    waiting.popleft()
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    facts = future.result()
-                    yield running.pop(future), facts
-        except BrokenProcessPool:
-            yield from ((job, _examine_alone(job)) for job in running.values())
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, get_context("spawn"), _init_worker)
-
-
-def _init_worker() -> None:
-    """Leave Ctrl-C to the main process, and end with it if it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
-
-
-def _examine_alone(job: Job) -> Facts:
-    with _pool(1) as pool:
-        try:
-            return pool.submit(examine, job).result()
-        except BrokenProcessPool:
-            return {"error": f"cannot read {job.path}: the process that reads it crashes or is killed"}
+def _crashed(job: Job) -> Facts:
+    return {"error": f"cannot read {job.path}: the process that reads it crashes or is killed"}
 
 
 def examine(job: Job) -> Facts:
@@ -142,8 +91,9 @@ def examine(job: Job) -> Facts:
 
     Returns:
         `frames`, `fps`, `width`, `height`, and `hash` of its bytes; if all frames are read also `sizes`, the number of
-        different frame sizes, and `damaged`, the number of frames that decode with errors. Only `error` if the video
-        cannot be read.
+        different frame sizes, and `damaged`, the number of frames that decode with errors; `passed_over`, the error of
+        packets that do not decode, such as those at a cut. Only `error` if the video cannot be read, with `away` if the
+        file system can be at fault; that is not taken from the cache.
     """
     try:
         with open_sample(Sample(job.path, UNLABELLED, job.listed), job.images) as video:
@@ -155,18 +105,18 @@ def examine(job: Job) -> Facts:
                 frames = Counter(video.decode_all())
                 facts["sizes"] = len({(width, height) for width, height, _ in frames})
                 facts["damaged"] = sum(count for (*_, damaged), count in frames.items() if damaged)
-        return facts | {"hash": _hash(job)}
+            if video.passed_over:
+                facts["passed_over"] = video.passed_over
+            names = map(video.image_name, range(video.frames)) if isinstance(video, FrameFolder) else None
+        return facts | {"hash": _hash([os.path.join(job.path, name) for name in names] if names else [job.path])}
     except VideoError as error:
-        return {"error": str(error)}
+        return {"error": str(error)} | ({} if bad_video(job.path, error).state else {"away": True})
     except Exception as error:  # damaged files can raise anything
         return {"error": f"cannot read {job.path}: {type(error).__name__}: {error}"}
 
 
-def _hash(job: Job) -> str:
-    """BLAKE2 hash of the file's bytes, or of all images' of a frame folder."""
-    paths = [job.path]
-    if job.images:
-        paths = [os.path.join(job.path, job.images.format(number)) for number in range(1, job.listed + 1)]
+def _hash(paths: list[str]) -> str:
+    """BLAKE2 hash of the bytes of a file, or of all images of a frame folder."""
     digest = hashlib.blake2b(digest_size=16)
     for path in paths:
         open_member = shards.opener(path)

@@ -11,12 +11,14 @@ config or a list cannot be used.
 import argparse
 import itertools
 import os
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from slowfast_uniformer import terminal
 from slowfast_uniformer.cli.common import config_parser, parse_arguments
 from slowfast_uniformer.config.load import load_config
+from slowfast_uniformer.data.annotations import list_path
+from slowfast_uniformer.wording import counted
 
 if TYPE_CHECKING:
     from slowfast_uniformer.analysis.dataset_check import Report
@@ -44,11 +46,16 @@ def summary(report: "Report", output_dir: str) -> str:
     """The findings, for people."""
     from slowfast_uniformer.analysis.dataset_check import FAULTS, NOTES
 
-    lines = [f"{report.files:,} files, {report.read:,} of them read now, the others before"]
+    before = report.files - report.read
+    read = f", {report.read:,} of them read now, the others before" if report.read else ", all read before"
+    read = read if before else ""
+    lines = [f"{counted(report.files, 'file')}{read}"]
     for split, counts in report.classes.items():
         present = [count for count in counts if count]
-        sizes = f", each with {min(present):,} to {max(present):,} videos" if present else ""
-        lines.append(f"{split}: {sum(counts):,} labels of {len(present)} of {len(counts)} classes{sizes}")
+        least, most = min(present, default=0), max(present, default=0)
+        sizes = f", each with {f'{least:,} to ' if least < most else ''}{counted(most, 'video')}" if present else ""
+        classes = f"{len(present)} of {counted(len(counts), 'class')}"
+        lines.append(f"{split}: {counted(sum(counts), 'label')} of {classes}{sizes}")
     for kind in FAULTS + NOTES:
         findings = [finding for finding in report.findings if finding.finding == kind]
         if findings:
@@ -67,10 +74,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     cfg = load_config(args.cfg, args.opts, runs_here=False)
     from slowfast_uniformer.analysis.dataset_check import FAULTS, check
 
+    splits = [s for s in args.splits if s != "val" or cfg.TRAIN.EVAL_PERIOD or os.path.isfile(list_path(cfg, s))]
     try:
-        report = check(cfg, args.splits, args.workers, args.fast)
+        report = check(cfg, splits, args.workers, args.fast)
     except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
+        terminal.show("interrupted; the same command continues", error=True)
         return 130
     print(summary(report, cfg.OUTPUT_DIR))
     return int(any(finding.finding in FAULTS for finding in report.findings))

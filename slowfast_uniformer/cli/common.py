@@ -1,6 +1,7 @@
 """What commands share: argument parsers, tables, and the exit status of an error."""
 
 import argparse
+import errno
 import os
 import re
 import signal
@@ -8,12 +9,15 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from slowfast_uniformer import paths, terminal
 from slowfast_uniformer.config.load import split_cfg_arguments
 from slowfast_uniformer.config.recipes import list_recipes
 from slowfast_uniformer.distributed import signals
 from slowfast_uniformer.errors import LostRankError, UserError
 
 KEYS = "Config keys are explained in docs/config.md; `uniformer config --cfg FILE` prints the values of a config."
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # of a disk that takes no more
 
 
 # ------------------------------------------------------------------------------------------------------ arguments
@@ -78,9 +82,13 @@ def autocomplete(parser: argparse.ArgumentParser) -> None:
 def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Arguments; of a `config_parser`, `cfg` are the config files and `opts` the KEY VALUE pairs."""
     autocomplete(parser)
-    args = parser.parse_args(argv)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        hint = " (config keys and values stand without dashes: SOLVER.MAX_EPOCH 3)" if "opts" in args else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     if "cfg" in args and args.cfg:
         args.cfg, args.opts = split_cfg_arguments(args.cfg, args.opts)
+        args.cfg = [*map(paths.expand, args.cfg)]
     return args
 
 
@@ -92,12 +100,12 @@ def parse_model_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] |
     args = parser.parse_intermixed_args(words[:end])
     rest, args.cfg, args.overrides = args.cfg, [], []
     while rest and (rest[0].endswith((".yaml", ".yml")) or rest[0] in list_recipes()):
-        args.cfg.append(rest.pop(0))
+        args.cfg.append(paths.expand(rest.pop(0)))
     while len(rest) > 1 and re.fullmatch(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*", rest[0]):
         args.overrides += [rest.pop(0), rest.pop(0)]
     args.overrides += [word for pair in args.set for word in pair]
     if "videos" in args:
-        args.videos = [*rest, *args.videos, *words[end + 1 :]]
+        args.videos = [*map(paths.expand, [*rest, *args.videos, *words[end + 1 :]])]
         if not args.videos:
             parser.error("no VIDEO, FOLDER or LIST is given (write -- before one whose name begins with -)")
     elif rest := rest + words[end:]:
@@ -138,7 +146,7 @@ def table(rows: Sequence[Sequence[Any]]) -> str:
 def print_errors(errors: Sequence[str]) -> int:
     """Print one line per error; returns the exit status."""
     for error in errors:
-        print(f"error: {error}", file=sys.stderr)
+        terminal.show(f"error: {error}", error=True)
     return 2 if errors else 0
 
 
@@ -148,21 +156,31 @@ def finish(command: Callable[[], int | None]) -> None:
     2: the input is at fault, with one line on standard error. 75: a signal interrupted what the same command
     continues. 130: Ctrl-C. 141: the reader of standard output has closed it.
     """
+    terminal.prepare()
+    os.environ["MPLBACKEND"] = "agg"  # that of a notebook around this process need not be installed here
     try:
-        if status := command():
+        status = command()
+        if failed := terminal.settle():
+            raise failed
+        if status:
             sys.exit(status)
     except LostRankError as error:
         status = print_errors([str(error)])
-        sys.stdout.flush()
+        terminal.settle()
         os._exit(status)  # without ending the interpreter, as `launch` explains
     except UserError as error:
         sys.exit(print_errors([str(error)]))
-    except signals.Interrupted:
+    except signals.Interrupted as stop:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a late one must not replace the exit code
-        print("interrupted; the same command continues", file=sys.stderr)
+        terminal.show(f"interrupted; {stop.remedy}", error=True)
         sys.exit(signals.EXIT_CODE)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        sys.stderr.close()
         sys.exit(141)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        sys.exit(print_errors([f"{error.filename or 'the output'} cannot be written: {error.strerror}"]))
+    finally:
+        terminal.settle()

@@ -7,11 +7,11 @@ What --cfg prints is YAML that --cfg accepts again.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from fvcore.common.config import CfgNode
 
+from slowfast_uniformer import terminal
 from slowfast_uniformer.cli.common import config_parser, parse_arguments
 from slowfast_uniformer.config.keys import set_key
 from slowfast_uniformer.config.load import difference, load_config
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     notes: list[str] = []
     cfg = load_config(args.cfg, args.opts, notes, runs_here=False)
     for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+        terminal.show(f"note: {note}", error=True)
     if args.diff:
         changed, cfg = difference(cfg), CfgNode()
         for key, value in changed.items():

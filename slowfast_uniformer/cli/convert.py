@@ -9,13 +9,16 @@ The second form makes the checkpoint folder of a sharded run one file, with ever
 import argparse
 from collections.abc import Sequence
 
+from slowfast_uniformer import paths
 from slowfast_uniformer.cli.common import new_parser, parse_arguments
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = new_parser("convert", __doc__)
-    parser.add_argument("source", metavar="IN", help="a file, or its name in $SLOWFAST_UNIFORMER_WEIGHTS")
-    parser.add_argument("target", metavar="OUT", help="the .safetensors (or .pyth) file to write")
+    parser.add_argument(
+        "source", type=paths.expand, metavar="IN", help="a file, or its name in $SLOWFAST_UNIFORMER_WEIGHTS"
+    )
+    parser.add_argument("target", type=paths.expand, metavar="OUT", help="the .safetensors (or .pyth) file to write")
     return parse_arguments(parser, argv)
 
 

@@ -12,6 +12,7 @@ import argparse
 import os
 from collections.abc import Sequence
 
+from slowfast_uniformer import paths
 from slowfast_uniformer.cli.common import load_predictor, model_parser, parse_model_arguments, print_errors
 from slowfast_uniformer.errors import UserError, os_errors_reported
 
@@ -21,13 +22,13 @@ METHODS = ("auto", "gradcam", "attention")
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = model_parser("explain", __doc__)
     add = parser.add_argument
-    add("--output", required=True, metavar="FOLDER", help="folder to write")
+    add("--output", required=True, type=paths.expand, metavar="FOLDER", help="folder to write")
     help_text = "class to explain by Grad-CAM (the most probable one); attention does not depend on the class"
     add("--class", dest="label", metavar="NAME|LABEL", help=help_text)
     add("--stage", help="whose map the overlay shows; the contact sheet names all stages")
     add("--method", choices=METHODS, default="auto", help="%(default)s: by the kind of stage")
     add("--at", type=float, metavar="SECONDS", help="middle of the clip (the video's)")
-    add("--tensorboard", metavar="FOLDER", help="also write the contact sheets to TensorBoard")
+    add("--tensorboard", type=paths.expand, metavar="FOLDER", help="also write the contact sheets to TensorBoard")
     return parse_model_arguments(parser, argv)
 
 
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from slowfast_uniformer.inference.explain import contact_sheet, explain, label_of, write_overlay, write_picture
     from slowfast_uniformer.inference.inputs import find_videos
     from slowfast_uniformer.inference.outputs import output_files
+    from slowfast_uniformer.runs.log import progress
 
     model = load_predictor(args)
     label = None if args.label is None else label_of(args.label, model.names)
@@ -48,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         with os_errors_reported(f"--tensorboard {args.tensorboard}: cannot write there"):
             board = SummaryWriter(args.tensorboard)
-    for sample, overlay, picture in zip(samples, overlays, sheets, strict=True):
+    jobs = zip(samples, overlays, sheets, strict=True)
+    for sample, overlay, picture in progress(jobs, len(samples), "explain", "video", bar=False):
         try:
             found = explain(model, sample, label, args.method, args.at)
             write_overlay(model, found, overlay, args.stage)
@@ -60,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         name, probability = found.explained
         print(f"{sample.path}: {name} ({probability:.1%}), {overlay}, {picture}", flush=True)
         if board:
-            board.add_image(f"explain/{os.path.basename(picture)}", sheet, dataformats="HWC")
+            tag = os.path.basename(picture).encode(errors="backslashreplace").decode()  # a name may be no UTF-8
+            board.add_image(f"explain/{tag}", sheet, dataformats="HWC")
     if board:
         board.close()
     return print_errors(errors)

@@ -12,7 +12,9 @@ all views of the videos after --check, or else on noise.
 import argparse
 from collections.abc import Sequence
 
+from slowfast_uniformer import paths
 from slowfast_uniformer.cli.common import load_predictor, model_parser, parse_model_arguments
+from slowfast_uniformer.wording import counted
 
 FORMATS = {"onnx": ".onnx", "torch_export": ".pt2"}
 
@@ -20,8 +22,10 @@ FORMATS = {"onnx": ".onnx", "torch_export": ".pt2"}
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = model_parser("export", __doc__, videos=False)
     parser.add_argument("--format", required=True, choices=FORMATS)
-    parser.add_argument("--output", required=True, metavar="OUT.onnx|OUT.pt2")
-    parser.add_argument("--check", nargs="+", default=[], metavar="VIDEO", help="videos, folders or lists")
+    parser.add_argument("--output", required=True, type=paths.expand, metavar="OUT.onnx|OUT.pt2")
+    parser.add_argument(
+        "--check", nargs="+", default=[], type=paths.expand, metavar="VIDEO", help="videos, folders or lists"
+    )
     return parse_model_arguments(parser, argv)
 
 
@@ -36,6 +40,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     videos = find_videos(args.check, model.cfg)
     found = export(model, args.format, output, videos)
     opset = f" (opset {found.opset})" if found.opset else ""
-    data = f"{found.clips} clips of {len(videos)} videos" if videos else f"{found.clips} clips of noise"
-    print(f"{output}: {args.format}{opset}, {found.size / 1e6:.1f} MB, {len(model.names)} classes")
+    data = f"{counted(found.clips, 'clip')} of {counted(len(videos), 'video') if videos else 'noise'}"
+    print(f"{output}: {args.format}{opset}, {found.size / 1e6:.1f} MB, {counted(len(model.names), 'class')}")
     print(f"largest deviation from PyTorch {found.deviation:.1e} of the largest logit, on {data}")

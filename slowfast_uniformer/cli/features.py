@@ -12,12 +12,13 @@ import argparse
 from collections.abc import Sequence
 from functools import partial
 
+from slowfast_uniformer import paths
 from slowfast_uniformer.cli.common import load_arguments, model_parser, parse_model_arguments
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = model_parser("features", __doc__)
-    parser.add_argument("--output", required=True, metavar="OUT.safetensors|OUT.parquet")
+    parser.add_argument("--output", required=True, type=paths.expand, metavar="OUT.safetensors|OUT.parquet")
     parser.add_argument("--per-frame", action="store_true", help="features before the mean over time")
     parser.add_argument("--workers", type=int, default=2, help="DataLoader workers of each process (%(default)s)")
     parser.add_argument("--init_method", default="", help="tcp://HOST:PORT of machine 0 (NUM_SHARDS, SHARD_ID)")

@@ -12,6 +12,7 @@ from typing import Any
 
 from slowfast_uniformer.cli.common import config_parser, parse_arguments, positive, table
 from slowfast_uniformer.config.load import load_config
+from slowfast_uniformer.wording import counted
 
 COLUMNS = {  # heading -> key of a row, and its unit
     "params M": ("params", 1e6),
@@ -27,7 +28,7 @@ TEXT = """\
 {stages}
 
 memory of one device, an estimate (without workspaces of operations and allocator fragmentation):
-  a training step of {batch} clip(s): {train_peak} at the peak
+  a training step of {clips}: {train_peak} at the peak
     of which {parts}, saved for the backward pass {saved}
   evaluation of one clip: {eval_peak} at the peak"""
 
@@ -49,7 +50,9 @@ def as_text(facts: dict[str, Any]) -> str:
     memory = facts["memory"]
     sizes = {key: f"{size / 2**20:,.0f} MiB" for key, size in [*memory.items(), ("saved", facts["saved"])]}
     parts = ", ".join(f"{key} {sizes[key]}" for key in ("weights", "optimizer", "ema", "ddp_buckets"))
-    return TEXT.format_map(facts | sizes | {"batch": memory["batch"], "stages": table(rows), "parts": parts})
+    return TEXT.format_map(
+        facts | sizes | {"clips": counted(memory["batch"], "clip"), "stages": table(rows), "parts": parts}
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -17,7 +17,7 @@ from slowfast_uniformer.errors import UserError
 
 COMMANDS = {
     "Training": ("train", "test", "config", "slurm"),
-    "Data": ("demo-data", "lists", "check"),
+    "Data": ("demo-data", "lists", "check", "transcode"),
     "Using a trained model": ("predict", "explain", "features", "export", "app", "convert"),
     "Analysis": ("report", "info", "plan"),
 }

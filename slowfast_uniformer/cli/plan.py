@@ -12,6 +12,7 @@ from typing import Any
 
 from slowfast_uniformer.cli.common import config_parser, parse_arguments, positive, table
 from slowfast_uniformer.config.load import load_config, load_recipe
+from slowfast_uniformer.wording import counted
 
 BANDWIDTH = 25.0  # GB/s: 200 Gbit/s for each GPU
 PARTS = {
@@ -28,12 +29,11 @@ CHECKPOINTING = {
     "all": "activation checkpointing of every block:",
 }
 TEXT = """\
-{model} on {gpus} GPUs of {machines} machine(s), {parallel}, mixed precision {precision}
-global batch {batch[videos]} videos, {batch[videos_per_gpu]} per GPU; {batch[clips_at_once]} clip(s) per forward pass
+{model} on {devices}, {parallel}, mixed precision {precision}
+global batch {batch[videos]} videos, {batch[videos_per_gpu]} per GPU; {clips} per forward pass
 learning rate {rate[applied]:g}; linear from the recipe's {rate[recipe]:g} at {rate[recipe_videos]} videos: \
 {rate[linear]:g}{advice}
-{steps[videos]:,} videos ({steps[source]}): {steps[per_epoch]:,} steps per epoch, {steps[total]:,} in \
-{steps[epochs]} epochs
+{videos} ({steps[source]}): {per_epoch} per epoch, {steps[total]:,} in {epochs}
 
 {memory_table}
 
@@ -93,6 +93,10 @@ def as_text(facts: dict[str, Any]) -> str:
     advice = "" if abs(rate["applied"] / rate["linear"] - 1) < 1e-6 else " - set SOLVER.BASE_LR"
     sizes = {key: size(facts["checkpoints"][key]) for key in ("bytes", "total")}
     shown = {"rate": rate, "advice": advice, "per_step": per_step, "times": "\n".join(times), "sizes": sizes}
+    shown["devices"] = f"{counted(facts['gpus'], 'GPU')} of {counted(facts['machines'], 'machine')}"
+    shown["clips"] = counted(facts["batch"]["clips_at_once"], "clip")
+    for key, noun in (("videos", "video"), ("per_epoch", "step"), ("epochs", "epoch")):
+        shown[key] = counted(facts["steps"][key], noun)
     text = TEXT.format_map(facts | shown | {"memory_table": memory_table(facts["memory"])})
     return text + fit_line(facts["memory"])
 

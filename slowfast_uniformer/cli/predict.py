@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from slowfast_uniformer import paths, terminal
 from slowfast_uniformer.cli.common import load_predictor, model_parser, parse_model_arguments, positive, print_errors
 from slowfast_uniformer.errors import UserError
 
@@ -22,12 +23,17 @@ from slowfast_uniformer.errors import UserError
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = model_parser("predict", __doc__)
     add = parser.add_argument
-    add("--topk", type=positive(int), default=5, help="most probable classes to print (%(default)s)")
+    add("--topk", type=positive(int), default=5, help="most probable classes to print (%(default)s, or all there are)")
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print a list of objects")
     output.add_argument("--csv", action="store_true", help="print a table, without timelines")
-    add("--overlay", metavar="OUT.mp4|FOLDER", help="write the videos with their classes drawn on them")
-    add("--picture", metavar="OUT.png|FOLDER", help="write timelines as pictures")
+    add(
+        "--overlay",
+        type=paths.expand,
+        metavar="OUT.mp4|FOLDER",
+        help="write the videos with their classes drawn on them",
+    )
+    add("--picture", type=paths.expand, metavar="OUT.png|FOLDER", help="write timelines as pictures")
     help_text = "length from which a video gets a timeline (%(default)s)"
     add("--longer-than", type=float, default=30.0, metavar="SECONDS", help=help_text)
     add("--window", type=float, metavar="SECONDS", help="of a timeline (a clip's length)")
@@ -49,8 +55,7 @@ def predictions(args: argparse.Namespace, model: Any, errors: list[str]) -> Iter
     pictures = output_files(args.picture, paths, ".png") if args.picture else None
     longer_than = 0.0 if pictures else args.longer_than
     found = predict(model, samples, args.topk, longer_than, args.workers, window=args.window, step=args.step)
-    if args.json or args.csv:
-        found = progress(found, len(samples), "videos")
+    found = progress(found, len(samples), "predict", "video", bar=args.json or args.csv)
     for number, prediction in enumerate(found):
         row = prediction.row
         try:
@@ -70,7 +75,7 @@ def print_rows(args: argparse.Namespace, rows: Iterator[dict[str, Any]]) -> None
     from slowfast_uniformer.inference.predict import as_csv, as_json, as_text, csv_head
 
     if args.json:
-        for piece in as_json(rows):
+        for piece in as_json(rows, terminal.lacks_letters()):
             print(piece, end="", flush=True)
         print()
     elif args.csv:
@@ -88,5 +93,7 @@ def print_rows(args: argparse.Namespace, rows: Iterator[dict[str, Any]]) -> None
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     errors: list[str] = []
-    print_rows(args, predictions(args, load_predictor(args), errors))
+    model = load_predictor(args)
+    args.topk = min(args.topk, len(model.names))
+    print_rows(args, predictions(args, model, errors))
     return print_errors(errors)

@@ -8,13 +8,16 @@ The page is a single self-contained file. It can be written while the run is in 
 import argparse
 from collections.abc import Sequence
 
+from slowfast_uniformer import paths
 from slowfast_uniformer.cli.common import new_parser, parse_arguments
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = new_parser("report", __doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder (OUTPUT_DIR)")
-    parser.add_argument("--output", metavar="FILE.html", help="the page (report.html in the first RUN)")
+    parser.add_argument("runs", nargs="+", type=paths.expand, metavar="RUN", help="a run's folder (OUTPUT_DIR)")
+    parser.add_argument(
+        "--output", type=paths.expand, metavar="FILE.html", help="the page (report.html in the first RUN)"
+    )
     return parse_arguments(parser, argv)
 
 

@@ -6,9 +6,9 @@ docs/cluster.md has the details.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 
+from slowfast_uniformer import terminal
 from slowfast_uniformer.cli.common import config_parser, parse_arguments
 from slowfast_uniformer.distributed.slurm import script, submit
 
@@ -37,5 +37,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     notes: list[str] = []
     text = script(args, notes)
     for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+        terminal.show(f"note: {note}", error=True)
     print(text if args.print else submit(text), end="" if args.print else "\n")

@@ -7,18 +7,16 @@ several processes; otherwise one process per GPU (NUM_GPUS) is started here.
 """
 
 import argparse
-import os
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from fvcore.common.config import CfgNode
-
-from slowfast_uniformer import paths
+from slowfast_uniformer import terminal
 from slowfast_uniformer.cli.common import config_parser, parse_arguments
 from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.config.smoke import smoke_overrides
-from slowfast_uniformer.data import annotations
+from slowfast_uniformer.distributed import signals
+from slowfast_uniformer.engine.preflight import check_inputs
 
 
 def run_parser(command: str, description: str) -> argparse.ArgumentParser:
@@ -37,14 +35,6 @@ def parse_args(argv: Sequence[str] | None = None, prog: str = "") -> argparse.Na
     return parse_arguments(parser, argv)
 
 
-def check_lists(cfg: CfgNode) -> None:
-    """Raise the UserError of a missing list before seconds are spent on importing PyTorch."""
-    splits = ["train", "val"] * cfg.TRAIN.ENABLE + ["test"] * cfg.TEST.ENABLE
-    for split in splits:
-        if not os.path.isfile(paths.fetch(annotations.list_path(cfg, split))):
-            annotations.load(cfg, split)
-
-
 def start(args: argparse.Namespace, overrides: Sequence[Any] = ()) -> None:
     """Load and check the config, then run it in every process; `overrides` win over the arguments."""
     notes: list[str] = []
@@ -54,12 +44,18 @@ def start(args: argparse.Namespace, overrides: Sequence[Any] = ()) -> None:
     if args.small:
         opts += smoke_overrides(load_config(args.cfg, opts, runs_here=False))
     cfg = load_config(args.cfg, opts, notes)
-    check_lists(cfg)
+    notes += check_inputs(cfg)
 
     from slowfast_uniformer.distributed.launch import launch
     from slowfast_uniformer.engine.job import run_job
 
-    launch(partial(run_job, notes=notes, config_files=args.cfg, logger_name=""), cfg, args.init_method)
+    try:
+        launch(partial(run_job, notes=notes, config_files=args.cfg, logger_name=""), cfg, args.init_method)
+    except signals.Interrupted as stop:
+        if cfg.TRAIN.ENABLE and not cfg.TRAIN.AUTO_RESUME:
+            stop.remedy = "the same command with TRAIN.AUTO_RESUME True continues"
+        raise
+    terminal.settle()  # a summary that cannot be printed does not make a failure of a complete run
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "") -> None:

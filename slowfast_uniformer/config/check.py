@@ -12,6 +12,8 @@ from fvcore.common.config import CfgNode
 
 from slowfast_uniformer.config.keys import DEFAULTS, flatten, read_table
 from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.paths import numbered_name
+from slowfast_uniformer.wording import counted
 
 _LIMITS = read_table(DEFAULTS.with_name("limits.yaml"))
 GPU_DEVICES = ("/dev/nvidia[0-9]*", "/dev/dxg", "/dev/kfd", "/dev/nvhost*", "/dev/nvmap")  # NVIDIA, WSL, AMD, Jetson
@@ -36,10 +38,13 @@ def _faults(cfg: CfgNode) -> Iterator[str]:
     for key, allowed in _LIMITS["choices"].items():
         if values[key] not in allowed:
             yield f"{key}: {values[key]!r} is not one of {', '.join(map(repr, allowed))}"
+    for key, lengths in _LIMITS["lengths"].items():
+        if len(values[key]) not in lengths:
+            yield f"{key}: {values[key]} must be a list of {' or '.join(map(str, lengths))} numbers"
     devices = max(cfg.NUM_GPUS, 1)
     for key in ("TRAIN.BATCH_SIZE", "TEST.BATCH_SIZE"):
         if values[key] % devices:
-            yield f"{key}: {values[key]} cannot be divided among {devices} device(s)"
+            yield f"{key}: {values[key]} cannot be divided among {counted(devices, 'device')}"
     if not 0 <= cfg.SHARD_ID < cfg.NUM_SHARDS:
         yield f"SHARD_ID: {cfg.SHARD_ID} must be from 0 to NUM_SHARDS - 1"
     if not cfg.DIST_TIMEOUT > 0:
@@ -51,10 +56,16 @@ def _faults(cfg: CfgNode) -> Iterator[str]:
         yield "MODEL.INIT_HEAD: probe fits a classifier to the features of pretrained weights; set MODEL.INIT_FROM"
     if cfg.SOLVER.LR_POLICY != "cosine" and not (len(steps) == len(cfg.SOLVER.LRS) > 0 and steps[0] == 0):
         yield "SOLVER.STEPS and SOLVER.LRS must be equally long, and STEPS begin with 0, for this SOLVER.LR_POLICY"
+    if cfg.DATA.COLOR_MATRIX != "bt601" and cfg.DATA.DECODER == "torchcodec":
+        yield f"DATA.COLOR_MATRIX: {cfg.DATA.COLOR_MATRIX} needs DATA.DECODER pyav; torchcodec knows bt601 only"
     if cfg.DATA.MULTI_LABEL and cfg.MIXUP.ENABLE:
         yield "MIXUP.ENABLE: mixup and label smoothing need one label per video; not with DATA.MULTI_LABEL"
     if cfg.DATA.MULTI_LABEL and cfg.DATA.PATH_LABEL_SEPARATOR == ",":
         yield "DATA.PATH_LABEL_SEPARATOR: with DATA.MULTI_LABEL ',' separates labels; choose another"
+    try:
+        numbered_name(cfg.DATA.IMAGE_TEMPLATE, 1)
+    except ValueError as error:
+        yield f"DATA.IMAGE_TEMPLATE: {error}; it names an image by its number, such as img_{{:05d}}.jpg or img_%05d.jpg"
     if cfg.DATA.FLIP_LABELS and not cfg.DATA.RANDOM_FLIP:
         yield "DATA.FLIP_LABELS: defines label changes under a flip, but DATA.RANDOM_FLIP is False: set it True"
     if bool(cfg.DATA.TRAIN_JITTER_SCALES_RELATIVE) != bool(cfg.DATA.TRAIN_JITTER_ASPECT_RELATIVE):
@@ -78,7 +89,7 @@ def check_devices(cfg: CfgNode) -> None:
     """
     if cfg.NUM_GPUS > 0 and cfg.NUM_GPUS > (gpus := num_gpus()):
         raise UserError(
-            f"NUM_GPUS: {cfg.NUM_GPUS}, but this machine has {gpus} usable GPU(s). Set NUM_GPUS {gpus}"
+            f"NUM_GPUS: {cfg.NUM_GPUS}, but this machine has {counted(gpus, 'usable GPU')}. Set NUM_GPUS {gpus}"
             + (" (0 runs on the CPU)" if gpus == 0 else "")
         )
 

@@ -9,12 +9,12 @@ import yaml
 from fvcore.common.config import CfgNode
 
 DEFAULTS = Path(__file__).with_name("defaults.yaml")
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is many times faster, where it is built in
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is many times faster, where it is built in
 
 
 def read_table(path: Path) -> dict:
     """Return the content of a YAML file of the package."""
-    return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    return yaml.load(path.read_text(encoding="utf-8"), YAML_LOADER)
 
 
 @functools.cache
@@ -36,6 +36,12 @@ def flatten(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + str(key), value
+
+
+@functools.cache
+def text_keys() -> frozenset[str]:
+    """Return the keys whose default is text."""
+    return frozenset(key for key, value in flatten(_defaults()) if isinstance(value, str))
 
 
 def set_key(cfg: CfgNode, key: str, value: Any) -> None:

@@ -1,21 +1,24 @@
 """Loading a config: read, merge, derive, freeze, check. Afterwards it is read-only; see `variant`."""
 
 import ast
-import difflib
 import itertools
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-import yaml
 from fvcore.common.config import CfgNode
 
+from slowfast_uniformer import paths
 from slowfast_uniformer.config.check import check, check_devices, check_tracker
-from slowfast_uniformer.config.compat import RENAMED, RETIRED, apply_released_defaults, retired_note
-from slowfast_uniformer.config.keys import flatten, get_cfg, set_key
+from slowfast_uniformer.config.compat import RENAMED, apply_released_defaults, retired_note
+from slowfast_uniformer.config.files import read_yaml
+from slowfast_uniformer.config.keys import DEFAULTS, flatten, get_cfg, read_table, set_key, text_keys
 from slowfast_uniformer.config.recipes import find_config
+from slowfast_uniformer.config.suggest import broken_pair, unknown_key
 from slowfast_uniformer.errors import UserError
 
+_STORED = "stored config"
 # Keys that also accept other types than their default's
 _OTHER_TYPES = {
     "UNIFORMER.MLP_RATIO": (int, float, list),
@@ -24,8 +27,10 @@ _OTHER_TYPES = {
     "UNIFORMERV2.LN_PRE": (bool, str),
     "UNIFORMERV2.NORM_EPS": (float, str),
 }
+_TEXT_LISTS = ("SOLVER.SPECIAL_LIST", "MODEL.INIT_ALLOW")  # the other lists hold numbers
+_PATHS = read_table(DEFAULTS.with_name("limits.yaml"))["paths"]
 _TYPE_NAMES = {bool: "True or False", int: "an integer", float: "a number", str: "text", list: "a list"}
-_TYPE_NAMES[CfgNode] = "a section"
+_TYPE_NAMES |= {CfgNode: "a section", type(None): "a number"}
 
 
 def load_config(
@@ -69,7 +74,7 @@ def load_recipe(path: str | dict) -> CfgNode:
 
     It is what `recipe_notes` compares a run with.
     """
-    return _merged(path, (), [])
+    return _merged(path, (), [], complete=False)
 
 
 def variant(cfg: CfgNode, overrides: Sequence[Any] = (), runs_here: bool = False) -> CfgNode:
@@ -81,55 +86,49 @@ def variant(cfg: CfgNode, overrides: Sequence[Any] = (), runs_here: bool = False
     return load_config(to_dict(cfg), overrides, runs_here=runs_here)
 
 
-def _merged(path: str | dict | Sequence[str | dict] | None, overrides: Sequence[Any], notes: list[str]) -> CfgNode:
-    """The defaults with files and overrides merged over them and values derived, frozen."""
-    cfg, given = get_cfg(), {}
+def _merged(
+    path: str | dict | Sequence[str | dict] | None, overrides: Sequence[Any], notes: list[str], complete: bool = True
+) -> CfgNode:
+    """The defaults with files and overrides merged over them and values derived, frozen.
+
+    In a config that is not `complete`, variables of paths may be unknown.
+    """
+    cfg, given, places = get_cfg(), {}, {}
     sources = [path] if isinstance(path, str | dict) else path or []
-    for name, values in [*map(_read, sources), ("command line", _parse_overrides(overrides))]:
-        _merge(cfg, values, name, notes)
+    for values, found in [*map(_read, sources), _parse_overrides(overrides)]:
+        _merge(cfg, values, found, notes)
         given |= values
+        places |= {RENAMED.get(key, key): place for key, place in found.items()}
     if note := apply_released_defaults(cfg, given):
         notes.append(note)
     _derive(cfg)
+    _expand_paths(cfg, places, complete)
     cfg.freeze()
     return cfg
 
 
-def _read(source: str | dict) -> tuple[str, dict[str, Any]]:
-    """The name of a config for messages, and its values by key."""
+def _read(source: str | dict) -> tuple[dict[str, Any], dict[str, str]]:
+    """The values of a config by key, and where each is."""
     if isinstance(source, dict):
-        return "stored config", dict(flatten(source))
+        values = dict(flatten(source))
+        return values, dict.fromkeys(values, _STORED)
     path = find_config(source)
-    return path, dict(flatten(_read_yaml(path)))
+    content, places = read_yaml(path)
+    values = dict(flatten(content))
+    return values, {key: places.get(key, path) for key in values}  # one that << merges has no place of its own
 
 
-def _read_yaml(path: str) -> dict:
-    """The content of a file, merged over that of its _BASE_ files."""
-    try:
-        content = CfgNode.load_yaml_with_base(path)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{mark.name}, line {mark.line + 1}" if mark else path
-        raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: its _BASE_ {error.filename} does not exist") from None
-    except (AssertionError, AttributeError, TypeError):  # it, or a file below it, has values where sections belong
-        content = None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a config; expected sections such as TRAIN: with keys below them")
-    return content
-
-
-def _parse_overrides(pairs: Sequence[Any]) -> dict[str, Any]:
-    """Values by key, text as Python would read it."""
-    if len(pairs) % 2:
-        raise UserError(f"command line: {pairs[-1]!r} has no value; overrides are KEY VALUE pairs")
-    defaults, values = dict(flatten(get_cfg())), {}
+def _parse_overrides(pairs: Sequence[Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Values by key, text as Python would read it, and where each is."""
+    if fault := broken_pair(pairs):
+        raise UserError(f"command line: {fault}")
+    values = {}
     for key, text in zip(map(str, pairs[::2]), pairs[1::2], strict=True):
         value = _parse(text) if isinstance(text, str) else text
-        is_name = isinstance(defaults.get(key), str) and type(value) in (int, float)  # 2022_01 is a file's name
+        is_name = key in text_keys() and type(value) in (int, float)  # 2022_01 is a file's name
         values[key] = text if is_name else value
-    return dict(flatten(values))
+    values = dict(flatten(values))
+    return values, dict.fromkeys(values, "command line")
 
 
 def _parse(text: str) -> Any:
@@ -141,37 +140,44 @@ def _parse(text: str) -> Any:
         return text
 
 
-def _merge(cfg: CfgNode, given: dict[str, Any], source: str, notes: list[str]) -> None:
+def _merge(cfg: CfgNode, given: dict[str, Any], places: dict[str, str], notes: list[str]) -> None:
     """Set the keys in `given`; append notes on those that are retired."""
     defaults = dict(flatten(get_cfg()))
     for key, value in given.items():
-        key = RENAMED.get(key, key)
-        if key == "MODEL.INIT_FROM" and value is None:
-            value = ""
+        place, key = places[key], RENAMED.get(key, key)
         if key == "MODEL.ARGS":
-            cfg.MODEL.ARGS.update(_coerce(key, value, defaults[key], source))
+            cfg.MODEL.ARGS.update(_coerce(key, value, defaults[key], place))
         elif key in defaults:
-            set_key(cfg, key, _coerce(key, value, defaults[key], source))
+            set_key(cfg, key, _coerce(key, value, defaults[key], place))
         elif key.startswith("MODEL.ARGS."):
             set_key(cfg, key, value)
-        elif note := retired_note(key, value, source):
+        elif note := retired_note(key, value, place):
             if note not in notes:  # several files may have the key
                 notes.append(note)
-        else:
-            nearest = difflib.get_close_matches(key, [*defaults, *RETIRED], n=1, cutoff=0.0)[0]
-            raise UserError(f"{source}: unknown key {key}; the nearest known one is {nearest}")
+        elif value is not None or not isinstance(get_cfg().get(key), CfgNode):  # None: all keys are commented out
+            raise UserError(f"{place}: {unknown_key(key)}")
 
 
-def _coerce(key: str, value: Any, default: Any, source: str) -> Any:
+def _coerce(key: str, value: Any, default: Any, place: str) -> Any:
     """`value` in the type of the key's default; an error if it has another."""
     wanted = type(default)
     if isinstance(value, tuple):
         value = list(value)
-    if default is None or isinstance(value, _OTHER_TYPES.get(key, ())):
+    if isinstance(value, _OTHER_TYPES.get(key, ())) and not isinstance(value, list):
         return value
+    if value == "None":  # which YAML reads as text
+        value = None
+    with suppress(ValueError, OverflowError):
+        if isinstance(value, list) and list in (wanted, *_OTHER_TYPES.get(key, ())) and key not in _TEXT_LISTS:
+            return _numbers(value, whole=isinstance(default, list) and {type(item) for item in default} == {int})
+        if default is None:
+            return value if value is None else _numbers(value)
+    if value is None and default == "":
+        return ""
     if wanted is CfgNode and isinstance(value, dict):
         return CfgNode(value)
-    if isinstance(value, wanted) and not (wanted is int and isinstance(value, bool)):
+    in_type = isinstance(value, wanted) and not (wanted is int and isinstance(value, bool))
+    if in_type and (wanted is not list or key in _TEXT_LISTS):
         return value
     if not isinstance(value, bool):
         with suppress(TypeError, ValueError, OverflowError):
@@ -181,7 +187,27 @@ def _coerce(key: str, value: Any, default: Any, source: str) -> Any:
                 return int(float(value))
         if wanted is str and isinstance(value, int | float):
             return str(value)
-    raise UserError(f"{source}: {key}: {value!r} is not {_TYPE_NAMES[wanted]} (default {default!r})")
+    name = "a list of numbers" if isinstance(value, list) else _TYPE_NAMES[wanted]
+    message = f"{place}: {key}: {value!r} is not {name} (default {default!r})"
+    if wanted is str and value is None:
+        message += '; "" is no text, and a single ~ or nothing is None in YAML'
+    elif wanted is str and isinstance(value, bool):
+        message += "; put a word such as no or true in quotes"
+    elif key in _TEXT_LISTS:
+        message += "; write it as \"['a', 'b']\""
+    raise UserError(message)
+
+
+def _numbers(value: Any, whole: bool = False) -> Any:
+    """A number, or a list of them at any depth; YAML reads one such as 1e-3 as text. ValueError for another value."""
+    if isinstance(value, list):
+        return [_numbers(item, whole) for item in value]
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError
+    number = (int if re.fullmatch(r"[+-]?\d+", value) else float)(value) if isinstance(value, str) else value
+    if whole and number != int(number):
+        raise ValueError
+    return int(number) if whole else number
 
 
 def _derive(cfg: CfgNode) -> None:
@@ -192,6 +218,23 @@ def _derive(cfg: CfgNode) -> None:
         cfg.DIST_BACKEND = "gloo"
     if cfg.UNIFORMERV2.NORM_EPS != "auto":  # YAML reads 1e-6 as text
         cfg.UNIFORMERV2.NORM_EPS = _coerce("UNIFORMERV2.NORM_EPS as a number", cfg.UNIFORMERV2.NORM_EPS, 1e-5, "config")
+
+
+def _expand_paths(cfg: CfgNode, places: dict[str, str], complete: bool) -> None:
+    """Replace ~ and variables in all paths: nothing else in the program does that to a path of a config.
+
+    Those of a config that is not `complete` or that comes with a checkpoint, of another machine perhaps, stay as they
+    are where this machine does not know them.
+    """
+    for key in _PATHS:
+        place = places.get(key, "default")
+        value = dict(flatten(cfg))[key]
+        mark = "map:" if value.startswith("map:") else ""  # of MODEL.INIT_HEAD
+        try:
+            set_key(cfg, key, mark + paths.expand(value.removeprefix(mark)))
+        except UserError as error:
+            if complete and place != _STORED:
+                raise UserError(f"{place}: {key}: {error}") from None
 
 
 def split_cfg_arguments(words: Sequence[str], opts: Sequence[str]) -> tuple[list[str], list[str]]:

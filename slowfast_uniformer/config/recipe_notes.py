@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 from fvcore.common.config import CfgNode
 
+from slowfast_uniformer.wording import counted
+
 if TYPE_CHECKING:
     from slowfast_uniformer.distributed.topology import Topology
 
@@ -29,8 +31,8 @@ def recipe_notes(cfg: CfgNode, recipe: CfgNode, topology: "Topology", recipe_top
     wanted = recipe_rate * batch / recipe_batch  # by the linear scaling rule (Goyal et al., arXiv 1706.02677)
     if abs(rate - wanted) > 1e-6 * wanted:
         notes.append(
-            f"{cfg.RECIPE} has a global batch of {recipe_batch} videos at a learning rate of {recipe_rate:g}; this run "
-            f"has {batch} at {rate:g}. Scaled linearly, SOLVER.BASE_LR would be "
+            f"{cfg.RECIPE} has a global batch of {counted(recipe_batch, 'video')} at a learning rate of "
+            f"{recipe_rate:g}; this run has {batch} at {rate:g}. Scaled linearly, SOLVER.BASE_LR would be "
             f"{wanted / topology.lr_scale(cfg):g}; gradient accumulation (TRAIN.ACCUM_STEPS) keeps the batch"
         )
     for key in ("TRAIN_CROP_SIZE", "TEST_CROP_SIZE"):

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.paths import expand
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -32,8 +33,8 @@ def find_config(text: str) -> str:
     Raises:
         UserError: there is neither; names the nearest recipe.
     """
-    if os.path.isfile(text):
-        return text
+    if os.path.isfile(path := expand(text)):
+        return path
     name = text.removeprefix("configs/").removesuffix(".yaml")
     path = configs_folder() / f"{name}.yaml"
     if not path.is_file():

@@ -22,6 +22,7 @@ def smoke_overrides(cfg: CfgNode) -> list[Any]:
     overrides = dict(flatten(read_table(DEFAULTS.with_name("smoke.yaml"))))
     layers = overrides["UNIFORMERV2.LAYERS"]
     overrides |= {
+        "TRAIN.EVAL_PERIOD": min(cfg.TRAIN.EVAL_PERIOD, 1),
         "TRAIN.ACCUM_STEPS": min(cfg.TRAIN.ACCUM_STEPS, 2),
         "TEST.NUM_ENSEMBLE_VIEWS": 1 if cfg.TEST.NUM_SPATIAL_CROPS > 1 else 2,
         "DATA.NUM_FRAMES": min(cfg.DATA.NUM_FRAMES, 4),

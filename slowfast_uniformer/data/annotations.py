@@ -1,26 +1,33 @@
 """Annotation lists: one video per line. A data set is a row of `FORMATS` and its YAML.
 
-Fields are counted from the end of the line, so a path may contain the separator. A path names a video file, a
-folder of numbered frames, or a member of a tar file (data/shards.py). Lists and class names can be anywhere
-iopath's path manager reaches. datasets/prepare.py converts the files that data sets are distributed with.
+list_reader.py splits the lines into fields. A path names a video file, a folder of numbered frames, or a member of a
+tar file (data/shards.py). Lists and class names can be anywhere iopath's path manager reaches. datasets/prepare.py
+converts the files that data sets are distributed with.
 
 Imports neither PyTorch nor NumPy nor a decoder: commands check lists and class names before these are loaded.
 """
 
+import difflib
 import json
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from functools import cached_property
 from typing import NamedTuple
 
 from fvcore.common.config import CfgNode
 
 from slowfast_uniformer import paths
+from slowfast_uniformer.data import classes, shards
+from slowfast_uniformer.data.classes import class_names
+from slowfast_uniformer.data.list_reader import HEADER_NAMES, SEPARATOR_NAMES, SEPARATORS, Lines, list_lines, read_table
+from slowfast_uniformer.data.list_text import SPACES, check_openable, read_text
 from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.wording import counted
 
+_COMPARED = 100  # labels of a list for which the nearest class name is looked for, which takes milliseconds
 UNLABELLED = -1  # label of a video whose class only the data set's owner knows; valid in test lists alone
 Fields = dict[str, str]  # name of a column to its text
 Part = tuple[float, float, float]  # start, end and total length, all in one unit
@@ -52,62 +59,83 @@ class Sample:
 
 class Row(NamedTuple):
     """One video of a list before parsing: its line number (its position in a JSON list), where it is for error
-    messages, its text, and the function that splits the text into fields."""
+    messages, its text, and its fields or what is wrong with them."""
 
     number: int
     where: str
     text: str
-    fields: Callable[[], Fields]
+    fields: Fields | UserError
 
 
-def line_rows(text: str, path: str, cfg: CfgNode, columns: tuple[str, ...]) -> Iterator[Row]:
-    """Rows of a list with one video per line; empty lines do not count."""
+def line_rows(text: str, path: str, cfg: CfgNode, columns: tuple[str, ...], labels: "LabelReader") -> Iterator[Row]:
+    """Rows of a list with one video per line; empty lines and comments do not count."""
+    prefix = cfg.DATA.PATH_PREFIX
+
+    def exists(video: str) -> bool:
+        return shards.exists(os.path.join(prefix, video.strip(SPACES)))
+
+    lines, named = list_lines(text, exists)
+    separators = separators_to_try(cfg, lines, columns, named)
+    table = read_table(path, lines, separators, columns, labels.is_label, cfg.DATA.MULTI_LABEL, exists)
+    for number, line, values, separator in table:
+        where = f"{path}, line {number}"
+        if values is None:
+            fields: Fields | UserError = _wrong_fields(where, line, separator, columns, cfg)
+        else:
+            fields = dict(zip(columns, values, strict=True))
+        yield Row(number, where, line, fields)
+
+
+def separators_to_try(cfg: CfgNode, lines: Lines, columns: tuple[str, ...], named: str | None) -> list[str]:
+    """DATA.PATH_LABEL_SEPARATOR; for auto all usual ones, and first the one that the first line has."""
     separator = cfg.DATA.PATH_LABEL_SEPARATOR
-    if separator == "auto":
-        separator = "," if not cfg.DATA.MULTI_LABEL and _has_commas(text, len(columns)) else " "
-    for number, line in enumerate(map(str.strip, text.splitlines()), 1):
-        if line:
-            where = f"{path}, line {number}"
-            yield Row(number, where, line, partial(_split, line, where, separator, columns))
+    if separator != "auto":
+        words = {"tab": "\t", "space": " ", "comma": ",", "semicolon": ";"}
+        if not separator:
+            raise UserError("DATA.PATH_LABEL_SEPARATOR: is empty; set it to auto, or to the character between fields")
+        return [words.get(separator.lower()) or re.sub(r"^\\+t$", "\t", separator)]  # shells leave \t two characters
+    first = named or ("," if lines and not cfg.DATA.MULTI_LABEL and _has_commas(lines[0][1], len(columns)) else " ")
+    return list(dict.fromkeys([first, *SEPARATORS]))
 
 
-def _has_commas(text: str, columns: int) -> bool:
-    """Whether commas separate the fields of the first line: all fields but the path are numbers then."""
-    line = next((line for line in text.splitlines() if line.strip()), "")
+def _has_commas(line: str, columns: int) -> bool:
+    """Whether commas separate the fields of a line: all fields but the path are numbers then."""
     path, *numbers = line.rsplit(",", columns - 1)
+    if re.search(r"[;\t]\s*\d+$", path) and set(numbers) == {"0"}:  # "a.mp4;3,0"
+        return False
     return len(numbers) == columns - 1 and all(re.fullmatch(r"\s*-?[\d.]+\s*", number) for number in numbers)
 
 
-def _split(line: str, where: str, separator: str, columns: tuple[str, ...]) -> Fields:
-    values = line.rsplit(separator, len(columns) - 1)
-    if len(values) != len(columns) or not values[0]:
-        raise UserError(
-            f"{where}: expected {len(columns)} fields ({' '.join(columns)}) separated by {separator!r}, "
-            f"found {line!r}. Correct the line or set DATA.PATH_LABEL_SEPARATOR"
+def _wrong_fields(where: str, line: str, separator: str, columns: tuple[str, ...], cfg: CfgNode) -> UserError:
+    remedy = "Correct the line, put a field that holds the separator in double quotes,"
+    if not any(mark in line for mark in (separator, *SEPARATORS)):
+        remedy = (
+            f"Write the {columns[-1]} behind the path (`uniformer lists` makes lists for a folder of class folders),"
         )
-    return dict(zip(columns, values, strict=True))
+    by = SEPARATOR_NAMES.get(separator, repr(separator))
+    return UserError(
+        f"{where}: expected {counted(len(columns), 'field')} ({' '.join(columns)}) separated by {by}, found {line!r}. "
+        f"{remedy} or set DATA.PATH_LABEL_SEPARATOR" + ("" if cfg.DATA.PATH_LABEL_SEPARATOR == "auto" else " auto")
+    )
 
 
-def _sthv2(text: str, path: str, cfg: CfgNode, columns: tuple[str, ...]) -> Iterator[Row]:
+def _sthv2(text: str, path: str, cfg: CfgNode, columns: tuple[str, ...], labels: "LabelReader") -> Iterator[Row]:
     """Something-Something V2's own JSON: the class name is the template without its brackets."""
     names = class_names(cfg)
     if names is None:
         raise UserError(f"{path}: its classes are given by name; put labels.json beside it")
-    labels = {name: str(label) for label, name in enumerate(names)}
+    label_of = {name: str(label) for label, name in enumerate(names)}
     try:
         entries = [(str(entry["id"]), entry.get("template")) for entry in json.loads(text)]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path}: not a JSON list of videos with an id each ({error})") from None
     for number, (video, template) in enumerate(entries, 1):
         where = f"{path}, video {number} (id {video})"
-        yield Row(number, where, video, partial(_sthv2_fields, video, template, where, labels))
-
-
-def _sthv2_fields(video: str, template: str | None, where: str, labels: dict[str, str]) -> Fields:
-    name = None if template is None else template.replace("[", "").replace("]", "")
-    if name is not None and name not in labels:
-        raise UserError(f"{where}: no class is named {name!r}; correct labels.json or DATA.CLASS_NAMES")
-    return {"path": f"{video}.webm", "label": labels.get(name, str(UNLABELLED))}
+        name = None if template is None else template.replace("[", "").replace("]", "")
+        fields: Fields | UserError = {"path": f"{video}.webm", "label": label_of.get(name, str(UNLABELLED))}
+        if name is not None and name not in label_of:
+            fields = UserError(f"{where}: no class is named {name!r}; correct labels.json or DATA.CLASS_NAMES")
+        yield Row(number, where, video, fields)
 
 
 @dataclass(frozen=True)
@@ -124,7 +152,7 @@ class Format:
     columns: tuple[str, ...]
     list_names: Callable[[CfgNode, str], list[str]]
     sampling: str
-    rows: Callable[[str, str, CfgNode, tuple[str, ...]], Iterator[Row]] = line_rows
+    rows: Callable[[str, str, CfgNode, tuple[str, ...], "LabelReader"], Iterator[Row]] = line_rows
 
 
 def _csv(cfg: CfgNode, split: str) -> list[str]:
@@ -132,8 +160,11 @@ def _csv(cfg: CfgNode, split: str) -> list[str]:
 
 
 def _template(cfg: CfgNode, split: str) -> list[str]:
-    names = ["train"] if split == "train" else ["validation", "val"]
-    return [cfg.DATA.LABEL_PATH_TEMPLATE.format(name) for name in names]
+    names, template = ["train"] if split == "train" else ["validation", "val"], cfg.DATA.LABEL_PATH_TEMPLATE
+    try:
+        return [template.format(name) for name in names]
+    except (LookupError, ValueError):
+        raise UserError(f"DATA.LABEL_PATH_TEMPLATE: {template!r} is no file name with {{}} for the split") from None
 
 
 def _json(cfg: CfgNode, split: str) -> list[str]:
@@ -164,23 +195,54 @@ def format_of(cfg: CfgNode, split: str) -> Format:
 
 def list_path(cfg: CfgNode, split: str) -> str:
     """Path of the list of a split (train, val or test)."""
-    folder = paths.expand(cfg.DATA.PATH_TO_DATA_DIR)
+    folder = cfg.DATA.PATH_TO_DATA_DIR
     candidates = [os.path.join(folder, name) for name in format_of(cfg, split).list_names(cfg, split)]
     return paths.first_file(candidates) or candidates[0]
 
 
+_loaded: dict[tuple, list[Sample]] = {}  # the latest lists of `load`: they are checked before a run, then used in it
+
+
 def load(cfg: CfgNode, split: str) -> list[Sample]:
-    """Read the list of a split.
+    """Read the list of a split, once in a process while its file is the same.
 
     Raises:
         UserError: The list cannot be read or has a wrong line; the message names file and line.
     """
-    samples = []
-    for _, sample in read_rows(cfg, split):
-        if isinstance(sample, UserError):
-            raise sample
-        samples.append(sample)
-    return samples
+    path, data = list_path(cfg, split), cfg.DATA
+    key = (split, format_of(cfg, split), _version(path), _version(classes.names_path(cfg)), cfg.MODEL.NUM_CLASSES)
+    key += (data.PATH_PREFIX, data.PATH_LABEL_SEPARATOR, data.MULTI_LABEL)
+    if key not in _loaded:
+        samples, errors = [], []
+        for _, sample in read_rows(cfg, split):
+            (errors if isinstance(sample, UserError) else samples).append(sample)
+        if errors:
+            raise UserError(f"{errors[0]}{_others_like_it(errors)}")
+        check_openable(path, (sample.path for sample in samples))
+        if "://" in path:  # it may change without its copy here
+            return samples
+        while len(_loaded) > 2:
+            _loaded.pop(next(iter(_loaded)))
+        _loaded[key] = samples
+    return list(_loaded[key])
+
+
+def _version(path: str | None) -> tuple | None:
+    """Path, size and time of change of a local file."""
+    with suppress(OSError, TypeError):
+        status = os.stat(path)
+        return path, status.st_size, status.st_mtime_ns
+    return None
+
+
+def _others_like_it(errors: list[UserError]) -> str:
+    """How many of the errors of a list's lines say the same as the first one, and how many others there are."""
+    alike = [re.sub(r" \(the nearest is .*\)(?=; see )", "", str(error)) for error in errors]
+    kinds = [re.sub(r"'.*'|\".*\"|\d+", "", message) for message in alike]
+    like, others = kinds.count(kinds[0]) - 1, len(kinds) - kinds.count(kinds[0])
+    parts = [f"{like} more line{'s' * (like > 1)} like it"] * bool(like)
+    parts += [f"{others} more with other faults"] * bool(others)
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def read_rows(cfg: CfgNode, split: str) -> Iterator[tuple[Row, Sample | UserError]]:
@@ -194,63 +256,150 @@ def read_rows(cfg: CfgNode, split: str) -> Iterator[tuple[Row, Sample | UserErro
         ". Set DATA.PATH_TO_DATA_DIR to the folder of your lists; `uniformer lists` writes lists for a folder of class "
         "folders, datasets/prepare.py for a public data set"
     )
-    text = read_text(path, f"{split} list", remedy)
-    parser, row = _SampleParser(cfg, split), None
-    for row in form.rows(text, path, cfg, form.columns):
+    without = {
+        "val": "; TRAIN.EVAL_PERIOD 0 trains without validation",
+        "test": "; TEST.ENABLE False trains without a test",
+    }.get(split, "")
+    text = read_text(path, f"{split} list", remedy + without)
+    labels, row = LabelReader(cfg, split), None
+
+    def label_texts() -> Iterator[str]:
+        rows = form.rows(text, path, cfg, form.columns, labels)
+        return (row.fields["label"] for row in rows if isinstance(row.fields, dict))
+
+    labels.look_at_all(label_texts)
+    for row in form.rows(text, path, cfg, form.columns, labels):
         try:
-            sample = parser.sample(row.fields(), row.where)
+            yield row, _sample(row, cfg.DATA.PATH_PREFIX, labels)
         except UserError as error:
-            sample = error
-        yield row, sample
+            yield row, error
     if row is None:
-        raise UserError(f"{path}: the {split} list is empty")
+        raise UserError(f"{path}: the {split} list is empty{without}")
 
 
-def read_text(path: str, kind: str, remedy: str = "") -> str:
-    """Text of a list; `kind` and `remedy` are parts of the error message."""
-    try:
-        return Path(paths.fetch(path)).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the {kind} ({error.strerror}){remedy}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: the {kind} is not a text file in UTF-8") from None
+def _sample(row: Row, prefix: str, labels: "LabelReader") -> Sample:
+    fields, where = row.fields, row.where
+    if isinstance(fields, UserError):
+        raise UserError(f"{fields}{labels.unlabelled_hint()}")
+    path = fields["path"].strip(SPACES)
+    if not path:
+        raise UserError(f"{where}: the line names no video, found {row.text!r}")
+    if labels.multi_label and path.endswith(","):  # "a.mp4 1, 5"
+        raise UserError(f"{where}: commas separate labels, without spaces (path 1,5); found {row.text!r}")
+    path = os.path.join(prefix, path)
+    frames = parse_number(fields["frames"], "frames", where) if "frames" in fields else None
+    label = labels.read(fields["label"].strip(SPACES), where)
+    if frames is not None and frames < 1:
+        raise UserError(f"{where}: a video of {frames} frames")
+    if "total" not in fields:
+        return Sample(path, label, frames)
+    start, end, total = (parse_number(fields[name], name, where, float) for name in ("start", "end", "total"))
+    if not (0 <= start <= end and start < total):
+        raise UserError(f"{where}: a part from {start:g} to {end:g} of {total:g}; correct or remove the line")
+    return Sample(path, label, frames, (start, end, total))
 
 
-class _SampleParser:
-    """Makes samples of fields. Takes the keys out of the config once: lists have up to a million lines."""
+class LabelReader:
+    """Reads labels: numbers, also as pandas writes them (3.0), or class names.
+
+    Takes the keys out of the config once: lists have up to a million lines. Class names are read where a label is one.
+    """
 
     def __init__(self, cfg: CfgNode, split: str):
-        self.prefix = paths.expand(cfg.DATA.PATH_PREFIX)
-        self.classes, self.multi_label = cfg.MODEL.NUM_CLASSES, cfg.DATA.MULTI_LABEL
-        self.unlabelled_allowed = split == "test" and not self.multi_label
+        self.cfg, self.classes, self.multi_label = cfg, cfg.MODEL.NUM_CLASSES, cfg.DATA.MULTI_LABEL
+        self.split, self.unlabelled_allowed = split, split == "test" and not cfg.DATA.MULTI_LABEL
+        self._numbers_are_names = False
+        self._nearest: dict[str, list[str]] = {}  # class names by the text that is none
+        self._texts: Callable[[], Iterator[str]] = lambda: iter(())
 
-    def sample(self, fields: Fields, where: str) -> Sample:
-        path = os.path.join(self.prefix, fields["path"].strip())
-        frames = parse_number(fields["frames"], "frames", where) if "frames" in fields else None
-        label = self.label(fields["label"].strip(), where)
-        if frames is not None and frames < 1:
-            raise UserError(f"{where}: a video of {frames} frames")
-        if "total" not in fields:
-            return Sample(path, label, frames)
-        start, end, total = (parse_number(fields[name], name, where, float) for name in ("start", "end", "total"))
-        if not (0 <= start <= end and start < total):
-            raise UserError(f"{where}: a part from {start:g} to {end:g} of {total:g}; correct or remove the line")
-        return Sample(path, label, frames, (start, end, total))
+    @cached_property
+    def lookup(self) -> classes.ClassLookup:
+        return classes.ClassLookup(class_names(self.cfg) or [])
 
-    def label(self, text: str, where: str) -> int | tuple[int, ...]:
+    def look_at_all(self, texts: Callable[[], Iterator[str]]) -> None:
+        """Look at all labels of a list where numbers may be class names ("007"): they are where all labels are class
+        names, and not all are labels."""
+        self._texts = texts
+        with suppress(UserError):  # a file of names that is at fault is reported where names are needed
+            numeric = {name for name in class_names(self.cfg) or () if name.isdecimal()}
+            if numeric and numeric != {str(label) for label in range(self.classes)}:
+                known = {text: self.lookup.exact(text) is not None for text in set(texts())}
+                outside = any(not text.isdecimal() or int(text) >= self.classes for text in known)
+                self._numbers_are_names = outside and all(known.values())
+
+    def is_label(self, text: str) -> bool:
+        """Whether a text has the form of a label (or of several)."""
+        if self._label(text) is not None or (self.multi_label and text == "-"):
+            return True
+        return self.multi_label and all(self._label(part.strip(SPACES)) is not None for part in text.split(","))
+
+    def read(self, text: str, where: str) -> int | tuple[int, ...]:
         """The label, or with DATA.MULTI_LABEL the labels that commas separate; "-" is an empty set of them."""
+        if text.isdecimal() and not self._numbers_are_names and int(text) < self.classes:  # nearly all
+            return (int(text),) if self.multi_label else int(text)
         if self.multi_label and text == "-":
             return ()
-        labels = [parse_number(label, "label", where) for label in (text.split(",") if self.multi_label else [text])]
-        if labels == [UNLABELLED] and self.unlabelled_allowed:
-            return UNLABELLED
-        for label in labels:
-            if not 0 <= label < self.classes:
-                raise UserError(
-                    f"{where}: label {label} is outside 0 to {self.classes - 1} "
-                    f"(MODEL.NUM_CLASSES is {self.classes}). Correct the label or the key"
-                )
+        parts = text.split(",") if self.multi_label and self._label(text) is None else [text]
+        labels = [self._checked(part.strip(SPACES), where) for part in parts]
         return tuple(labels) if self.multi_label else labels[0]
+
+    def _label(self, text: str) -> int | None:
+        """The number that a text means, also one that is no label here; None for a text that means none."""
+        if not self._numbers_are_names:
+            with suppress(ValueError):
+                return int(text)
+            decimal = text if self.multi_label else re.sub(r",(?=0*$)", ".", text)  # a European 3,0
+            if re.fullmatch(r"[+-]?\d+\.\d*(e[+-]\d+)?", decimal) and float(decimal).is_integer():
+                return int(float(decimal))
+        return self.lookup.get(text)
+
+    def _checked(self, text: str, where: str) -> int:
+        label = self._label(text)
+        if label is None:
+            raise UserError(f"{where}: label {text!r} is not a whole number{self._why_no_label(text)}")
+        if 0 <= label < self.classes or (label == UNLABELLED and self.unlabelled_allowed):
+            return label
+        raise UserError(
+            f"{where}: label {label} is outside 0 to {self.classes - 1} (MODEL.NUM_CLASSES is {self.classes})"
+            f"{self._why_outside(label)}"
+        )
+
+    def _why_no_label(self, text: str) -> str:
+        if text.lower() in ("", "nan", "none", "null", "na"):
+            return f"; the line has no label{self.unlabelled_hint()}"
+        if text.strip().lower() in HEADER_NAMES["label"]:
+            return "; if this line names the columns, name them path and label"
+        if re.search(r"\.[A-Za-z]\w{1,4}$", text):
+            order = "For another order name the columns in a first line, such as label,path"
+            return f"; the line has no label at its end. {order}{self.unlabelled_hint()}"
+        if not (names := self.lookup.names):
+            return (
+                ". If labels are class names, put classes.txt beside the list, with a name per line in label order, or "
+                "set DATA.CLASS_NAMES"
+            )
+        names_file = os.path.basename(classes.names_path(self.cfg))
+        if len(self._nearest) < _COMPARED:
+            self._nearest[text] = difflib.get_close_matches(text, names, n=1)
+        nearest = self._nearest.get(text)
+        return f", nor the name of a class{f' (the nearest is {nearest[0]!r})' if nearest else ''}; see {names_file}"
+
+    def _why_outside(self, label: int) -> str:
+        if label == UNLABELLED:
+            return ". Only videos of test lists may have no label (-1)"
+        numbers = self._span
+        if numbers and min(numbers) == 1 and max(numbers) == self.classes:
+            return ". Labels of this list start at 1 instead of 0: subtract 1 from each"
+        return ". Correct the label or the key" + (f": the highest is {max(numbers)}" if numbers else "")
+
+    @cached_property
+    def _span(self) -> set[int]:
+        """The numbers that are labels in the list."""
+        texts = set(self._texts())
+        parts = {part for text in texts for part in (text.split(",") if self.multi_label else [text])}
+        return {number for part in parts if (number := self._label(part.strip(SPACES))) is not None}
+
+    def unlabelled_hint(self) -> str:
+        return ". A test video whose class is not known has the label -1" if self.unlabelled_allowed else ""
 
 
 def parse_number(text: str, name: str, where: str, kind: type = int) -> int | float:
@@ -260,43 +409,3 @@ def parse_number(text: str, name: str, where: str, kind: type = int) -> int | fl
     except ValueError:
         what = "a whole number" if kind is int else "a number"
         raise UserError(f"{where}: {name} {text.strip()!r} is not {what}") from None
-
-
-def class_names(cfg: CfgNode) -> list[str] | None:
-    """Class names in label order, or None if there is no file of them.
-
-    DATA.CLASS_NAMES can be a text file (one name per line), a JSON list, or a JSON object of name to label. If
-    it is not set, classes.txt beside the lists is read, or Something-Something's labels.json.
-    """
-    folder = paths.expand(cfg.DATA.PATH_TO_DATA_DIR)
-    usual = ("classes.txt", "labels.json", "something-something-v2-labels.json")
-    path = paths.expand(cfg.DATA.CLASS_NAMES) or paths.first_file([os.path.join(folder, n) for n in usual])
-    if not path:
-        return None
-    try:
-        with open(paths.fetch(path), encoding="utf-8-sig") as file:
-            content = json.load(file) if path.endswith(".json") else file.read().splitlines()
-        if isinstance(content, dict):
-            content = sorted(content, key=lambda name: int(content[name]))
-        names = [name for name in content if name.strip()]
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: cannot read class names ({error}). Correct DATA.CLASS_NAMES") from None
-    if len(names) != cfg.MODEL.NUM_CLASSES:
-        raise UserError(f"{path}: {len(names)} class names, but MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}")
-    return names
-
-
-def check_same_classes(checkpoint_names: list[str] | None, data_names: list[str] | None, path: str) -> None:
-    """Refuse a checkpoint whose class names differ from the data's: every prediction would get a wrong name.
-
-    Raises:
-        UserError: The names or their order differ; the message names the first label that does.
-    """
-    if checkpoint_names and data_names and list(checkpoint_names) != list(data_names):
-        pairs = enumerate(zip(checkpoint_names, data_names, strict=False))
-        shorter = min(len(checkpoint_names), len(data_names))
-        first = next((label for label, (theirs, ours) in pairs if theirs != ours), shorter)
-        raise UserError(
-            f"{path}: its class names differ from the data's, first at label {first}. Give the lists the "
-            "checkpoint's order of classes, or correct DATA.CLASS_NAMES"
-        )

@@ -8,17 +8,17 @@ from fvcore.common.config import CfgNode
 from torch.utils.data import Dataset
 
 from slowfast_uniformer.data import annotations, sampling
+from slowfast_uniformer.data.bad_videos import BadVideo, bad_video
 from slowfast_uniformer.data.flip_labels import flipped_labels
 from slowfast_uniformer.data.open_video import decoder_class, open_sample
 from slowfast_uniformer.data.transforms import TrainTransform, ViewTransform
-from slowfast_uniformer.data.video import VideoError, VideoSource
+from slowfast_uniformer.data.video import VideoError, VideoSource, VideoTimeout
 from slowfast_uniformer.data.workers import CurrentFiles
 from slowfast_uniformer.distributed.topology import clips_per_video
 from slowfast_uniformer.seeding import mix, seeded
 
 Label = int | tuple[int, ...]
 Tensors = list[torch.Tensor]
-Errors = list[tuple[str, str]]  # path and message
 Item = dict[str, Any]  # see VideoDataset
 
 
@@ -34,7 +34,7 @@ class VideoDataset(Dataset):
         targets: the label of each clip, stacked (n,) or (n, K); differs from `label` for flipped clips;
         video: index of the video in the list;
         views: (n,) int64, the view number of each clip;
-        errors: (path, message) of each video that could not be read.
+        errors: the BadVideo of each video that could not be read.
 
     Args:
         cfg: The config.
@@ -45,7 +45,7 @@ class VideoDataset(Dataset):
     def __init__(self, cfg: CfgNode, split: str, samples: list[annotations.Sample] | None = None):
         self.cfg, self.split = cfg, split
         self.samples = annotations.load(cfg, split) if samples is None else samples
-        self.bad_videos: dict[str, str] = {}  # path to cause of the videos that training skips
+        self.bad_videos: dict[str, BadVideo] = {}  # by path, those that training skips
         self.current_files = CurrentFiles(cfg.DATA_LOADER.NUM_WORKERS)
         decoder_class(cfg.DATA.DECODER)  # fails here rather than in each worker
         self.sampling = annotations.format_of(cfg, split).sampling
@@ -73,26 +73,29 @@ class VideoDataset(Dataset):
             with seeded(self.cfg.RNG_SEED, epoch, index):
                 return self._item(index, self._all_views(sample), errors=[])
         except VideoError as error:
-            return self._item(index, None, [(sample.path, str(error))])
+            return self._item(index, None, [bad_video(sample.path, error)])
 
     def _train_item(self, epoch: int, first: int) -> Item:
-        errors: Errors = []
+        errors: list[BadVideo] = []
         index = first
         for attempt in range(self.cfg.TRAIN.MAX_BAD_VIDEOS):
             path = self.samples[index].path
-            if path not in self.bad_videos:
+            bad = self.bad_videos.get(path)
+            if not bad:
                 try:
                     with seeded(self.cfg.RNG_SEED, epoch, first, *([attempt] if attempt else [])):
                         clips, targets = self._random_clips(self.samples[index])
                     return self._item(index, clips, errors, targets)
                 except VideoError as error:
-                    self.bad_videos[path] = str(error)
-            errors.append((path, self.bad_videos[path]))
+                    bad = bad_video(path, error)
+                    if bad.state or isinstance(error, VideoTimeout):  # others may be back when their turn comes again
+                        self.bad_videos[path] = bad
+            errors.append(bad)
             # a function of the position, so that it is the same whether the bad video was known or tried
             index = mix(self.cfg.RNG_SEED, epoch, first, attempt) % len(self.samples)
         return self._item(index, None, errors)
 
-    def _item(self, index: int, clips: Tensors | None, errors: Errors, targets: Tensors | None = None) -> Item:
+    def _item(self, index: int, clips: Tensors | None, errors: list[BadVideo], targets: Tensors | None = None) -> Item:
         label = self._target(self.samples[index].label)
         return {
             "clips": None if clips is None else torch.stack(clips),
@@ -107,7 +110,7 @@ class VideoDataset(Dataset):
         """Open the video of a sample, to be closed by the caller. VideoError if that fails."""
         self.current_files.set(sample.path)
         data = self.cfg.DATA
-        return open_sample(sample, data.IMAGE_TEMPLATE, data.DECODER, data.READ_TIMEOUT)
+        return open_sample(sample, data.IMAGE_TEMPLATE, data.DECODER, data.READ_TIMEOUT, data.COLOR_MATRIX)
 
     def _target(self, label: Label) -> torch.Tensor:
         """The class index, or with DATA.MULTI_LABEL the multi-hot vector (K,)."""

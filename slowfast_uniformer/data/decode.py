@@ -6,26 +6,30 @@ only. For containers and codecs whose time stamps are known to mislead, it decod
 """
 
 import os
-from collections import deque, namedtuple
+from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import cached_property
 from itertools import chain, dropwhile
 
 import av
 import numpy as np
+from av.video.frame import PictureType
 from numpy.typing import ArrayLike
 
+from slowfast_uniformer.data import color, ffmpeg_errors, orientation, streams
+from slowfast_uniformer.data.packet_index import FIELDS, MPEG, ODD, Packet, PacketIndex, content_reader, display_order
 from slowfast_uniformer.data.video import READ_TIMEOUT, OpenFile, VideoError, VideoInfo, VideoSource
+from slowfast_uniformer.wording import counted
 
-# Demuxers, by the first of their names. After a seek, AVI can return other frames than its time stamps say.
+# Demuxers, by the first of their names, that find packets by time. In others all packets before are read, but not
+# decoded: AVI, for one, can seek to another packet than its time stamps say.
 SEEKABLE = {"mov", "matroska"}
-# Codecs with one shown frame in each packet (in VP8 hidden frames are packets too), and whether decoding can skip
-# non-reference frames: in AV1 that changes the others.
-SKIPPABLE = {"h264": True, "hevc": True, "vp9": True, "mpeg4": True, "av1": False}
+UNMARKED_ENDS = {"mpegts", "mpeg"}  # containers that do not tell that the last packet is cut off
+# Codecs with at most one shown frame in each packet, and whether decoding can skip non-reference frames: in AV1 that
+# changes the others.
+USUAL = {"h264": True, "hevc": True, "vp9": True, "mpeg4": True, "av1": False}
+SKIPPABLE = USUAL | {"mpeg1video": True, "mpeg2video": True, "vp8": False, "ffv1": False, "png": False}
 REORDERED = 16  # most frames by which a frame is shown before one that it refers to (H.264 and HEVC)
-EMPTY_MPEG4 = 19  # most bytes of an MPEG-4 packet without a frame: the one before holds it, or there is none
-_Packet = namedtuple("_Packet", "pts dts key discarded size")
 
 
 class Video(VideoSource):
@@ -38,9 +42,22 @@ class Video(VideoSource):
         VideoError: The file cannot be read, has no frame, or takes longer than the timeout to open.
     """
 
-    def __init__(self, path: str | os.PathLike, open_file: OpenFile = None, timeout: float = READ_TIMEOUT):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        open_file: OpenFile = None,
+        timeout: float = READ_TIMEOUT,
+        color_matrix: str = "bt601",
+    ):
         super().__init__(path, open_file, timeout)
+        self._color_matrix = color_matrix
         self._reformatter = av.video.reformatter.VideoReformatter()
+        self._empty: set[int] = set()  # video streams without packets
+        self._turns = False  # whether the stream itself, in its first packet, says how to show it
+        self._index: PacketIndex | None = None
+        self._one_each = False  # one frame in each packet, in an order that is not known
+        self._first: tuple[int, int, orientation.Orientation] | None = None  # width, height of the first frame
+        self._cause: av.FFmpegError | None = None  # the last error passed over
         self._restart()
         try:
             self._count()
@@ -48,7 +65,7 @@ class Video(VideoSource):
             self.close()
             if isinstance(error, av.FFmpegError):
                 self._check_time()
-                raise VideoError(self.path, error) from error
+                raise ffmpeg_errors.explain(self.path, error, self._open_file) from error
             raise
 
     def _restart(self) -> None:
@@ -56,60 +73,114 @@ class Video(VideoSource):
         self.close()  # after opening, so that the video stays usable if opening times out
         self._stream = stream
         self._container = self.enter_context(container)
+        if stream.codec_context.codec.canonical_name != "h264":  # which marks damaged frames as such
+            # Others pass over errors, and what stays of an earlier frame differs after a seek.
+            stream.codec_context.options = {"err_detect": "explode"}
+        self._numbered, self._next = self._in_sequence(), 0
 
     def _open(self) -> tuple[av.container.InputContainer, av.VideoStream]:
         self._check_time()
         try:
             # Tags can be in any encoding. FFmpeg's own timeout ends its search in a file without packets.
             container = av.open(self._file(), metadata_errors="ignore", timeout=self._timeout)
+            stream = streams.best(container, self._empty)
+            fault = streams.fault(container, stream)
+            fault = fault and (ffmpeg_errors.content(self.path, self._open_file) or fault)
         except (av.FFmpegError, OSError) as error:
             self._check_time()
-            invalid = isinstance(error, av.InvalidDataError)
-            raise VideoError(self.path, "not a video, or its header is lost" if invalid else error) from error
-        cover = av.stream.Disposition.attached_pic
-        streams = [stream for stream in container.streams.video if not stream.disposition & cover]
-        if not streams or streams[0].codec_context is None:
+            raise ffmpeg_errors.explain(self.path, error, self._open_file) from error
+        if fault:
             container.close()
-            raise VideoError(self.path, "no decoder for its video" if streams else "no video stream")
-        streams[0].codec_context.thread_type = "NONE"
-        streams[0].codec_context.thread_count = 1
-        return container, streams[0]
+            raise VideoError(self.path, fault)
+        stream.codec_context.thread_type = "NONE"
+        stream.codec_context.thread_count = 1
+        return container, stream
 
     def _count(self) -> None:
-        """Find out the number of frames, from the packets if they can be trusted."""
-        demuxer, codec = self._container.format.name.split(",")[0], self._stream.codec_context
+        """Find out the number of frames, from the packets where they tell it, otherwise by decoding."""
+        codec = self._stream.codec_context
         self._codec, self._stored = codec.codec.canonical_name, (codec.width, codec.height)
-        demuxed = (p for p in self._in_time(self._container.demux(self._stream)) if p.size)
-        packets = [_Packet(p.pts, p.dts, p.is_keyframe, p.is_discard, p.size) for p in demuxed]
-        one_each, sound_times = _trusted(packets, self._codec)
-        self._index = _Index(packets) if sound_times and demuxer in SEEKABLE else None
-        self.frames = len(self._index.times if self._index else packets)
-        self.fps = float(self._stream.average_rate or self._stream.guessed_rate or 0)
-        if not self._index and not (one_each and demuxer == "avi"):
-            with suppress(VideoError):  # of a damaged file, the packets count
-                self.frames = sum(1 for _ in self._from_start())
-            self._check_time()
+        content, intra_only = content_reader(self._codec, codec.extradata or b""), codec.codec.intra_only
+        packets: list[Packet] = []
+        for p in self._packets(self._container, self._stream):
+            key = p.is_keyframe or intra_only
+            if key and streams.encrypted(p):
+                raise VideoError(self.path, ffmpeg_errors.ENCRYPTED)
+            self._turns = self._turns or (not packets and orientation.in_packet(p))
+            packets.append(Packet(p.pts, p.dts, key, p.is_discard, p.is_corrupt, content(p)))
+        if not packets and streams.best(self._container, {*self._empty, self._stream.index}):
+            self._empty.add(self._stream.index)
+            self._restart()
+            return self._count()
+        self._next = len(packets)
+        self._make_index(packets)
+        times = [packets[at].pts for at in self._index.order] if self._index else [p.pts for p in packets]
+        if not self._index and not self._one_each:
+            times = [frame.pts for _, frame in self._from_start()]
+        self.frames = len(times)
+        header = float(self._stream.average_rate or self._stream.guessed_rate or 0)
+        self.fps = streams.frame_rate(times, self._stream.time_base, header)
         if not self.frames:
-            raise VideoError(self.path, "it has no frame that can be decoded")
+            raise self._failure(0) if self._cause else VideoError(self.path, "it has no frame that can be decoded")
+
+    def _make_index(self, packets: list[Packet]) -> None:
+        """Set `_index` if the packets tell which frame each holds, and `_one_each` if only the number of frames."""
+        context, demuxer = self._stream.codec_context, self._container.format.name.split(",")[0]
+        suited = self._codec in SKIPPABLE or (context.codec.intra_only and context.pix_fmt != "pal8")
+        damaged = [at for at, p in enumerate(packets) if p.damaged or p.content == ODD]
+        if not packets or not suited or (damaged and damaged[0] < len(packets) - 1):
+            return
+        order = display_order(packets, self._codec, context.codec.reorder, context.reorder_depth)
+        if order is None:
+            self._one_each = demuxer == "avi" and packets[0].key and not damaged
+            return
+        index = PacketIndex(packets, order, self._codec)
+        self._seekable = demuxer in SEEKABLE and index.distinct
+        usual = self._seekable and self._codec in USUAL and context.field_order <= 1
+        usual = usual and all(p.content != FIELDS for p in packets)
+        whole = not damaged and not self._cause and demuxer not in UNMARKED_ENDS
+        if self._verify(index, index.spans(usual, whole)):
+            self._index = index
+
+    def _verify(self, index: PacketIndex, spans: list[tuple[int, int, bool]]) -> bool:
+        """Whether decoding spans of packets, (first, last, some can be without a frame), gives what the index says."""
+        if not spans:
+            return True
+        container, stream = self._open()
+        with container:
+            packets = enumerate(self._packets(container, stream))
+            for first, last, lossy in spans:
+                given = []
+                for at, packet in packets:
+                    packet.pts = at
+                    if at == first and stream.codec_context.is_open:
+                        stream.codec_context.flush_buffers()
+                    given += self._pictures(stream, packet) if at >= first else []
+                    if at == last:
+                        break
+                given += self._pictures(stream, None)
+                if not index.confirm(first, last, [frame.pts for frame in given], lossy):
+                    return False
+        return True
 
     @cached_property
     def info(self) -> VideoInfo:
         """Properties of the video; decodes the first frame unless one was read. VideoError if that fails."""
-        return self._describe(next(self._decode([0]))[1])
+        if self._first is None:
+            self._note_first(next(self._decode([0]))[1])
+        width, height, turn = self._first
+        size = (height, width) if turn.rotation % 180 else (width, height)
+        return VideoInfo(self.frames, self.fps, *size, turn.rotation, self._codec, turn.mirrored)
 
-    def _describe(self, frame: av.VideoFrame) -> VideoInfo:
-        rotation = round(frame.rotation / 90) * 90 % 360
-        size = (frame.height, frame.width) if rotation % 180 else (frame.width, frame.height)
-        return VideoInfo(self.frames, self.fps, *size, rotation, self._codec)
+    def _note_first(self, frame: av.VideoFrame) -> None:
+        self._first = frame.width, frame.height, orientation.of_frame(frame)
 
     def _note_info(self, frame: av.VideoFrame | None = None) -> None:
         """A frame as large as the header says stands for the first one, which then need not be decoded."""
-        if frame and "info" not in vars(self):
-            if self._index and (frame.width, frame.height) == self._stored:
-                self.info = self._describe(frame)
-            else:  # this container is in the middle of reading
-                with Video(self.path, self._open_file, self._timeout) as other:
-                    self.info = other.info
+        if frame and self._first is None:
+            if self._turns or (frame.width, frame.height) != self._stored:
+                frame = next((frame for number, frame in self._from_start() if number == 0), frame)
+            self._note_first(frame)
 
     def _decode(self, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         missing = set(wanted)
@@ -120,47 +191,108 @@ class Video(VideoSource):
                 yield number, frame
             if not missing:
                 return
-        raise VideoError(self.path, f"decoding leaves out {len(missing)} frames, first number {min(missing)}")
+        if self._cause:
+            raise self._failure(self._decoded)
+        raise VideoError(
+            self.path, f"decoding leaves out {counted(len(missing), 'frame')}, first number {min(missing)}"
+        )
+
+    @property
+    def passed_over(self) -> str | None:
+        return self._cause and (self._cause.strerror or str(self._cause))
+
+    def _failure(self, decoded: int) -> VideoError:
+        return ffmpeg_errors.explain(self.path, self._cause, self._open_file, decoded)
+
+    def _packets(self, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+        """Packets that are not empty, up to the end or to the first error of the container."""
+        try:
+            for packet in self._in_time(container.demux(stream)):
+                if packet.size:
+                    yield packet
+        except av.FFmpegError as error:
+            self._check_time()
+            self._cause = error
+            if (fault := self._failure(0)).transient:
+                raise fault from error
+
+    def _pictures(self, stream: av.VideoStream, packet: av.Packet | None) -> list[av.VideoFrame]:
+        """Frames that the decoder gives for a packet, or those that it still has (None). As players do, packets
+        that do not decode are passed over: they can be damaged, or hold no picture."""
+        try:
+            return stream.codec_context.decode(packet)
+        except av.FFmpegError as error:
+            self._cause = error
+            return []
 
     def _from_start(self) -> Iterator[tuple[int, av.VideoFrame]]:
-        """All frames, numbered by time stamps if these are valid: a lost frame does not shift those after it."""
+        """All frames; numbered by their packets if these tell it, so that a lost frame shifts none after it."""
         container, stream = self._open()
-        decoded = 0
+        index, decoded = self._index, 0
         with container:
-            try:
-                for frame in self._in_time(container.decode(stream)):
-                    yield self._index.number.get(frame.pts, -1) if self._index else decoded, frame
+            for at, packet in enumerate(chain(self._packets(container, stream), [None])):
+                if index and packet:
+                    packet.pts = at
+                for frame in self._in_time(self._pictures(stream, packet)):
+                    if not index and self._first is None:
+                        self._note_first(frame)
+                    yield index.number.get(frame.pts, -1) if index else decoded, frame
                     decoded += 1
-            except av.FFmpegError as error:
-                self._check_time()
-                raise VideoError(self.path, f"only {decoded} frames decode: {error.strerror}") from error
+        self._decoded = decoded
 
-    def _run(self, start: int, end: int, times: set[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Frames shown at `times`, by decoding from packet number `start`, a key frame, to packet number `end`.
+    def _go_to(self, start: int) -> Iterator[tuple[int, av.Packet]]:
+        """Packets and their positions from packet `start`, with a decoder that has forgotten all before it."""
+        index, key = self._index, self._index.packets[start]
+        if self._seekable:
+            self._container.seek(key.pts if key.dts is None else key.dts, stream=self._stream)
+            packets = self._packets(self._container, self._stream)
+            found = ((index.position.get(packet.pts, start), packet) for packet in packets)
+        else:
+            if start < self._next:
+                self._restart()
+            elif self._stream.codec_context.is_open:
+                self._stream.codec_context.flush_buffers()
+            found = self._numbered
+        return dropwhile(lambda item: item[0] < start, found)
+
+    def _in_sequence(self) -> Iterator[tuple[int, av.Packet]]:
+        self._next = 0
+        for packet in self._packets(self._container, self._stream):
+            self._next += 1
+            yield self._next - 1, packet
+
+    def _run(self, start: int, end: int, wanted: set[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Frames of packets `wanted`, by decoding from packet number `start`, a key frame, to packet number `end`.
 
         Ends without an error at the first sign that decoding cannot start there or that the seek went elsewhere;
         the caller then decodes from the start. A frame is held back until the frames that it can refer to, some
         of which are shown after it, are known to be undamaged.
         """
-        codec, index, key = self._stream.codec_context, self._index, self._index.packets[start]
-        sound, skip = key.discarded, "NONREF" if SKIPPABLE[self._codec] else "DEFAULT"
+        index, key = self._index, self._index.packets[start]
+        rank, begin = index.rank, index.rank[start] if start else -1
+        sound = key.discarded or start == 0 or self._stream.codec_context.codec.intra_only
+        skip = "NONREF" if key.key and SKIPPABLE.get(self._codec) else "DEFAULT"
         held: deque[tuple[int, av.VideoFrame] | None] = deque()
         try:
-            self._container.seek(key.pts if key.dts is None else key.dts, stream=self._stream)
-            packets = self._in_time(self._container.demux(self._stream))
-            packets = dropwhile(lambda p: index.position.get(p.pts, start) < start, packets)
-            for at, packet in zip(range(start, end + 1), packets, strict=False):
-                if index.position.get(packet.pts) != at:
+            packets, codec = self._go_to(start), self._stream.codec_context
+            for expected, (at, packet) in zip(range(start, end + 1), packets, strict=False):
+                if at != expected or packet.pts != index.packets[at].pts:
                     raise VideoError(self.path, "seeking led to another packet")
-                codec.skip_frame = "DEFAULT" if packet.pts in times else skip
-                for frame in packet.decode() + (codec.decode(None) if at == end else []):
-                    if frame.pts is None or frame.pts < key.pts:
-                        continue  # shown before the key frame, it may refer to frames from before the seek
+                packet.pts = at  # which its frame then has
+                codec.skip_frame = "DEFAULT" if at in wanted else skip
+                # What is shown before the key frame can refer to frames from before the seek.
+                frames = codec.decode(packet) if rank[at] >= begin else self._pictures(self._stream, packet)
+                # At the end, MPEG decoders that hold nothing back give their last frame again.
+                if at == end and not (self._codec in MPEG and codec.reorder_depth == 0):
+                    frames += codec.decode(None)
+                for frame in frames:
+                    if rank.get(frame.pts, -1) < begin:
+                        continue
                     # A key frame by flag only (intra refresh), or one that refers to a lost frame, is no start.
-                    sound = sound or (frame.pts == key.pts and frame.pict_type == av.video.frame.PictureType.I)
+                    sound = sound or (frame.pts == start and frame.pict_type == PictureType.I and frame.key_frame)
                     if frame.is_corrupt or not sound:
                         raise VideoError(self.path, "decoding cannot start at every key frame")
-                    held.append((index.number[frame.pts], frame) if frame.pts in times else None)
+                    held.append((index.number[frame.pts], frame) if frame.pts in wanted else None)
                     if len(held) > REORDERED and (known := held.popleft()):
                         yield known
                 if at == end:
@@ -170,44 +302,8 @@ class Video(VideoSource):
 
     def _to_rgb(self, frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
         size = (height, width) if self.info.rotation % 180 else (width, height)
-        frame = self._reformatter.reformat(frame, *size, "rgb24", interpolation="BILINEAR", threads=1)
-        return np.rot90(frame.to_ndarray(), self.info.rotation // 90)
-
-
-class _Index:
-    """Packets in decoding order, time stamps in display order, and the maps between them."""
-
-    def __init__(self, packets: list[_Packet]):
-        self.packets = packets
-        self.times = sorted(p.pts for p in packets if not p.discarded)
-        self.number = {pts: number for number, pts in enumerate(self.times)}
-        self.position = {p.pts: position for position, p in enumerate(packets)}
-        self.start = {}  # the packet to decode from for the frame shown at a time
-        keys = []
-        for position, packet in enumerate(packets):
-            keys += [position] if packet.key else []
-            self.start[packet.pts] = next(k for k in reversed(keys) if packets[k].pts <= packet.pts)
-
-    def runs(self, wanted: list[int]) -> list[tuple[int, int, set[int]]]:
-        """Runs of packets to decode, with a seek before each: (first packet, last packet, wanted times). Runs
-        neither overlap nor touch."""
-        runs: list[tuple[int, int, set[int]]] = []
-        for pts in (self.times[number] for number in wanted):
-            start, end, times = self.start[pts], self.position[pts], {pts}
-            if runs and start <= runs[-1][1] + 1:
-                start, last, earlier = runs.pop()
-                end, times = max(end, last), times | earlier
-            runs.append((start, end, times))
-        return runs
-
-
-def _trusted(packets: list[_Packet], codec: str) -> tuple[bool, bool]:
-    """Whether each packet is one frame, and whether in addition all time stamps exist, differ and none is before
-    the first."""
-    one_each = bool(packets) and packets[0].key and codec in SKIPPABLE
-    one_each = one_each and (codec != "mpeg4" or all(p.size > EMPTY_MPEG4 for p in packets))
-    times = {p.pts for p in packets}
-    return one_each, one_each and len(times - {None}) == len(packets) and packets[0].pts == min(times)
+        frame = color.to_rgb24(self._reformatter, frame, *size, self._color_matrix, self.path)
+        return orientation.Orientation(self.info.rotation, self.info.mirrored).apply(frame.to_ndarray())
 
 
 def probe(path: str | os.PathLike) -> VideoInfo:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
+from slowfast_uniformer.data import ffmpeg_errors
 from slowfast_uniformer.data.video import READ_TIMEOUT, OpenFile, VideoError, VideoInfo, VideoSource
 from slowfast_uniformer.errors import UserError
 
@@ -36,16 +37,28 @@ class TorchCodecVideo(VideoSource):
     """A video file decoded by torchcodec. The timeout is checked between frames: a call of torchcodec cannot be
     interrupted."""
 
-    def __init__(self, path: str | os.PathLike, open_file: OpenFile = None, timeout: float = READ_TIMEOUT):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        open_file: OpenFile = None,
+        timeout: float = READ_TIMEOUT,
+        color_matrix: str = "bt601",
+    ):
         from torchcodec.decoders import VideoDecoder
 
         super().__init__(path, open_file, timeout)
+        if color_matrix != "bt601":
+            raise UserError(f"DATA.COLOR_MATRIX {color_matrix} needs DATA.DECODER pyav: torchcodec has bt601 only")
+        content = None
         try:
+            content = ffmpeg_errors.content(self.path, open_file) if open_file or os.path.isfile(path) else None
+            if content == ffmpeg_errors.ENCRYPTED:  # which torchcodec decodes to noise
+                raise VideoError(self.path, content)
             self._decoder = VideoDecoder(self._file(), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
             meta = self._decoder.metadata
             height, width = self._decoder.get_frame_at(0).data.shape[:2]
         except (OSError, RuntimeError, ValueError, IndexError) as error:
-            raise self._failure(error) from error
+            raise VideoError(self.path, content) if content else self._failure(error) from error
         self.callback(setattr, self, "_decoder", None)  # the decoder closes its file when it is freed
         rotation = round((meta.rotation or 0) / 90) * 90 % 360
         self.frames, self.fps = meta.num_frames, float(meta.average_fps or 0)

@@ -5,7 +5,7 @@ import re
 
 from fvcore.common.config import CfgNode
 
-from slowfast_uniformer import paths
+from slowfast_uniformer.data.list_text import read_text
 from slowfast_uniformer.errors import UserError
 
 _OPPOSITE = {"left": "right", "right": "left", "clockwise": "counterclockwise", "counterclockwise": "clockwise"}
@@ -31,7 +31,7 @@ def flipped_labels(cfg: CfgNode, names: list[str] | None) -> list[int | None]:
     """
     given = cfg.DATA.FLIP_LABELS
     if given != "auto":
-        return _from_file(paths.expand(given), names or [], cfg.MODEL.NUM_CLASSES)
+        return _from_file(given, names or [], cfg.MODEL.NUM_CLASSES)
     if names is None:
         raise UserError('DATA.FLIP_LABELS: "auto" needs the class names; set DATA.CLASS_NAMES')
     label_of = {name.lower(): label for label, name in enumerate(names)}
@@ -42,11 +42,10 @@ def _from_file(path: str, names: list[str], classes: int) -> list[int | None]:
     table: list[int | None] = list(range(classes))
     label_of = {name: label for label, name in enumerate(names)} | {label: label for label in range(classes)}
     try:
-        with open(paths.fetch(path), encoding="utf-8-sig") as file:
-            groups = [[label_of[name] for name in group] for group in json.load(file)]
+        groups = [[label_of[name] for name in group] for group in json.loads(read_text(path, "DATA.FLIP_LABELS"))]
     except KeyError as error:
         raise UserError(f"{path}: {error} is not a class (DATA.FLIP_LABELS)") from None
-    except (OSError, ValueError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise UserError(f"{path}: cannot read DATA.FLIP_LABELS: {error}") from None
     for group in groups:
         if len(group) not in (1, 2):

@@ -14,6 +14,7 @@ from slowfast_uniformer.data.dataset import VideoDataset
 from slowfast_uniformer.data.workers import kill_workers
 from slowfast_uniformer.distributed import signals, topology
 from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.wording import counted
 
 
 class EpochSampler(Sampler):
@@ -56,7 +57,7 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
             clips: (N, 3, T, H, W) float32, or None if no video could be read;
             labels: (N,) int64, or multi-hot (N, K);
             videos, views: (N,) int64, each clip's index in the list and view number;
-            errors: (path, message) of each video that could not be read;
+            errors: the BadVideo of each video that could not be read;
             failed: (video, label) of each item without clips.
     """
     read = [item for item in items if item["clips"] is not None]
@@ -106,7 +107,10 @@ def build_loader(cfg: CfgNode, split: str) -> Loader:
     if train and size % processes:
         raise UserError(f"TRAIN.BATCH_SIZE: {size} cannot be divided among {processes} processes")
     if train and len(dataset) < videos:
-        raise UserError(f"TRAIN.BATCH_SIZE: the train list has {len(dataset)} videos, fewer than one batch of {videos}")
+        raise UserError(
+            f"TRAIN.BATCH_SIZE: the train list has {counted(len(dataset), 'video')}, fewer than one batch of {videos}; "
+            "set a smaller one"
+        )
     test_videos = max(1, ranks.test_clips_per_rank(cfg) // dataset.views)  # a video's views stay together
     sampler = EpochSampler(len(dataset), topology.rank(), ranks.ranks, shuffle=train, seed=cfg.RNG_SEED)
     return loader_of(dataset, sampler, ranks.videos_per_rank(cfg) if train else test_videos)

@@ -1,17 +1,27 @@
 """Train, val and test lists for a folder of class folders, or of tar files (webdataset)."""
 
 import json
+import os
 import random
+import unicodedata
+from collections import Counter, defaultdict
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from slowfast_uniformer.data import folders
+from slowfast_uniformer.data.classes import read_class_names
+from slowfast_uniformer.data.list_text import SPACES
 from slowfast_uniformer.data.shards import ByteRange, index
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.paths import atomic_path
+from slowfast_uniformer.wording import counted
 
-EXTENSIONS = "mp4,avi,mkv,webm,mov,m4v,mpg,mpeg,wmv,flv,3gp"
+EXTENSIONS = ",".join(sorted(ending[1:] for ending in folders.VIDEO_ENDINGS))
 SPLITS = ("train", "val", "test")
+SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+SIDECARS = {".cls", ".json", ".txt"}  # of a webdataset, beside its videos
 Videos = dict[str, list[str]]  # class name to its videos, relative to the folder
 
 
@@ -21,21 +31,40 @@ class Lists(NamedTuple):
     Attributes:
         names: Class names in label order.
         splits: The videos of each split (train, val, test).
-        is_given_split: Whether the split is that of folders train/ and val/.
-        warnings: On classes without videos.
+        notes: On what was found, such as a ready split.
+        warnings: On what is left out.
     """
 
     names: list[str]
     splits: dict[str, Videos]
-    is_given_split: bool
+    notes: list[str]
     warnings: list[str]
+
+
+class _LeftOut:
+    """Counts what is left out, and keeps examples, for the warnings of a list."""
+
+    def __init__(self) -> None:
+        self.paths: dict[str, list[str]] = defaultdict(list)  # by reason
+
+    def add(self, reason: str, path: str) -> None:
+        self.paths[reason].append(path)
+
+    def warnings(self) -> list[str]:
+        """A line for each reason, with three examples."""
+        lines = []
+        for reason, paths in self.paths.items():
+            shown = ", ".join(_printable(path) for path in sorted(paths)[:3]) + (", ..." if len(paths) > 3 else "")
+            lines.append(f"left out, {reason}: {len(paths)} ({shown})")
+        return lines
 
 
 def make_lists(root: Path, val: float = 0.2, test: float = 0.0, seed: int = 0, extensions: str = EXTENSIONS) -> Lists:
     """Find the videos below `root` and split them.
 
-    Folders train/ and val/ (and maybe test/) with class folders in them, or tar files named so, are the split. Else
-    each class is split on its own, by a generator seeded with its name, so that classes do not affect each other.
+    Folders train/ and val/ or test/ with class folders in them, or tar files named so, are the split. Else each class
+    is split on its own, by a generator seeded with its name, so that classes do not affect each other. Links are
+    followed. Where no file is a video, folders of numbered images are the videos.
 
     Args:
         root: Folder of class folders, or of tar files.
@@ -45,40 +74,62 @@ def make_lists(root: Path, val: float = 0.2, test: float = 0.0, seed: int = 0, e
         extensions: File extensions of videos, separated by commas.
 
     Raises:
-        UserError: There is no such folder, no video, or a split would be empty.
+        UserError: There is no such folder, no video, a split would be empty, or a class has a name that lists cannot
+            hold.
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give the folder that holds one folder for each class")
     endings = {"." + ending.strip().lower().lstrip(".") for ending in extensions.split(",")}
+    left_out, notes, warnings = _LeftOut(), [], []
     tars = _tar_files(root)
     if tars:
-        found = {split: _videos_in_tars(root, files, endings) for split, files in tars.items()}
+        _refuse_videos_beside(root, tars, endings)
+        found = {split: _videos_in_tars(root, files, endings, left_out) for split, files in tars.items()}
     else:
-        is_split = _subfolders(root / "train") and _subfolders(root / "val")
-        folders = {split: root / split for split in SPLITS if _subfolders(root / split)} if is_split else {"all": root}
-        found = {split: _videos_in_folders(root, folder, endings) for split, folder in folders.items()}
-    is_given_split = "all" not in found
-    splits = found if is_given_split else split_classes(found["all"], val, test, seed)
-    splits = splits | {"test": splits.get("test", splits["val"])}
+        given = _given_split(root)
+        bases = given or {"all": [root]}
+        if given:
+            shown = ", ".join(f"{folder.name}/" for bases in given.values() for folder in bases)
+            notes.append(f"{shown} hold class folders: this is the split (--test does not apply)")
+            if "val" not in given:
+                notes.append(f"no folder for validation, so a fraction of training, --val {val:g}, is split off")
+            others = [folder.name for folder in _subfolders(root) if folder not in sum(given.values(), [])]
+            warnings += [f"left out, since there is a split: {', '.join(map(_printable, others))}"] if others else []
+        found = _videos_in_folders(root, bases, endings, left_out)
+        if not any(any(videos.values()) for videos in found.values()):
+            found = _frame_folders(root, bases)
+            if paths := [path for videos in found.values() for listed in videos.values() for path in listed]:
+                notes.append(f"no video files: the folders of images are the videos, {len(paths)} of them")
+                warnings += _unclear_images(root / paths[0])
+                left_out = _LeftOut()
+    warnings += left_out.warnings()
+    splits = found
+    if "val" not in found:
+        (base,) = found.keys() - {"test"}
+        splits = found | split_classes(found[base], val, 0.0 if "test" in found else test, seed)
+    splits = {split: splits[split if split in splits else "val"] for split in SPLITS}
     names = sorted({name for videos in splits.values() for name in videos})
-    warnings = []
     if tars:
         names, splits = _name_labels(root, names, splits)
     elif not names:
-        raise UserError(f"{root}: no class folders in it; put each class's videos in a folder of its name")
+        raise UserError(f"{root}: no class folders in it{_held(root)}; put each class's videos in a folder of its name")
     else:
-        empty = [name for name in names if not any(videos.get(name) for videos in splits.values())]
-        warnings = [f"{name}: no videos in this class folder, left out" for name in empty]
-        names = [name for name in names if name not in empty]
+        used = {name for videos in splits.values() for name, paths in videos.items() if paths}
+        warnings += [f"{name}: no videos in this class folder, left out" for name in names if name not in used]
+        names = sorted(used)
+        warnings += _suspicious_names(root, names, bases)
     if not names:
         where = "tar files" if tars else "class folders"
-        raise UserError(f"{root}: no videos ({extensions}) in its {where}; name other extensions with --ext")
+        raise UserError(
+            f"{root}: no videos ({extensions}) in its {where}; name other extensions with --ext"
+            + "".join(f"; {line}" for line in left_out.warnings())
+        )
     for split, videos in splits.items():
         if not any(videos.values()):
             raise UserError(f"{root}: no videos for {split}; a class needs one for each split")
         if missing := [name for name in names if not videos.get(name)]:
             warnings.append(f"{split} has no video of {', '.join(missing)}")
-    return Lists(names, splits, is_given_split and not tars, warnings)
+    return Lists(names, splits, notes, warnings)
 
 
 def split_classes(videos: Videos, val: float, test: float, seed: int) -> dict[str, Videos]:
@@ -109,7 +160,9 @@ def write_lists(out: Path, lists: Lists, separator: str = " ", force: bool = Fal
     for split, videos in lists.splits.items():
         rows = [(path, label) for label, name in enumerate(lists.names) for path in videos.get(name, [])]
         texts[f"{split}.csv"] = "".join(f"{path}{separator}{label}\n" for path, label in rows)
-    existing = [name for name in texts if (out / name).exists()]
+    existing = [name for name in texts if os.path.lexists(out / name)]
+    if folder := next((name for name in existing if (out / name).is_dir()), None):
+        raise UserError(f"{out / folder} is a folder, in the place of a list; choose another --out")
     if existing and not force:
         raise UserError(f"{out} has {', '.join(existing)} already; --force replaces, --out names another folder")
     try:
@@ -122,20 +175,134 @@ def write_lists(out: Path, lists: Lists, separator: str = " ", force: bool = Fal
 
 # ---------------------------------------------------------------------------------------------------- class folders
 def _subfolders(folder: Path) -> list[Path]:
-    paths = folder.iterdir() if folder.is_dir() else ()
+    try:
+        paths = list(folder.iterdir()) if folder.is_dir() else []
+    except OSError as error:
+        raise UserError(f"{folder}: the folder cannot be read ({error.strerror})") from None
     return sorted(path for path in paths if path.is_dir() and not path.name.startswith("."))
 
 
-def _videos_in_folders(root: Path, base: Path, endings: set[str]) -> Videos:
-    """Sorted videos at any depth below each class folder of `base`."""
-    return {
-        folder.name: sorted(
-            path.relative_to(root).as_posix()
-            for path in folder.rglob("*")
-            if path.suffix.lower() in endings and path.is_file() and not path.name.startswith(".")
-        )
-        for folder in _subfolders(base)
+def _given_split(root: Path) -> dict[str, list[Path]]:
+    """The folders of each split that holds class folders; empty unless there is one for training and another."""
+    found = {
+        split: [folder for folder in _subfolders(root) if folder.name.lower() in names and _subfolders(folder)]
+        for split, names in SPLIT_NAMES.items()
     }
+    found = {split: bases for split, bases in found.items() if bases}
+    return found if "train" in found and len(found) > 1 else {}
+
+
+def _class_name(folder: Path) -> str:
+    """The class of a folder: macOS and Linux write the same accented name in different code points."""
+    name = unicodedata.normalize("NFC", folder.name).strip()
+    if not name or not _fits_a_line(name):
+        raise UserError(f"{_printable(str(folder))}: lists cannot hold this class name; rename the folder")
+    return name
+
+
+def _class_folders(bases: list[Path]) -> list[tuple[str, Path]]:
+    return [(_class_name(folder), folder) for base in bases for folder in _subfolders(base)]
+
+
+def _videos_in_folders(
+    root: Path, bases: dict[str, list[Path]], endings: set[str], left_out: _LeftOut
+) -> dict[str, Videos]:
+    """Sorted videos of each split, at any depth below its class folders."""
+    found: dict[str, Videos] = {}
+    for split, folders_of_split in bases.items():
+        videos = found[split] = defaultdict(list)
+        for base in folders_of_split:
+            for path in base.iterdir():
+                if path.suffix.lower() in endings and path.is_file():
+                    left_out.add("videos that are in no class folder", path.relative_to(root).as_posix())
+                elif not path.exists():  # perhaps a class folder whose disk is away
+                    left_out.add("links that lead nowhere, pipes and devices", path.relative_to(root).as_posix())
+        for name, folder in _class_folders(folders_of_split):
+            videos[name] += _videos_below(root, folder, endings, left_out)
+            videos[name].sort()
+    return found
+
+
+def _videos_below(root: Path, folder: Path, endings: set[str], left_out: _LeftOut) -> list[str]:
+    def note(error: OSError) -> None:
+        left_out.add(f"folders that cannot be read ({error.strerror})", os.path.relpath(error.filename, root))
+
+    videos = []
+    for parent, names in folders.walk(str(folder), note):
+        for name in names:
+            file, ending = os.path.join(parent, name), folders.ending_of(name)
+            path = Path(os.path.relpath(file, root)).as_posix()
+            if name.startswith("."):
+                if ending in endings:
+                    left_out.add("hidden files", path)
+            elif ending not in endings:
+                left_out.add(f"no video by its ending, {ending}" if ending else "no ending in the name", path)
+            elif not os.path.isfile(file):
+                left_out.add("links that lead nowhere, pipes and devices", path)
+            elif ending in folders.VIDEO_ENDINGS and not folders.is_video(file):
+                left_out.add(f"no video inside, {ending}", path)
+            elif not _fits_a_line(path):
+                left_out.add("names that a list cannot hold (not UTF-8, line breaks, spaces at an end)", path)
+            else:
+                videos.append(path)
+    return videos
+
+
+def _frame_folders(root: Path, bases: dict[str, list[Path]]) -> dict[str, Videos]:
+    """Sorted folders of images of each split, at any depth below its class folders."""
+    found: dict[str, Videos] = {}
+    for split, folders_of_split in bases.items():
+        videos = found[split] = defaultdict(list)
+        for name, folder in _class_folders(folders_of_split):
+            paths = [parent for parent, names in folders.walk(str(folder)) if folders.has_images(names)]
+            videos[name] += [Path(os.path.relpath(path, root)).as_posix() for path in paths if path != str(folder)]
+            videos[name].sort()
+    return found
+
+
+def _fits_a_line(text: str) -> bool:
+    """Whether a list can hold a name."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return text == text.strip() == text.strip(SPACES) and "\n" not in text and "\r" not in text
+
+
+def _printable(text: str) -> str:
+    return text if _fits_a_line(text) else ascii(text)
+
+
+def _held(root: Path) -> str:
+    """What a folder without class folders holds, for a message."""
+    kinds = Counter(path.suffix.lower() or "no ending" for path in root.iterdir() if not path.name.startswith("."))
+    return f", but files ({', '.join(f'{count} {kind}' for kind, count in kinds.most_common(3))})" if kinds else ""
+
+
+def _suspicious_names(root: Path, names: list[str], bases: dict[str, list[Path]]) -> list[str]:
+    """Warnings on class names that are probably not meant so."""
+    lines = []
+    for base in sum(bases.values(), []):
+        counts = Counter(name for name, _ in _class_folders([base]))
+        twice = ", ".join(name for name, count in counts.items() if count > 1)
+        lines += (
+            [f"{twice}: two folders of this name, which differ in invisible characters, are one class"] if twice else []
+        )
+    for name, other in pairwise(sorted(names, key=str.casefold)):
+        if name.casefold() == other.casefold():
+            lines.append(f"{name} and {other} differ in case only, and are two classes")
+    if len(names) == 1 and _subfolders(root / names[0]):
+        lines.append(f"{names[0]} is the only class; if the folders in it are the classes, give {root / names[0]}")
+    return lines
+
+
+def _unclear_images(folder: Path) -> list[str]:
+    """A warning if the images of a frame folder cannot be told apart without DATA.IMAGE_TEMPLATE."""
+    try:
+        folders.find_images(str(folder), "{:05d}.jpg")
+    except ValueError as error:
+        return [f"{folder}: {error}"]
+    return []
 
 
 # -------------------------------------------------------------------------------------------------------- tar files
@@ -150,7 +317,17 @@ def _tar_files(root: Path) -> dict[str, list[Path]]:
     return {"all": tars} if tars else {}
 
 
-def _videos_in_tars(root: Path, tars: list[Path], endings: set[str]) -> Videos:
+def _refuse_videos_beside(root: Path, tars: dict[str, list[Path]], endings: set[str]) -> None:
+    """UserError where tar files lie beside videos: which are meant is not known."""
+    for parent, names in folders.walk(str(root)):
+        if video := next((name for name in names if folders.ending_of(name) in endings and name[0] != "."), None):
+            tar = next(iter(tars.values()))[0]
+            raise UserError(
+                f"{root} holds tar files ({tar.name}) and videos ({os.path.join(parent, video)}); move one of them"
+            )
+
+
+def _videos_in_tars(root: Path, tars: list[Path], endings: set[str], left_out: _LeftOut) -> Videos:
     """Videos of each class in tar files, with their byte ranges (data/shards.py)."""
     videos: Videos = {}
     for tar in tars:
@@ -165,6 +342,10 @@ def _videos_in_tars(root: Path, tars: list[Path], endings: set[str]) -> Videos:
                 class_name = _class_of(tar, folder + slash + key, members)
                 path = f"{tar.relative_to(root).as_posix()}/{name}@{start}+{size}"
                 videos.setdefault(class_name, []).append(path)
+            elif folders.ending_of(file) not in SIDECARS and not file.startswith("."):
+                left_out.add(
+                    f"no video by its name, .{ending}" if ending else "no ending in the name", f"{tar.name}/{name}"
+                )
     return videos
 
 
@@ -191,9 +372,9 @@ def _name_labels(root: Path, names: list[str], splits: dict[str, Videos]) -> tup
         return names, splits
     count = max((int(name) + 1 for name in names), default=0)
     file = root / "classes.txt"
-    given = file.read_text(encoding="utf-8").splitlines() if file.is_file() else [str(k) for k in range(count)]
+    given = read_class_names(str(file)) if file.is_file() else [str(k) for k in range(count)]
     if len(given) < count:
-        raise UserError(f"{file}: {len(given)} classes, but the tar files have label {count - 1}")
+        raise UserError(f"{file}: {counted(len(given), 'class')}, but the tar files have label {count - 1}")
     return given, {
         split: {given[int(label)]: paths for label, paths in videos.items()} for split, videos in splits.items()
     }

@@ -19,19 +19,22 @@ def decoder_class(name: str) -> type[VideoSource]:
     return Video
 
 
-def open_sample(sample: Sample, template: str, decoder: str = "pyav", timeout: float = READ_TIMEOUT) -> VideoSource:
-    """Open a video file, a tar member, or the frame folder of a sample with a number of frames.
+def open_sample(
+    sample: Sample, template: str, decoder: str = "pyav", timeout: float = READ_TIMEOUT, color_matrix: str = "bt601"
+) -> VideoSource:
+    """Open a video file, a tar member, or a frame folder.
 
     Args:
         sample: The video (`data.input_lists.path_sample` makes one of a path).
         template: File names of a frame folder's images (DATA.IMAGE_TEMPLATE).
         decoder: "pyav" or "torchcodec" (DATA.DECODER).
         timeout: Seconds for opening and for each read; 0 for no limit (DATA.READ_TIMEOUT).
+        color_matrix: How videos are converted that do not say it (DATA.COLOR_MATRIX; `data.color`).
 
     Raises:
         VideoError: The video cannot be opened.
     """
-    member = shards.opener(sample.path)
-    if sample.frames is not None and not member and not os.path.isfile(sample.path):
-        return FrameFolder(sample.path, template, sample.frames)
-    return decoder_class(decoder)(sample.path, member, timeout)
+    path, member = sample.path, shards.opener(sample.path)
+    if not member and (os.path.isdir(path) or (sample.frames is not None and not os.path.isfile(path))):
+        return FrameFolder(path, template, sample.frames)
+    return decoder_class(decoder)(path, member, timeout, color_matrix)

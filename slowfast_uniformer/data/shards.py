@@ -71,6 +71,12 @@ def opener(path: str) -> Callable[[], ByteRange] | None:
     return open_member
 
 
+def file_of(path: str) -> str:
+    """The tar file that the path of a member leads into; other paths as they are."""
+    match = _PATH.fullmatch(path)
+    return match["tar"] if match and not os.path.isdir(match["tar"]) else path
+
+
 def exists(path: str) -> bool:
     """Whether a path is a file, a folder or a tar member. A byte range is not looked up in the tar's headers."""
     match = _PATH.fullmatch(path)

@@ -4,26 +4,44 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import ArrayLike
-from PIL import Image
+from PIL import Image, ImageOps
 
+from slowfast_uniformer.data.folders import Images, find_images
 from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.paths import numbered_name
+from slowfast_uniformer.wording import counted
 
 READ_TIMEOUT = 60.0  # seconds, unless DATA.READ_TIMEOUT says otherwise
+STEPS = 1000  # packets or frames after which the timeout begins anew: a long video is not a slow one
+LONGEST = 20  # timeouts after which a video counts as endless nevertheless
 OpenFile = Callable[[], BinaryIO] | None
 
 
 class VideoError(UserError):
-    """A video cannot be read; the message names its path and the first cause."""
+    """A video cannot be read; the message names its path and the first cause.
 
-    def __init__(self, path: str, cause: str | BaseException):
+    Attributes:
+        transient: Whether the file system or a time limit is to blame and not the file, which may be readable later.
+    """
+
+    transient = False
+
+    def __init__(self, path: str, cause: str | BaseException, transient: bool = False):
         super().__init__(f"cannot read {path}: {getattr(cause, 'strerror', None) or cause}")
+        self.transient = self.transient or transient
+
+
+class VideoTimeout(VideoError):
+    """Reading takes longer than DATA.READ_TIMEOUT."""
+
+    transient = True
 
 
 @dataclass(frozen=True)
@@ -32,11 +50,12 @@ class VideoInfo:
 
     Attributes:
         frames: Number of frames.
-        fps: Average frame rate in frames per second; 0 if unknown (frame folders).
+        fps: Mean frame rate in frames per second, by the time stamps; 0 if unknown (frame folders).
         width: Width in pixels after rotation; non-square pixels are not stretched.
         height: Height in pixels after rotation.
         rotation: Rotation already applied to size and frames, in degrees counterclockwise (0, 90, 180 or 270).
         codec: FFmpeg's name of the codec, or the ending of a frame folder's images.
+        mirrored: Whether the frames are mirrored left to right before the rotation, as the file asks.
     """
 
     frames: int
@@ -45,6 +64,7 @@ class VideoInfo:
     height: int
     rotation: int
     codec: str
+    mirrored: bool = False
 
 
 class VideoSource(ExitStack):
@@ -56,12 +76,14 @@ class VideoSource(ExitStack):
     Args:
         path: The video's path, or its name in messages if `open_file` is given.
         open_file: Opens a video that is not a file of its own (a tar member); called anew for each decoder.
-        timeout: Seconds that opening and each `read` may take; 0 for no limit.
+        timeout: Seconds that opening and each `read` may take for each 1,000 packets or frames, and a twentieth of
+            what they may take in all; 0 for no limit.
     """
 
     frames: int
     fps: float
     info: VideoInfo
+    passed_over: str | None = None  # the last error of packets that do not decode and are not among the frames
 
     def __init__(self, path: str | os.PathLike, open_file: OpenFile = None, timeout: float = 0.0):
         super().__init__()
@@ -71,15 +93,20 @@ class VideoSource(ExitStack):
         self._start_clock()
 
     def _start_clock(self) -> None:
-        self._deadline = time.monotonic() + self._timeout
+        self._steps, self._deadline = 0, time.monotonic() + self._timeout
+        self._last_deadline = self._deadline + (LONGEST - 1) * self._timeout
 
     def _check_time(self) -> None:
         if time.monotonic() > self._deadline:
-            raise VideoError(self.path, f"not read within {self._timeout:g} s (DATA.READ_TIMEOUT)")
+            raise VideoTimeout(self.path, f"not read within {self._timeout:g} s (DATA.READ_TIMEOUT)")
 
     def _in_time(self, items: Iterable) -> Iterator:
         for item in items:
-            self._check_time()
+            if time.monotonic() > self._deadline:
+                self._check_time()
+            self._steps += 1
+            if self._steps % STEPS == 0:
+                self._deadline = min(time.monotonic() + self._timeout, self._last_deadline)
             yield item
 
     def _file(self) -> str | BinaryIO:
@@ -110,7 +137,7 @@ class VideoSource(ExitStack):
         """
         wanted, where = np.unique(np.asarray(indices, np.int64), return_inverse=True)
         if len(wanted) and not 0 <= wanted[0] <= wanted[-1] < self.frames:
-            raise ValueError(f"{self.path} has {self.frames} frames, no {wanted[0]} to {wanted[-1]}")
+            raise ValueError(f"{self.path} has {counted(self.frames, 'frame')}, no {wanted[0]} to {wanted[-1]}")
         self._start_clock()
         with closing(self._decode(wanted.tolist())) as decoded:
             first = list(islice(decoded, 1))
@@ -144,37 +171,72 @@ class VideoSource(ExitStack):
 
 
 class FrameFolder(VideoSource):
-    """A folder of images as a video: frame 0 is the image that `template` names for number 1.
+    """A folder of numbered images as a video.
+
+    Frame 0 is the image that `template` names for number 1, if there is one and one for the last frame. Otherwise the
+    folder is looked through (`folders.find_images`): images can be counted from any number and have other names.
 
     Args:
         path: The folder.
         template: File name of an image by its number, such as "{:05d}.jpg" (DATA.IMAGE_TEMPLATE).
-        frames: Number of images that the list says the folder has.
+        frames: Number of images that the list says the folder has; None for all there are.
 
     Raises:
-        VideoError: An image is missing; the message names the first.
+        VideoError: The folder has no such images, or fewer than `frames`.
     """
 
-    def __init__(self, path: str | os.PathLike, template: str, frames: int):
+    def __init__(self, path: str | os.PathLike, template: str, frames: int | None = None):
         super().__init__(path)
         self._template = template
-        if frames < 1 or not self._has(frames):  # a single lookup in complete folders, which hold hundreds of files
-            first = next((n for n in range(1, frames + 1) if not self._has(n)), 1)
-            raise VideoError(self.path, f"{template.format(first)} is missing, and the list says {frames} frames")
+        self._images: Images | None = None
+        if not (frames and self._has(0) and self._has(frames - 1)):  # two lookups: a folder can hold thousands of files
+            self._images = self._look(frames)
+            frames = frames or self._images.frames
         self.frames, self.fps = frames, 0.0
-        self.info = VideoInfo(frames, 0.0, *next(self._decode([0]))[1].size, 0, template.rpartition(".")[2])
+        codec = self.image_name(0).rpartition(".")[2]
+        self.info = VideoInfo(frames, 0.0, *next(self._decode([0]))[1].size, 0, codec)
+
+    def image_name(self, number: int) -> str:
+        """The file name of the image of a frame, from 0."""
+        return self._images.name(number) if self._images else numbered_name(self._template, number + 1)
 
     def _has(self, number: int) -> bool:
-        return os.path.exists(os.path.join(self.path, self._template.format(number)))
+        return os.path.exists(os.path.join(self.path, self.image_name(number)))
+
+    def _look(self, frames: int | None) -> Images:
+        try:
+            images = find_images(self.path, self._template)
+        except OSError as error:
+            raise VideoError(self.path, error, transient=True) from error
+        except ValueError as error:
+            raise VideoError(self.path, str(error)) from None
+        if frames is not None and images.frames < frames:
+            missing, first = images.name(images.frames), images.name(0)
+            listed = f"the list says {counted(frames, 'frame')}: there are {images.frames} from {first}"
+            raise VideoError(self.path, f"{missing} is missing, and {listed}")
+        return images
 
     def _decode(self, wanted: list[int]) -> Iterator[tuple[int, Image.Image]]:
         for number in wanted:
-            name = self._template.format(number + 1)
+            name = self.image_name(number)
+            path = os.path.join(self.path, name)
             try:
-                with Image.open(os.path.join(self.path, name)) as image:
-                    yield number, image.convert("RGB")
-            except (OSError, SyntaxError, ValueError) as error:  # Pillow's errors for damaged files
-                raise VideoError(self.path, f"{name}: {error}") from error
+                with Image.open(path) as image:
+                    yield number, _to_rgb(image)
+            except Exception as error:  # Pillow's decoders raise many for damaged files
+                if isinstance(error, FileNotFoundError) and os.path.isdir(self.path):
+                    raise VideoError(self.path, f"{name} is missing") from None
+                of_the_system = isinstance(error, OSError) and error.errno is not None  # Pillow's own have none
+                raise VideoError(self.path, f"{name}: {error}", transient=of_the_system) from error
 
     def _to_rgb(self, frame: Image.Image, width: int, height: int) -> np.ndarray:
         return np.asarray(frame.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """An image as viewers show it: upright, 8 bits, without transparency (the colours stay)."""
+    if image.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
+        image = Image.fromarray((np.asarray(image).clip(0, 2**16 - 1) >> 8).astype(np.uint8))
+    with suppress(Exception):  # metadata that is damaged counts as none
+        ImageOps.exif_transpose(image, in_place=True)
+    return image.convert("RGB")

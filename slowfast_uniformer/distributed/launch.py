@@ -22,6 +22,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from fvcore.common.config import CfgNode
 
+from slowfast_uniformer import terminal
 from slowfast_uniformer.distributed import signals, status, topology
 from slowfast_uniformer.errors import LostRankError, UserError
 
@@ -107,6 +108,7 @@ def _spawn(fn: Callable, cfg: CfgNode, init_method: str, ranks: int, machines: i
 
 def _spawned(local: int, fn: Callable, cfg: CfgNode, init_method: str, errors: Any, *sizes: int) -> None:
     """Process `local` of this machine; `sizes` are the other arguments of `set_rank_env`."""
+    terminal.prepare()
     topology.set_rank_env(local, *sizes)
     try:
         _run_in_group(fn, cfg, init_method)
@@ -115,6 +117,8 @@ def _spawned(local: int, fn: Callable, cfg: CfgNode, init_method: str, errors: A
         sys.exit(2)
     except signals.Interrupted:
         sys.exit(signals.EXIT_CODE)
+    finally:
+        terminal.settle()
 
 
 def _run_in_group(fn: Callable, cfg: CfgNode, init_method: str) -> None:

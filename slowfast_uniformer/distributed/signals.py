@@ -22,7 +22,13 @@ _first_signal: float | None = None  # when it arrived
 
 
 class Interrupted(Exception):
-    """A signal has requested a stop. `engine.train.train` writes a checkpoint before it passes this on."""
+    """A signal has requested a stop. `engine.train.train` writes a checkpoint before it passes this on.
+
+    Attributes:
+        remedy: how the work is continued.
+    """
+
+    remedy = "the same command continues"
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:

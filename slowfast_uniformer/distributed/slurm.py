@@ -14,6 +14,7 @@ from slowfast_uniformer.config.recipes import find_config
 from slowfast_uniformer.distributed import topology
 from slowfast_uniformer.distributed.signals import EXIT_CODE
 from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.wording import counted
 
 
 def parse_time_limit(time: str) -> int:
@@ -58,7 +59,9 @@ def script(job: argparse.Namespace, notes: list[str]) -> str:
     notes += recipe_notes(cfg, recipe, topology.planned(cfg), topology.planned(recipe))
     for section in ("TRAIN", "TEST"):
         if cfg[section].BATCH_SIZE % tasks:
-            raise UserError(f"{section}.BATCH_SIZE: {cfg[section].BATCH_SIZE} cannot be divided among {tasks} tasks")
+            raise UserError(
+                f"{section}.BATCH_SIZE: {cfg[section].BATCH_SIZE} cannot be divided among {counted(tasks, 'task')}"
+            )
     out = os.path.abspath(cfg.OUTPUT_DIR)
     try:
         os.makedirs(out, exist_ok=True)

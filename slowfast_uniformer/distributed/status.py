@@ -75,5 +75,6 @@ def explain_lost_rank(error: RuntimeError) -> str:
         known = "Rank 0, which keeps the statuses, has ended; see its log"
     return (
         f"rank {rank()} on {socket.gethostname()}: another rank has ended or hangs ({cause}). {known}. The run "
-        "continues from its latest checkpoint when it is started again (DIST_TIMEOUT sets the time to wait for a rank)"
+        "continues from its latest checkpoint when it is started again with TRAIN.AUTO_RESUME True (DIST_TIMEOUT sets "
+        "the time to wait for a rank)"
     )

@@ -5,24 +5,27 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
-import yaml
 from fvcore.common.config import CfgNode
 
-from slowfast_uniformer.config.load import difference, load_recipe
+from slowfast_uniformer import terminal
+from slowfast_uniformer.config.load import difference, load_recipe, variant
 from slowfast_uniformer.config.recipe_notes import recipe_notes
-from slowfast_uniformer.distributed import launch, signals, topology
+from slowfast_uniformer.distributed import collectives, launch, signals, topology
+from slowfast_uniformer.engine.preflight import check_inputs
 from slowfast_uniformer.engine.test import test
 from slowfast_uniformer.engine.train import train
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.paths import atomic_write
 from slowfast_uniformer.runs import checkpoints
+from slowfast_uniformer.runs.begin import begin, is_config_of_a_run
 from slowfast_uniformer.runs.files import append_json_lines, read_json_lines
 from slowfast_uniformer.runs.log import LOG_HANDLER, PACKAGE, remove_logging, setup_logging
-from slowfast_uniformer.runs.starts import describe_start
+from slowfast_uniformer.runs.starts import describe_start, launchers
+from slowfast_uniformer.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -38,48 +41,41 @@ def run_job(
 
     Args:
         cfg: The run's config.
-        notes: Warnings of `load_config`, to be logged.
+        notes: Warnings of `load_config` and `check_inputs`, to be logged.
         config_files: The files that `cfg` was loaded from; the first one alone is the recipe.
         only: "train" or "test"; by default TRAIN.ENABLE and TEST.ENABLE decide.
         logger_name: The logger whose lines are shown and written to log.txt; "" is the root logger, for a command.
     """
-    if topology.is_main():
-        _write_config(cfg, config_files)
-    setup_logging(cfg.OUTPUT_DIR, topology.rank(), logger_name)
-    if topology.is_main():
-        _log_config(cfg, notes, config_files)
-    start = describe_start(cfg)
-    if topology.is_main():
-        append_json_lines(os.path.join(cfg.OUTPUT_DIR, "starts.jsonl"), start)
-    if only == "train" or (not only and cfg.TRAIN.ENABLE):
-        train(cfg)
-    metrics = test(cfg) if only == "test" or (not only and cfg.TEST.ENABLE) else {}
-    if topology.is_main():
-        _print_summary(cfg, metrics)
+    training = only == "train" or (not only and cfg.TRAIN.ENABLE)
+    with ExitStack() as stack:
+        begun = collectives.call_on_main(begin, cfg, training, stack, launchers(), config_files)
+        cfg = variant(cfg, begun.overrides) if begun.overrides else cfg
+        if topology.is_main():
+            _write_config(cfg, config_files)
+        setup_logging(cfg.OUTPUT_DIR, topology.rank(), logger_name)
+        if topology.is_main():
+            _log_config(cfg, [*notes, *begun.notes], config_files)
+        start = describe_start(cfg)
+        if topology.is_main():
+            append_json_lines(os.path.join(cfg.OUTPUT_DIR, "starts.jsonl"), start)
+        if training:
+            train(cfg, begun.checkpoint)
+        metrics = test(cfg) if only == "test" or (not only and cfg.TEST.ENABLE) else {}
+        if topology.is_main():
+            _print_summary(cfg, metrics)
 
 
 def _write_config(cfg: CfgNode, config_files: Sequence[str]) -> None:
     """Write OUTPUT_DIR/config.yaml; as config_resolved.yaml where config.yaml is the user's own file."""
     path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
-    if os.path.realpath(path) in map(os.path.realpath, config_files) or not _is_resolved(path, cfg):
+    given = os.path.realpath(path) in map(os.path.realpath, config_files)
+    if given or (os.path.exists(path) and not is_config_of_a_run(path)):
         path = os.path.join(cfg.OUTPUT_DIR, "config_resolved.yaml")
     try:
         atomic_write(path, cfg.dump())
     except OSError as error:
         message = f"OUTPUT_DIR: cannot write to {cfg.OUTPUT_DIR} ({error.strerror}); set it to a folder of yours"
         raise UserError(message) from None
-
-
-def _is_resolved(path: str, cfg: CfgNode) -> bool:
-    """Whether `path` is free, or a config that a run has written: that has all sections."""
-    if not os.path.exists(path):
-        return True
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = yaml.safe_load(file)
-    except (OSError, ValueError, yaml.YAMLError):
-        return False
-    return isinstance(content, dict) and cfg.keys() <= content.keys()
 
 
 def _log_config(cfg: CfgNode, notes: Sequence[str], config_files: Sequence[str]) -> None:
@@ -99,13 +95,16 @@ def _print_summary(cfg: CfgNode, metrics: dict[str, Any]) -> None:
     if metrics:
         names = {"top1_acc": "top-1", "top5_acc": "top-5", "mean_class_acc": "mean per-class", "map": "mAP"}
         shown = [f"{name} {metrics[key]:.2f} %" for key, name in names.items() if key in metrics]
-        print(", ".join(shown) or "no labels", end=" ")
-        print(f"({metrics['num_videos']} videos, {metrics['coverage']:.2f} % predicted)")
+        labelled = f", {metrics['num_labelled']} labelled" if "num_labelled" in metrics else ""
+        terminal.show(
+            f"{', '.join(shown) or 'no labels'} ({counted(metrics['num_videos'], 'video')}{labelled}, "
+            f"{metrics['coverage']:.2f} % predicted)"
+        )
     for name in ("predictions.csv", "submission.csv", "metrics.jsonl", "checkpoints", "tensorboard"):
         if os.path.exists(path := os.path.join(cfg.OUTPUT_DIR, name)):
-            print(f"  {path}")
+            terminal.show(f"  {path}")
     if cfg.TENSORBOARD.ENABLE:
-        print(f"TensorBoard: tensorboard --logdir {cfg.OUTPUT_DIR}", flush=True)
+        terminal.show(f"TensorBoard: tensorboard --logdir {cfg.OUTPUT_DIR}")
 
 
 # ------------------------------------------------------------------------------------------------- for Python code
@@ -113,7 +112,8 @@ def train_run(cfg: CfgNode) -> dict[str, Any]:
     """Train a model as `uniformer train` does, without the test. `slowfast_uniformer.train` is this function.
 
     The run uses this process, or starts NUM_GPUS processes if there are several GPUs; then the calling script needs
-    the guard `if __name__ == "__main__":`. It continues where an interrupted run of the same OUTPUT_DIR stopped.
+    the guard `if __name__ == "__main__":`. It continues where an interrupted run of the same OUTPUT_DIR stopped,
+    or sets that run's files aside (TRAIN.AUTO_RESUME False).
 
     Args:
         cfg: A config of `load_config`.
@@ -127,7 +127,7 @@ def train_run(cfg: CfgNode) -> dict[str, Any]:
         Interrupted: Ctrl-C or another signal ended the run after writing a checkpoint.
     """
     with _restored_process_state():
-        launch.launch(partial(run_job, only="train"), cfg)
+        launch.launch(partial(run_job, notes=check_inputs(cfg, "train"), only="train"), cfg)
     metric = "map" if cfg.DATA.MULTI_LABEL else "top1_acc"
     values = [row[metric] for row in _rows(cfg, "val_epoch") if row.get(metric) is not None]
     return {
@@ -149,7 +149,7 @@ def test_run(cfg: CfgNode) -> dict[str, Any]:
         "top5_acc", "mean_class_acc" (or "map"); None for a figure that is not finite.
     """
     with _restored_process_state():
-        launch.launch(partial(run_job, only="test"), cfg)
+        launch.launch(partial(run_job, notes=check_inputs(cfg, "test"), only="test"), cfg)
     if not (rows := _rows(cfg, "test_final")):
         raise UserError(f"{cfg.OUTPUT_DIR}: the test's metrics could not be written; free disk space and test again")
     return rows[-1]

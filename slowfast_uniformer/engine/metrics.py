@@ -188,14 +188,20 @@ class VideoAggregator:
             return scores / scores.sum(1, keepdim=True).clamp(min=1e-12)
         return (scores / views).softmax(1)
 
-    def result(self) -> dict[str, float | int]:
+    def result(self, labelled: int | None = None) -> dict[str, float | int]:
         """Metrics over all videos in per cent, and `counts`.
 
-        `top1_acc`, `top5_acc` and `mean_class_acc` (the mean over classes that have videos); with `multi_label` `map`.
+        Args:
+            labelled: number of videos that have a label, over which accuracies are; None for all.
+
+        Returns:
+            `top1_acc`, `top5_acc` and `mean_class_acc` (the mean over classes that have videos); with `multi_label`
+            `map`.
         """
         if self.multi_label:
             return {"map": mean_average_precision(self.probabilities(), self.labels), **self.counts()}
-        total, predicted, scores = len(self.labels), self.predicted, self.scores
+        total = len(self.labels) if labelled is None else labelled
+        predicted, scores = self.predicted, self.scores
         top1, top5 = topk_correct(scores[predicted], self.labels[predicted])
         matrix = confusion_matrix(self.predictions, self.labels, scores.shape[1])
         return {

@@ -16,7 +16,8 @@ from slowfast_uniformer.data.workers import worker_errors_explained
 from slowfast_uniformer.distributed import collectives, signals, status, topology
 from slowfast_uniformer.engine.step import autocast, loss_function
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.runs.log import progress
+from slowfast_uniformer.runs.log import Phase
+from slowfast_uniformer.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,8 @@ def fit_classifiers(net: nn.Module, loader: DataLoader, cfg: CfgNode) -> None:
                 "a bias; or set MODEL.INIT_HEAD new"
             )
     passes = cfg.MODEL.PROBE_EPOCHS
-    logger.info("MODEL.INIT_HEAD probe: reading %d videos %d times", len(loader.dataset), passes)
+    videos, times = counted(len(loader.dataset), "video"), counted(passes, "time")
+    logger.info("MODEL.INIT_HEAD probe: reading %s %s", videos, times)
     own = _extract(net, loader, cfg)
     signals.raise_if_any(collectives.all_gather_objects(signals.stop_requested()))
     of_ranks = collectives.all_gather_objects(own)
@@ -49,7 +51,8 @@ def fit_classifiers(net: nn.Module, loader: DataLoader, cfg: CfgNode) -> None:
     targets = torch.cat([batch for _, labels in of_ranks for batch in labels])
     for name in of_ranks[0][0]:
         features = torch.cat([batch for rank_features, _ in of_ranks for batch in rank_features[name]])
-        fitted = logistic_regression(features, targets, cfg.MODEL.NUM_CLASSES, 1 / passes)
+        with Phase(f"fit the classifier {name} to {counted(len(features), 'clip')}, all read"):
+            fitted = logistic_regression(features, targets, cfg.MODEL.NUM_CLASSES, 1 / passes)
         weight, bias = collectives.broadcast_object(fitted)
         head = net.get_submodule(name)
         with torch.no_grad():
@@ -58,7 +61,9 @@ def fit_classifiers(net: nn.Module, loader: DataLoader, cfg: CfgNode) -> None:
         best = (features @ weight.T + bias).argmax(dim=1)
         correct = targets.gather(1, best[:, None]) if targets.ndim > 1 else best == targets
         accuracy = 100 * correct.float().mean()
-        logger.info(f"MODEL.INIT_HEAD probe: {name} fitted to {len(features)} clips, accuracy {accuracy:.1f} %")
+        logger.info(
+            f"MODEL.INIT_HEAD probe: {name} fitted to {counted(len(features), 'clip')}, accuracy {accuracy:.1f} %"
+        )
 
 
 @torch.no_grad()
@@ -73,16 +78,19 @@ def _extract(net: nn.Module, loader: DataLoader, cfg: CfgNode) -> tuple[dict[str
     hooks = [net.get_submodule(name).register_forward_pre_hook(partial(keep, name)) for name in net.classifier]
     net.eval()
     device, sampler = topology.device(cfg), loader.sampler
-    for epoch in range(cfg.MODEL.PROBE_EPOCHS):
-        sampler.epoch, sampler.start = epoch, 0
-        for batch in progress(worker_errors_explained(loader, cfg), len(loader), f"probe {epoch + 1}"):
-            if signals.stop_requested():
-                break
-            if batch["clips"] is not None:
-                with autocast(cfg, device):
-                    net(batch["clips"].to(device, non_blocking=True))
-                targets.append(batch["labels"])
-            status.set_status("loading for the probe")
+    clips = topology.current().clips_per_step(cfg)
+    with Phase("fit the classifier", cfg.MODEL.PROBE_EPOCHS * len(loader) * clips, "clip") as phase:
+        for epoch in range(cfg.MODEL.PROBE_EPOCHS):
+            sampler.epoch, sampler.start = epoch, 0
+            for batch in worker_errors_explained(loader, cfg):
+                if signals.stop_requested():
+                    break
+                if batch["clips"] is not None:
+                    with autocast(cfg, device):
+                        net(batch["clips"].to(device, non_blocking=True))
+                    targets.append(batch["labels"])
+                phase.advance(clips)
+                status.set_status("loading for the probe")
     for hook in hooks:
         hook.remove()
     return features, targets

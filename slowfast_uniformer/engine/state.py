@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from slowfast_uniformer import seeding
 from slowfast_uniformer.config.load import to_dict
-from slowfast_uniformer.data.annotations import check_same_classes
+from slowfast_uniformer.data.classes import check_same_classes
 from slowfast_uniformer.distributed import collectives, parallel, topology
 from slowfast_uniformer.engine.meter import Meter, reshard
 from slowfast_uniformer.engine.optim import build_optimizer
@@ -21,7 +22,10 @@ from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.models.layers import repeated_blocks
 from slowfast_uniformer.models.registry import build_model
 from slowfast_uniformer.runs import checkpoints
-from slowfast_uniformer.weights.load import load_weights, read_weights
+from slowfast_uniformer.runs.log import Phase
+from slowfast_uniformer.weights.load import ClassesDiffer, load_weights, read_weights
+from slowfast_uniformer.weights.registry import find_weights
+from slowfast_uniformer.wording import counted
 
 logger = logging.getLogger(__name__)
 # Counters of `RunState` and their keys in checkpoints, which keep the names of the first ones written
@@ -49,6 +53,8 @@ class RunState:
         meter: of the current epoch; None between epochs.
         meter_state: from which the meter of a resumed epoch goes on.
         last_save: time of the last checkpoint, by time.monotonic().
+        inputs: see `changes.inputs`; None where nobody has set it.
+        former: `cfg` and `inputs` of the checkpoint that the run continues from.
     """
 
     def __init__(self, cfg: CfgNode, net: nn.Module, class_names: list[str] | None):
@@ -60,6 +66,8 @@ class RunState:
         self.meter: Meter | None = None
         self.meter_state: Any = None
         self.last_save = time.monotonic()
+        self.inputs: dict[str, Any] | None = None
+        self.former: dict[str, Any] = {}
         self.all_reduce_flags = collectives.AllReducedFlags()
         sharded = cfg.MODEL.PARALLEL == "fsdp" and topology.world_size() > 1
         self.ema = build_ema(net, cfg.MODEL.EMA_DECAY) if cfg.MODEL.EMA_EPOCH >= 0 else None
@@ -106,6 +114,7 @@ class RunState:
             "sums": self.meter_state,
             "class_names": self.class_names,
             "arithmetic": getattr(self.net, "vit_variant", None),
+            "inputs": self.inputs,
             "cfg": to_dict(self.cfg),
         }
 
@@ -127,14 +136,38 @@ class RunState:
             self.saver.save(paths, self.state())
         self.last_save = time.monotonic()
 
-    def restore(self, state: dict[str, Any], source: str) -> None:
-        """Continue from the contents of the checkpoint `source`. UserError if they do not fit the config."""
-        check_same_classes(state.get("class_names"), self.class_names, source)
-        _load_state(self.net, state["model_state"], source)
-        if self.ema is not None and state.get("ema_state"):
-            _load_state(self.ema.module, state["ema_state"], source)
-            self.ema.n_averaged.fill_(1)
-        load_optimizer(self.optimizer, state["optimizer_state"], self.cfg.SOLVER.OPTIMIZING_METHOD, source)
+    def restore(self, state: dict[str, Any], source: str, own: bool = True) -> None:
+        """Continue from the contents of a checkpoint.
+
+        Args:
+            state: of `load_checkpoint`.
+            source: the checkpoint's path.
+            own: whether it is this run's, or else that of TRAIN.CHECKPOINT_FILE_PATH.
+
+        Raises:
+            UserError: it does not fit the config.
+        """
+        anew = 'set TRAIN.CHECKPOINT_FILE_PATH ""'
+        if own:
+            anew = "begin a new run: set another OUTPUT_DIR, or TRAIN.AUTO_RESUME False, which sets this one aside"
+        weights = f"MODEL.INIT_FROM {source} then takes its weights"
+        classes = f"To train with these classes, {anew}; {weights}, with MODEL.INIT_HEAD new"
+        try:
+            check_same_classes(state.get("class_names"), self.class_names, source)
+        except UserError as error:
+            raise UserError(f"{error}. {classes}") from None
+        try:
+            _load_state(self.net, state["model_state"], source, classes)
+            if self.ema is not None and state.get("ema_state"):
+                _load_state(self.ema.module, state["ema_state"], source, classes)
+                self.ema.n_averaged.fill_(1)
+        except ClassesDiffer:
+            raise
+        except UserError as error:
+            raise UserError(f"{error}. To train this model, {anew}") from None
+        remedy = f"Continue with the config that it was written with, or {anew}; {weights}"
+        load_optimizer(self.optimizer, state["optimizer_state"], self.cfg.SOLVER.OPTIMIZING_METHOD, source, remedy)
+        self.former = {key: state[key] for key in ("cfg", "inputs") if state.get(key)}
         if self.scaler.is_enabled() and state["scaler_state"]:  # it is empty where the run was not in fp16 so far
             self.scaler.load_state_dict(state["scaler_state"])
         for name, key in COUNTERS.items():
@@ -144,15 +177,16 @@ class RunState:
             self.meter_state = reshard(meter_states, world, topology.rank())
             if len(meter_states) != world:
                 logger.warning(
-                    f"{source} was written by {len(meter_states)} ranks and is continued by {world}: videos come in "
-                    "the same order, but batch norm sees them in other groups, so metrics will differ from now on"
+                    f"{source} was written by {counted(len(meter_states), 'rank')} and is continued by {world}: "
+                    "videos come in the same order, but batch norm sees them in other groups, so metrics will differ "
+                    "from now on"
                 )
 
 
-def _load_state(net: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+def _load_state(net: nn.Module, weights: dict[str, Tensor], source: str, head_remedy: str) -> None:
     own = net.state_dict()
     shards = {name: parallel.shard_like(own.get(name, value), value) for name, value in weights.items()}
-    load_weights(net, shards, init_head="keep", source=source)
+    load_weights(net, shards, init_head="keep", source=source, head_remedy=head_remedy)
 
 
 def _named_parameters(optimizer: torch.optim.Optimizer) -> dict[str, nn.Parameter]:
@@ -167,16 +201,15 @@ def optimizer_state(optimizer: torch.optim.Optimizer, method: str) -> dict[str, 
     return {"method": method, "state": state}
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], method: str, source: str) -> None:
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, saved: dict[str, Any], method: str, source: str, remedy: str
+) -> None:
     """Load an `optimizer_state` into an optimizer of the same method and parameters; UserError for another."""
     parameters = _named_parameters(optimizer)
     differing = saved["state"].keys() ^ parameters.keys() if saved["state"] else set()
     if differing or saved["method"] != method:
         cause = f"other parameters: {', '.join(sorted(differing)[:3])}" if differing else f"it is {saved['method']}"
-        raise UserError(
-            f"{source}: its optimizer does not fit this config ({cause}). Continue with the run's own "
-            "config, or start from its weights with MODEL.INIT_FROM and a new OUTPUT_DIR"
-        )
+        raise UserError(f"{source}: its optimizer does not fit this config ({cause}). {remedy}")
     for name, values in saved["state"].items():
         p = parameters[name]
         optimizer.state[p] = dict(values)
@@ -195,25 +228,37 @@ def build_ema(net: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(net, multi_avg_fn=average_shards, use_buffers=True)
 
 
-def start_run(cfg: CfgNode, class_names: list[str] | None, fit: Callable[[nn.Module], None] | None = None) -> RunState:
+def _checkpoint_of_run(source: str) -> str:
+    """The checkpoint that MODEL.INIT_FROM means where it is a run's folder; anything else as it is."""
+    return find_weights(source) if os.path.isdir(source) else source
+
+
+def start_run(
+    cfg: CfgNode, class_names: list[str] | None, fit: Callable[[nn.Module], None] | None = None, own: str | None = None
+) -> RunState:
     """Build model and optimizer, and load what they start from (runs/checkpoints.py has the order).
 
     Args:
         class_names: of the data, in label order.
         fit: fits the classifiers of a model to the data, where MODEL.INIT_HEAD is probe and no checkpoint is resumed.
+        own: the run's own checkpoint, where it is known already; else TRAIN.AUTO_RESUME finds it.
     """
     if topology.is_main():
         checkpoints.remove_temporary(cfg.OUTPUT_DIR)
-    own = collectives.call_on_main(checkpoints.latest, cfg.OUTPUT_DIR) if cfg.TRAIN.AUTO_RESUME else None
-    path = own or cfg.TRAIN.CHECKPOINT_FILE_PATH
-    initial = read_weights(cfg.MODEL.INIT_FROM) if cfg.MODEL.INIT_FROM and not path else None
+    if own is None and cfg.TRAIN.AUTO_RESUME:
+        own = collectives.call_on_main(checkpoints.latest, cfg.OUTPUT_DIR)
+    given, source = cfg.TRAIN.CHECKPOINT_FILE_PATH, cfg.MODEL.INIT_FROM
+    path = own or (collectives.call_on_main(checkpoints.find_checkpoint, given, False) if given else None)
+    if source and not path:
+        source = collectives.call_on_main(_checkpoint_of_run, source)
+    initial = read_weights(source) if source and not path else None
     vit_variant = initial.vit_variant if initial else None
     if path:
         vit_variant = checkpoints.load_checkpoint(path, only=()).get("arithmetic")
     seeding.seed_all(cfg.RNG_SEED)
     net = build_model(cfg, vit_variant).to(topology.device(cfg))
     if initial:
-        source, allow, probe = cfg.MODEL.INIT_FROM, cfg.MODEL.INIT_ALLOW, cfg.MODEL.INIT_HEAD == "probe"
+        allow, probe = cfg.MODEL.INIT_ALLOW, cfg.MODEL.INIT_HEAD == "probe"
         head = "new" if probe else cfg.MODEL.INIT_HEAD
         summary = load_weights(net, initial, init_head=head, class_names=class_names, allow=allow, source=source)
         logger.info("starting from MODEL.INIT_FROM %s: %s", source, summary)
@@ -221,10 +266,15 @@ def start_run(cfg: CfgNode, class_names: list[str] | None, fit: Callable[[nn.Mod
             fit(net)
     run = RunState(cfg, net, class_names)
     if path:
-        run.restore(checkpoints.load_checkpoint(path, dict(net.named_parameters())), path)
+        with Phase(f"read {path}"):
+            run.restore(checkpoints.load_checkpoint(path, dict(net.named_parameters())), path, path == own)
         why = "TRAIN.AUTO_RESUME: the latest in OUTPUT_DIR" if own else "TRAIN.CHECKPOINT_FILE_PATH"
-        where = f"epoch {run.epoch}" + (f" and {run.iter} steps" if run.iter else "")
+        where = f"epoch {run.epoch}" + (f" and {counted(run.iter, 'step')}" if run.iter else "")
         logger.info("continuing %s after %s (%s)", path, where, why)
+        unused = {"TRAIN.CHECKPOINT_FILE_PATH": given if own else "", "MODEL.INIT_FROM": source}
+        for key, value in unused.items():
+            if value:
+                logger.info("%s %s is not used: the run continues from a checkpoint", key, value)
     elif not initial:
         logger.info("starting from random weights (no checkpoint in OUTPUT_DIR, MODEL.INIT_FROM not set)")
     run.model = parallel.wrap_ddp(net, run.device, static_graph=cfg.TRAIN.ACCUM_STEPS == 1)

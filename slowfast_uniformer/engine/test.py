@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from slowfast_uniformer.data import annotations
+from slowfast_uniformer.data.list_notes import half_labelled
 from slowfast_uniformer.data.loader import build_loader, loader_of
 from slowfast_uniformer.data.transforms import to_display
 from slowfast_uniformer.data.workers import worker_errors_explained
@@ -21,12 +22,14 @@ from slowfast_uniformer.engine.step import autocast
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.models.registry import build_model
 from slowfast_uniformer.runs import checkpoints
-from slowfast_uniformer.runs.log import progress
+from slowfast_uniformer.runs.log import Phase
 from slowfast_uniformer.runs.predictions import write_predictions, write_submission
 from slowfast_uniformer.runs.recorder import Recorder
 from slowfast_uniformer.weights.load import load_weights, read_weights
+from slowfast_uniformer.wording import counted
 
 logger = logging.getLogger(__name__)
+SHOWN = 3  # unreadable videos that are named in the log; the others are counted
 MAX_PR_CLASSES = 20  # precision-recall curves are drawn for at most this many classes
 
 
@@ -53,21 +56,26 @@ def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, title: str) -> 
     aggregation = cfg.DATA.ENSEMBLE_METHOD, cfg.TEST.ADD_SOFTMAX, cfg.DATA.MULTI_LABEL
     scores = VideoAggregator(len(dataset), cfg.MODEL.NUM_CLASSES, dataset.views, *aggregation)
     errors: list[str] = []
-    for batch in progress(worker_errors_explained(loader, cfg), len(loader), title):
-        for video, label in batch["failed"]:
-            scores.fail(video, label)
-        errors += [cause for _, cause in batch["errors"]]
-        if batch["clips"] is None:
-            continue
-        with autocast(cfg, device):
-            logits = [model(clips.to(device, non_blocking=True)) for clips in batch["clips"].split(clips_per_forward)]
-        scores.update(torch.cat(logits).float(), batch["videos"], batch["views"], batch["labels"])
-        if signals.stop_requested():
-            break
-        status.set_status(f"loading for {title}")
+    with Phase(title, len(dataset), "video") as phase:
+        for batch in worker_errors_explained(loader, cfg):
+            phase.advance(loader.batch_size * topology.world_size())
+            for video, label in batch["failed"]:
+                scores.fail(video, label)
+            errors += [video.cause for video in batch["errors"]]
+            if batch["clips"] is None:
+                continue
+            chunks = batch["clips"].split(clips_per_forward)
+            with autocast(cfg, device):
+                logits = [model(clips.to(device, non_blocking=True)) for clips in chunks]
+            scores.update(torch.cat(logits).float(), batch["videos"], batch["views"], batch["labels"])
+            if signals.stop_requested():
+                break
+            status.set_status(f"loading for {title}")
     signals.raise_if_any(collectives.all_gather_objects(signals.stop_requested()))  # also where this rank was done
-    for error in errors:
+    for error in errors[:SHOWN]:
         logger.warning("no prediction: %s", error)
+    if len(errors) > SHOWN:
+        logger.warning("no prediction: %s more", counted(len(errors) - SHOWN, "video"))
     scores.merge(collectives.all_gather_objects(scores.state()))
     return scores, sum(collectives.all_gather_objects(errors), [])
 
@@ -81,25 +89,45 @@ def features(
     Returns:
         Of each video its number, features (C,), and the middle frame (3, side, side), 0 to 1. A video that cannot be
         read is left out, and after a signal the rest.
+
+    Raises:
+        UserError: on every rank, whatever failed on any.
     """
+    found: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+    fault = ""
+    try:
+        found = list(_own_features(model, loader, cfg, most, side))
+    except Exception as error:  # this rank must not leave the others in the collective
+        fault = f"{type(error).__name__}: {error}"
+    of_ranks = collectives.all_gather_objects((found, fault))
+    if faults := [fault for _, fault in of_ranks if fault]:
+        raise UserError(f"features of the validation clips: {faults[0]}")
+    return sum((rows for rows, _ in of_ranks), [])
+
+
+def _own_features(
+    model: nn.Module, loader: DataLoader, cfg: CfgNode, most: int, side: int
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    """This rank's part of `features`."""
     model.eval()
     dataset, device = loader.dataset, topology.device(cfg)
     chosen = range(0, len(dataset), math.ceil(len(dataset) / most))
     own = [(0, video) for video in chosen[topology.rank() :: topology.world_size()]]
-    found: list[tuple[int, torch.Tensor, torch.Tensor]] = []
-    for batch in worker_errors_explained(loader_of(dataset, own, loader.batch_size), cfg):
-        if signals.stop_requested():
-            break
-        if batch["clips"] is None:
-            continue
-        with autocast(cfg, device):
-            rows = model.forward_features(batch["clips"].to(device)).float().cpu()
-        middle = cfg.DATA.NUM_FRAMES // 2
-        frames = torch.stack([to_display(clip, cfg)[middle] for clip in batch["clips"]])
-        frames = frames.permute(0, 3, 1, 2).float() / 255
-        pictures = nn.functional.interpolate(frames, (side, side), mode="bilinear", antialias=True)
-        found += zip(batch["videos"].tolist(), rows, pictures, strict=True)
-    return sum(collectives.all_gather_objects(found), [])
+    batches = worker_errors_explained(loader_of(dataset, own, loader.batch_size), cfg)
+    with Phase("features for the projector", len(own), "video") as phase:
+        for batch in batches:
+            phase.advance(loader.batch_size)
+            if signals.stop_requested():
+                break
+            if batch["clips"] is None:
+                continue
+            with autocast(cfg, device):
+                rows = model.forward_features(batch["clips"].to(device)).float().cpu()
+            middle = cfg.DATA.NUM_FRAMES // 2
+            frames = torch.stack([to_display(clip, cfg)[middle] for clip in batch["clips"]])
+            frames = frames.permute(0, 3, 1, 2).float() / 255
+            pictures = nn.functional.interpolate(frames, (side, side), mode="bilinear", antialias=True)
+            yield from zip(batch["videos"].tolist(), rows, pictures, strict=True)
 
 
 def record_evaluation(
@@ -133,11 +161,17 @@ def checkpoint_to_test(cfg: CfgNode) -> str:
     if cfg.TEST.CHECKPOINT_FILE_PATH:
         return checkpoints.find_checkpoint(cfg.TEST.CHECKPOINT_FILE_PATH)
     best = checkpoints.find_best(cfg.OUTPUT_DIR) if cfg.TEST.TEST_BEST else None
-    path = best or checkpoints.latest(cfg.OUTPUT_DIR) or cfg.MODEL.INIT_FROM
+    latest = None if best else checkpoints.latest(cfg.OUTPUT_DIR)
+    path = best or latest or cfg.MODEL.INIT_FROM
     if not path:
         raise UserError(
             f"nothing to test: OUTPUT_DIR {cfg.OUTPUT_DIR} holds no checkpoint. Set "
-            "TEST.CHECKPOINT_FILE_PATH to one, MODEL.INIT_FROM to weights, or TRAIN.ENABLE True to train"
+            "TEST.CHECKPOINT_FILE_PATH to one, MODEL.INIT_FROM to weights, or train first (uniformer train)"
+        )
+    if cfg.TEST.TEST_BEST and latest:
+        logger.warning(
+            "TEST.TEST_BEST: the run has no best checkpoint, as it was not validated (TRAIN.EVAL_PERIOD 0), or was "
+            "never better than before it was continued; the latest is tested"
         )
     return path
 
@@ -145,7 +179,8 @@ def checkpoint_to_test(cfg: CfgNode) -> str:
 def test(cfg: CfgNode) -> dict[str, Any]:
     """Multi-view test of a checkpoint (collective).
 
-    Writes predictions.csv and a `test_final` row; where the list lacks labels, submission.csv instead of metrics.
+    Writes predictions.csv and a `test_final` row; where videos have no label submission.csv, too. Metrics are of those
+    that have one.
 
     Returns:
         The metrics: see `VideoAggregator.result`.
@@ -161,27 +196,38 @@ def test(cfg: CfgNode) -> dict[str, Any]:
     model = build_model(cfg, weights.vit_variant)
     fresh = cfg.MODEL.INIT_HEAD in ("new", "probe")
     head = cfg.MODEL.INIT_HEAD if path == cfg.MODEL.INIT_FROM and not fresh else "keep"
-    logger.info("%s", load_weights(model, weights, init_head=head, class_names=names, source=path))
+    remedy = (
+        "Test it with the classes that it was trained with (MODEL.NUM_CLASSES, DATA.CLASS_NAMES), or name its rows for "
+        f"these: MODEL.INIT_FROM {path} TEST.CHECKPOINT_FILE_PATH {path} MODEL.INIT_HEAD map:FILE. A new classifier is "
+        "to be trained first"
+    )
+    summary = load_weights(model, weights, init_head=head, class_names=names, source=path, head_remedy=remedy)
+    logger.info("%s", summary)
     if not cfg.TRAIN.ENABLE:
         recorder.config(cfg)
-    logger.info("testing %s on %d videos, %d views each", path, len(loader.dataset), loader.dataset.views)
+    videos, views = counted(len(loader.dataset), "video"), counted(loader.dataset.views, "view")
+    logger.info("testing %s on %s, %s each", path, videos, views)
     scores, errors = evaluate(model.to(topology.device(cfg)), loader, cfg, "test")
     samples, step = loader.dataset.samples, weights.metadata.get("step", 0)
-    labelled = all(sample.label != annotations.UNLABELLED for sample in samples)
-    metrics = scores.result() if labelled else scores.counts()
+    labelled = sum(sample.label != annotations.UNLABELLED for sample in samples)
+    metrics = scores.result(labelled) if labelled else scores.counts()
+    if half := half_labelled(samples):
+        logger.warning("%s", half)
+        metrics["num_labelled"] = labelled
     if topology.is_main():
         out, probabilities = os.path.join(cfg.OUTPUT_DIR, "predictions.csv"), scores.probabilities()
         write_predictions(out, samples, probabilities, scores.predicted, names, scores.multi_label)
         recorder.write(step, {"split": "test_final", **metrics, "checkpoint": path})
-        if labelled:
-            record_evaluation(recorder, "test", scores, names, step)
-        else:
+        if labelled < len(samples):
             write_submission(os.path.join(cfg.OUTPUT_DIR, "submission.csv"), samples, scores.scores, names)
+        if labelled:
+            with recorder.optional("the pictures of the test"):
+                record_evaluation(recorder, "test", scores, names, step)
     recorder.close()
     collectives.barrier()  # a rank that exits with an error would end rank 0 while it writes
     if metrics["coverage"] < cfg.TEST.MIN_COVERAGE:
         raise UserError(
-            f"{len(errors)} of {len(loader.dataset)} videos could not be read and have no prediction, the "
+            f"{len(errors)} of {counted(len(loader.dataset), 'video')} could not be read and have no prediction, the "
             f"first: {errors[0]}. The results are written; repair the list, or accept them with "
             f"TEST.MIN_COVERAGE {math.floor(metrics['coverage'])}"
         )

@@ -12,42 +12,55 @@ from torch.utils.data import DataLoader
 
 from slowfast_uniformer import seeding
 from slowfast_uniformer.data import annotations
-from slowfast_uniformer.data.bad_videos import BadVideos
+from slowfast_uniformer.data.bad_videos import BadVideos, forget_changed
 from slowfast_uniformer.data.loader import build_loader
 from slowfast_uniformer.data.mixup import Mixup
 from slowfast_uniformer.data.transforms import to_display
 from slowfast_uniformer.data.workers import worker_errors_explained
 from slowfast_uniformer.distributed import collectives, signals, status, topology
+from slowfast_uniformer.engine import changes
 from slowfast_uniformer.engine.meter import Meter, RunningSums, memory_mb
 from slowfast_uniformer.engine.metrics import VideoAggregator
 from slowfast_uniformer.engine.optim import lr_at, set_lr
 from slowfast_uniformer.engine.probe import fit_classifiers
 from slowfast_uniformer.engine.state import RunState, start_run
 from slowfast_uniformer.engine.step import StepResult, training_step
-from slowfast_uniformer.engine.test import evaluate, features, record_evaluation
+from slowfast_uniformer.engine.test import SHOWN, evaluate, features, record_evaluation
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.runs import checkpoints
 from slowfast_uniformer.runs.files import append_json_lines
-from slowfast_uniformer.runs.log import progress
+from slowfast_uniformer.runs.log import Phase
 from slowfast_uniformer.runs.recorder import Recorder
+from slowfast_uniformer.wording import counted
 
 logger = logging.getLogger(__name__)
 
 
-def train(cfg: CfgNode) -> None:
+def train(cfg: CfgNode, own: str | None = None) -> None:
     """Train to SOLVER.MAX_EPOCH, with validation and checkpoints (collective).
+
+    Args:
+        cfg: the run's config.
+        own: the run's own checkpoint to continue from, where it is known already; else TRAIN.AUTO_RESUME finds it.
 
     Raises:
         Interrupted: a signal has requested a stop; a checkpoint is written.
         UserError: the run cannot go on, or its last checkpoint could not be written.
     """
     recorder = Recorder(cfg.OUTPUT_DIR, cfg.TENSORBOARD.ENABLE, topology.rank(), cfg.TRACKER)
-    loader, val_loader = build_loader(cfg, "train"), build_loader(cfg, "val")
-    run = start_run(cfg, annotations.class_names(cfg), lambda net: fit_classifiers(net, loader, cfg))
+    loader = build_loader(cfg, "train")
+    val_loader = build_loader(cfg, "val") if cfg.TRAIN.EVAL_PERIOD else None
+    run = start_run(cfg, annotations.class_names(cfg), lambda net: fit_classifiers(net, loader, cfg), own)
+    run.inputs = changes.inputs(cfg, loader, val_loader)
+    for line in changes.changes(run, len(loader)) if topology.is_main() else ():
+        logger.warning("%s", line)
     mixup = Mixup(cfg) if cfg.MIXUP.ENABLE else None
     recorder.resume(run.step, run.epochs_finished)
     recorder.config(cfg)
     log_run_summary(run, loader)
+    if run.epochs_finished < cfg.SOLVER.MAX_EPOCH:
+        listed = {sample.path for sample in loader.dataset.samples}
+        collectives.call_on_main(forget_changed, cfg.OUTPUT_DIR, listed, cfg.DATA.MAX_BAD_FRACTION)
     try:
         while run.epochs_finished < cfg.SOLVER.MAX_EPOCH:
             if run.epoch == run.epochs_finished:
@@ -76,24 +89,29 @@ def train_one_epoch(run: RunState, loader: DataLoader, mixup: Mixup | None, reco
     videos = run.samples_seen + len(loader) * videos_per_step
     run.meter = Meter(run.meter_state)
     bad_videos = BadVideos(cfg.OUTPUT_DIR, (sample.path for sample in loader.dataset.samples))
-    loader.dataset.bad_videos |= bad_videos.causes
-    batches = progress(worker_errors_explained(loader, cfg), len(loader), f"epoch {run.epoch + 1}")
-    for batch, waited in timed(batches):
-        status.set_status(f"step {run.step + 1}")
-        note_bad_videos(cfg, batch, bad_videos)
-        seeding.seed_all(cfg.RNG_SEED, run.epoch, run.iter, topology.rank())
-        lr = set_lr(run.optimizer, ranks.lr_scale(cfg) * lr_at(cfg.SOLVER, run.epoch + run.samples_seen / videos))
-        step = training_step(run, batch["clips"], batch["labels"], mixup)
-        run.iter, run.samples_seen = run.iter + 1, run.samples_seen + videos_per_step
-        note_skipped(run, step, batch, loader.dataset.samples)
-        run.meter.add(batch, step, waited)
-        if run.iter % cfg.LOG_PERIOD == 0 or run.iter == steps:
-            record_steps(run, "train_iter", run.meter.window, steps, lr, recorder)
-            run.meter.window = RunningSums()
-        if run.iter == steps:
-            record_steps(run, "train_epoch", run.meter.epoch, steps, lr, recorder)
-        save_or_stop(run)
-        status.set_status(f"loading the batch of step {run.step + 1}")
+    bad_videos.videos = collectives.broadcast_object(bad_videos.videos)  # others may see an older file (NFS)
+    loader.dataset.bad_videos |= bad_videos.damaged
+    with Phase(f"epoch {run.epoch + 1}", steps, "step", done=run.iter) as phase:
+        for batch, waited in timed(worker_errors_explained(loader, cfg)):
+            status.set_status(f"step {run.step + 1}")
+            note_bad_videos(cfg, batch, bad_videos)
+            seeding.seed_all(cfg.RNG_SEED, run.epoch, run.iter, topology.rank())
+            lr = set_lr(run.optimizer, ranks.lr_scale(cfg) * lr_at(cfg.SOLVER, run.epoch + run.samples_seen / videos))
+            step = training_step(run, batch["clips"], batch["labels"], mixup)
+            run.iter, run.samples_seen = run.iter + 1, run.samples_seen + videos_per_step
+            note_skipped(run, step, batch, loader.dataset.samples)
+            run.meter.add(batch, step, waited)
+            if run.iter % cfg.LOG_PERIOD == 0 or run.iter == steps:
+                record_steps(run, "train_iter", run.meter.window, steps, lr, recorder)
+                run.meter.window = RunningSums()
+                phase.line_written()
+            if run.iter == steps:
+                record_steps(run, "train_epoch", run.meter.epoch, steps, lr, recorder)
+                if bad_videos.added > SHOWN:
+                    logger.warning("replaced in this epoch: %s", counted(bad_videos.added, "unreadable video"))
+            phase.advance()
+            save_or_stop(run)
+            status.set_status(f"loading the batch of step {run.step + 1}")
     run.epoch, run.iter, run.samples_seen, run.meter, run.meter_state = run.epoch + 1, 0, 0, None, None
 
 
@@ -127,14 +145,19 @@ def save_or_stop(run: RunState) -> None:
 
 
 def note_bad_videos(cfg: CfgNode, batch: dict, bad_videos: BadVideos) -> None:
-    """Log each replaced video once. UserError where no replacement could be read, or too many videos cannot."""
-    for path, cause in batch["errors"]:
-        if bad_videos.add(path, cause):
-            logger.warning("replaced: %s", cause)
+    """Log the first replaced videos. UserError where no replacement could be read, or too many videos cannot."""
+    for video in batch["errors"]:
+        if not bad_videos.add(video):
+            continue
+        if bad_videos.added <= SHOWN:
+            logger.warning("replaced: %s", video.cause)
+        elif bad_videos.added == SHOWN + 1:
+            logger.warning("replaced: further videos of this epoch are only written to %s", bad_videos.path)
     if batch["failed"]:
         raise UserError(
-            f"{cfg.TRAIN.MAX_BAD_VIDEOS} videos in a row could not be read, the last: "
-            f"{batch['errors'][-1][1]}. Check DATA.PATH_PREFIX and the train list"
+            f"{counted(cfg.TRAIN.MAX_BAD_VIDEOS, 'video')} in a row could not be read, the last: "
+            f"{batch['errors'][-1].cause}. Check DATA.PATH_PREFIX and the train list; if a disk or mount is away, "
+            "start again once it is back"
         )
     bad_videos.check(cfg.DATA.MAX_BAD_FRACTION)
 
@@ -154,22 +177,22 @@ def note_skipped(run: RunState, step: StepResult, batch: dict, samples: list[ann
     logger.warning("step %d skipped: loss %g, gradient norm %g; its videos: %s", run.step, loss, norm, shown)
     if run.consecutive_skipped >= run.cfg.TRAIN.MAX_BAD_STEPS:
         raise UserError(
-            f"stopped at step {run.step}: {run.consecutive_skipped} steps in a row had a loss or gradient that is "
-            "not finite. Lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_EPOCHS, or set TRAIN.MIXED_PRECISION "
+            f"stopped at step {run.step}: {counted(run.consecutive_skipped, 'step')} in a row had a loss or gradient "
+            "that is not finite. Lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_EPOCHS, or set TRAIN.MIXED_PRECISION "
             "to bf16 or none"
         )
 
 
 def is_due(period: int, epoch: int, last: int) -> bool:
-    """Whether something done every `period` epochs is due when `epoch` of `last` are done."""
-    return epoch % period == 0 or epoch == last
+    """Whether something done every `period` epochs (0: never) is due when `epoch` of `last` are done."""
+    return period > 0 and (epoch % period == 0 or epoch == last)
 
 
-def finish_epoch(run: RunState, val_loader: DataLoader, recorder: Recorder) -> None:
-    """Validate where that is due, and write the checkpoint of the epoch and of the best validation."""
-    cfg, best = run.cfg, None
+def finish_epoch(run: RunState, val_loader: DataLoader | None, recorder: Recorder) -> None:
+    """Validate where that is due, write the checkpoint of the epoch and of the best validation, then draw pictures."""
+    cfg, best, scores = run.cfg, None, None
     if is_due(cfg.TRAIN.EVAL_PERIOD, run.epoch, cfg.SOLVER.MAX_EPOCH):
-        top1 = validate(run, val_loader, recorder)
+        scores, top1 = validate(run, val_loader, recorder)
         if top1 > run.best_top1:
             run.best_top1 = top1
             best = checkpoints.best_path(cfg.OUTPUT_DIR, run.eval_model is not None)
@@ -177,19 +200,22 @@ def finish_epoch(run: RunState, val_loader: DataLoader, recorder: Recorder) -> N
     periodic = is_due(cfg.TRAIN.CHECKPOINT_PERIOD, run.epoch, cfg.SOLVER.MAX_EPOCH)
     if best or periodic:
         run.save(best, periodic)
-    if cfg.TENSORBOARD.ENABLE and cfg.TENSORBOARD.PROJECTOR and run.epoch == cfg.SOLVER.MAX_EPOCH:
-        show_projector(run, val_loader, recorder)
+    if scores and topology.is_main():
+        with recorder.optional("the pictures of a validation"):
+            record_evaluation(recorder, "val", scores, run.class_names, run.step)
+            show_clips(run, val_loader, scores, recorder)
+    shows_projector = cfg.TENSORBOARD.ENABLE and cfg.TENSORBOARD.PROJECTOR and val_loader is not None
+    if shows_projector and run.epoch == cfg.SOLVER.MAX_EPOCH:
+        with recorder.optional("the projector"):
+            show_projector(run, val_loader, recorder)
 
 
-def validate(run: RunState, loader: DataLoader, recorder: Recorder) -> float:
-    """Evaluate on the validation list, write its row and figures; returns top-1 (or mAP) in per cent."""
+def validate(run: RunState, loader: DataLoader, recorder: Recorder) -> tuple[VideoAggregator, float]:
+    """Evaluate on the validation list and write its row; returns the scores, and top-1 (or mAP) in per cent."""
     scores, errors = evaluate(run.unsharded_eval_model(), loader, run.cfg, "validation")
     metrics = scores.result()
     recorder.write(run.step, {"split": "val_epoch", "epoch": run.epoch, **metrics, "unreadable_videos": len(errors)})
-    if topology.is_main():
-        record_evaluation(recorder, "val", scores, run.class_names, run.step)
-        show_clips(run, loader, scores, recorder)
-    return metrics["map" if run.cfg.DATA.MULTI_LABEL else "top1_acc"]
+    return scores, metrics["map" if run.cfg.DATA.MULTI_LABEL else "top1_acc"]
 
 
 def show_clips(run: RunState, loader: DataLoader, scores: VideoAggregator, recorder: Recorder, count: int = 8) -> None:
@@ -230,14 +256,15 @@ def log_run_summary(run: RunState, loader: DataLoader) -> None:
     trained = sum(p.numel() for p in run.net.parameters() if p.requires_grad) / 1e6
     logger.info(
         f"{cfg.MODEL.MODEL_NAME}: {parameters:.2f} M parameters ({trained:.2f} M trained) on {run.device}, "
-        f"{ranks.ranks} process(es) on {ranks.machines} machine(s)"
+        f"{counted(ranks.ranks, 'process')} on {counted(ranks.machines, 'machine')}"
     )
     epochs = cfg.SOLVER.MAX_EPOCH
     if run.epochs_finished >= epochs:
-        logger.info("training is complete: all %d epochs are done", epochs)
+        logger.info("training is complete: %s done", counted(epochs, "epoch"))
         return
+    which = f"epochs {run.epoch + 1} to {epochs}" if run.epoch + 1 < epochs else f"epoch {epochs}"
     logger.info(
-        f"{len(loader.dataset)} videos, {len(loader)} steps an epoch, epochs {run.epoch + 1} to {epochs}; global batch "
-        f"{ranks.videos_per_step(cfg)} videos ({ranks.clips_per_step(cfg)} clips), "
+        f"{counted(len(loader.dataset), 'video')}, {counted(len(loader), 'step')} an epoch, {which}; global batch "
+        f"{counted(ranks.videos_per_step(cfg), 'video')} ({counted(ranks.clips_per_step(cfg), 'clip')}), "
         f"learning rate {ranks.learning_rate(cfg):g}"
     )

@@ -17,7 +17,8 @@ from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.inference.outputs import atomic_output
 from slowfast_uniformer.inference.predictor import Predictor, fps_of
 from slowfast_uniformer.inference.saliency import SaliencyMap, saliency_maps
-from slowfast_uniformer.inference.video_writer import caption, fitted, font, numbered_frames, short_side, write_video
+from slowfast_uniformer.inference.video_writer import caption, numbered_frames, short_side, write_video
+from slowfast_uniformer.runs.fonts import draw_text, fitted
 
 COLUMNS, SIDE, GAP, LEFT = 8, 144, 6, 168  # of a contact sheet, in frames and pixels
 TEXT, GREY = "#24292f", "#57606a"
@@ -177,30 +178,25 @@ def contact_sheet(explanation: Explanation) -> np.ndarray:
     page = Image.new("RGB", (max(width, 640), top + len(rows) * (SIDE + GAP) + 40), "white")
     draw = ImageDraw.Draw(page)
     (best, most), (name, probability) = explanation.predicted, explanation.explained
-    path = explanation.sample.path
-    about = path if name == best else f"{path}   predicted: {best}, {most:.1%}"
-    _write(draw, (14, 34), fitted(f"{name}  {probability:.1%}", 22, page.width - 28), 22, TEXT)
-    _write(draw, (14, 58), fitted(about, 13, page.width - 28), 13)
+    room = page.width - 28
+    predicted = "" if name == best else f"   predicted: {fitted(best, 13, room // 2, f', {most:.1%}')}"
+    draw_text(draw, (14, 34), fitted(name, 22, room, f"  {probability:.1%}"), 22, TEXT)
+    draw_text(draw, (14, 58), fitted(explanation.sample.path, 13, room, predicted), 13, GREY)
     for column, t in enumerate(columns):
         seconds = explanation.numbers[t] / explanation.fps
-        _write(draw, (LEFT + column * (SIDE + GAP), top - 4), f"{seconds:.2f} s", 12)
+        draw_text(draw, (LEFT + column * (SIDE + GAP), top - 4), f"{seconds:.2f} s", 12, GREY)
     for number, (lines, pictures) in enumerate(rows):
         y = top + number * (SIDE + GAP)
         for line, text in enumerate(lines):
             size, color = (15, TEXT) if line == 0 else (12, GREY)
-            _write(draw, (14, y + 24 + 19 * line), text, size, color)
+            draw_text(draw, (14, y + 24 + 19 * line), text, size, color)
         for column, picture in enumerate(pictures):
             page.paste(Image.fromarray(picture), (LEFT + column * (SIDE + GAP), y))
     bar, y = np.tile(_colors(np.linspace(0, 1, 160)), (12, 1, 1)).astype(np.uint8), page.height - 26
-    _write(draw, (LEFT, y + 11), "least", 12)
+    draw_text(draw, (LEFT, y + 11), "least", 12, GREY)
     page.paste(Image.fromarray(bar), (LEFT + 40, y))
-    _write(draw, (LEFT + 208, y + 11), "most, in each row by itself", 12)
+    draw_text(draw, (LEFT + 208, y + 11), "most, in each row by itself", 12, GREY)
     return np.asarray(page)
-
-
-def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, size: int, color: str = GREY) -> None:
-    """One line of text; `place` is the left end of its baseline."""
-    draw.text(place, text, color, font(size), anchor="ls")
 
 
 def write_picture(picture: np.ndarray, path: str) -> None:

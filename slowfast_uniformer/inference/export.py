@@ -22,12 +22,13 @@ from slowfast_uniformer.data import annotations
 from slowfast_uniformer.data.annotations import Sample
 from slowfast_uniformer.errors import UserError, os_errors_reported
 from slowfast_uniformer.inference.predictor import Predictor
+from slowfast_uniformer.runs.log import Phase, progress
 
 ENDINGS = {"onnx": ".onnx", "torch_export": ".pt2"}  # of the files, by format
 TOLERANCE = 1e-4  # of the largest logit
 MAX_ONNX_BYTES = 1_900_000_000  # of weights in an ONNX file, which must be smaller than 2 GiB
 METADATA = "slowfast_uniformer"  # property of an ONNX model; in a .pt2 the extra file of that name with .json
-INPUT, OUTPUT = "clips", "logits"
+INPUT, OUTPUT, BATCH = "clips", "logits", "batch"
 
 
 class Exported(NamedTuple):
@@ -70,15 +71,18 @@ def export(model: Predictor, file_format: str, output: str, videos: Sequence[Sam
         model.open(video).close()
     network = model.model.fuse() if hasattr(model.model, "fuse") else model.model
     metadata = json.dumps(description(model))
-    program = _traced(network, _noise(model, 2), model.cfg.MODEL.MODEL_NAME)
+    with Phase("trace the model"):
+        program = _traced(network, _noise(model, 2), model.cfg.MODEL.MODEL_NAME)
     with _replaced_files(output) as path:
-        if onnx:
-            opset, run = _write_onnx(program, path, metadata), _onnx_runner(path)
-        else:
-            program.example_inputs = None  # would be saved
-            torch.export.save(program, path, extra_files={f"{METADATA}.json": metadata})
-            opset, run = None, torch.export.load(path).module()
-        deviation, count = _deviation(model.model, run, _batches(model, videos))
+        with Phase(f"write {output}"):
+            if onnx:
+                opset, run = _write_onnx(program, path, metadata), _onnx_runner(path)
+            else:
+                program.example_inputs = None  # would be saved
+                torch.export.save(program, path, extra_files={f"{METADATA}.json": metadata})
+                opset, run = None, torch.export.load(path).module()
+        batches = progress(_batches(model, videos), len(videos) or 2, "compare with PyTorch", "video", bar=False)
+        deviation, count = _deviation(model.model, run, batches)
         if not deviation <= TOLERANCE:  # NaN deviates, too
             raise UserError(
                 f"the exported program's logits deviate by {deviation:.1e} of the largest, more than "
@@ -112,7 +116,7 @@ def description(model: Predictor) -> dict[str, Any]:
         sampling["rate"] = data.SAMPLING_RATE
         sampling["start"] = "centre" if data.USE_OFFSET_SAMPLING else "beginning"
         sampling["target_fps"] = data.TARGET_FPS if data.SAMPLE_BY_FPS else None
-    shape = ["batch", 3, data.NUM_FRAMES, side, side]
+    shape = [BATCH, 3, data.NUM_FRAMES, side, side]
     clips = {"name": INPUT, "type": "float32", "axes": "batch, channel, frame, row, column", "shape": shape}
     lowest, highest = ([(x - m) / s for m, s in zip(data.MEAN, data.STD, strict=True)] for x in (0, 1))
     return {
@@ -121,7 +125,7 @@ def description(model: Predictor) -> dict[str, Any]:
         "weights": model.checksum,
         "classes": model.names,
         "input": clips | {"range": [min(lowest), max(highest)]},
-        "output": {"name": OUTPUT, "shape": ["batch", cfg.MODEL.NUM_CLASSES], "probabilities": probabilities},
+        "output": {"name": OUTPUT, "shape": [BATCH, cfg.MODEL.NUM_CLASSES], "probabilities": probabilities},
         "preprocessing": {
             "frames": data.NUM_FRAMES,
             "sampling": sampling,
@@ -131,6 +135,7 @@ def description(model: Predictor) -> dict[str, Any]:
             "mean": list(data.MEAN),
             "std": list(data.STD),
             "channels": "BGR" if data.REVERSE_INPUT_CHANNEL else "RGB",
+            "yuv_matrix_if_untagged": data.COLOR_MATRIX,
         },
         "test_views": {
             "temporal": cfg.TEST.NUM_ENSEMBLE_VIEWS,
@@ -184,7 +189,7 @@ def _traced(network: nn.Module, example: Tensor, name: str) -> ExportedProgram:
     """The graph of a model in evaluation mode, for any batch size."""
     try:
         with _quiet():
-            sizes = ({0: torch.export.Dim("batch")},)
+            sizes = ({0: torch.export.Dim(BATCH)},)
             program = torch.export.export(network, (example,), dynamic_shapes=sizes)
     except Exception as error:  # tracing raises nearly anything
         raise UserError(f"{name} cannot be exported: {str(error).strip().splitlines()[0]}") from error
@@ -197,7 +202,8 @@ def _traced(network: nn.Module, example: Tensor, name: str) -> ExportedProgram:
 def _write_onnx(program: ExportedProgram, path: str, metadata: str) -> int:
     """Returns the opset."""
     with _quiet():
-        found = torch.onnx.export(program, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False)
+        names = {"input_names": [INPUT], "output_names": [OUTPUT], "dynamic_shapes": ({0: BATCH},)}
+        found = torch.onnx.export(program, dynamo=True, verbose=False, **names)
     found.model.metadata_props[METADATA] = metadata
     weights = sum(value.nbytes for value in program.state_dict.values())
     found.save(path, external_data=weights > MAX_ONNX_BYTES)

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from slowfast_uniformer import __version__
+from slowfast_uniformer import __version__, terminal
 from slowfast_uniformer.config.load import to_dict
 from slowfast_uniformer.data.annotations import Sample
 from slowfast_uniformer.distributed import collectives, signals, topology
@@ -35,8 +34,10 @@ from slowfast_uniformer.inference.inputs import find_videos
 from slowfast_uniformer.inference.outputs import atomic_output
 from slowfast_uniformer.inference.predictor import Predictor, load_model
 from slowfast_uniformer.runs.log import progress
+from slowfast_uniformer.wording import counted
 
 ENDINGS = (".safetensors", ".parquet")
+SHOWN = 10  # causes that are printed
 PART_SECONDS = 20.0  # between parts: what a killed process loses at most
 PARQUET_ROWS = 1024  # in each row group
 _METADATA = "slowfast_uniformer"  # the only key, since safetensors writes several in random order
@@ -131,8 +132,8 @@ def _remaining(job: Job) -> list[int] | None:
         )
     with os_errors_reported(f"{job.folder}: cannot be written"):
         os.makedirs(job.folder, exist_ok=True)
-    rows, errors = _read_parts(job)
-    return [index for index in range(len(job.samples)) if index not in rows and index not in errors]
+    rows, _ = _read_parts(job)  # what could not be read may be there now
+    return [index for index in range(len(job.samples)) if index not in rows]
 
 
 def _read_parts(job: Job) -> tuple[dict[int, Row], dict[int, str]]:
@@ -154,7 +155,7 @@ def _read_parts(job: Job) -> tuple[dict[int, Row], dict[int, str]]:
         for (index, prediction), values in zip(part["rows"].items(), features, strict=True):
             rows[int(index)] = (values, *prediction)
         errors |= {int(index): cause for index, cause in part["errors"].items()}
-    return rows, errors
+    return rows, {index: cause for index, cause in errors.items() if index not in rows}
 
 
 def _write_part(job: Job, rows: dict[int, Row], errors: dict[int, str]) -> None:
@@ -163,7 +164,9 @@ def _write_part(job: Job, rows: dict[int, Row], errors: dict[int, str]) -> None:
     predictions = {index: row[1:] for index, row in rows.items()}
     part = {"fingerprint": job.metadata["fingerprint"], "rows": predictions, "errors": errors}
     features = torch.stack([row[0] for row in rows.values()]) if rows else torch.empty(0)
-    with atomic_output(os.path.join(job.folder, f"{min(rows | errors):08d}.safetensors")) as temporary:
+    # The time makes the name unique: a video that could not be read before can be the first of another part.
+    name = f"{min(rows | errors):08d}_{time.time_ns()}.safetensors"
+    with atomic_output(os.path.join(job.folder, name)) as temporary:
         _write_safetensors(temporary, features, {}, part)
 
 
@@ -183,7 +186,9 @@ def _compute(job: Job, todo: list[int], workers: int) -> None:
         clips = job.model.clips([job.samples[index] for index in todo], workers)
         concurrent = threads if job.model.device.type == "cpu" else 1
         with closing(_map_in_order(partial(_row, job), clips, concurrent)) as found:
-            for index, row in zip(todo, progress(found, len(todo), "features"), strict=False):
+            world = topology.world_size()
+            title = "features" if world == 1 else f"features, the share of one of {world} processes"
+            for row, index in zip(progress(found, len(todo), title, "video"), todo, strict=True):
                 if isinstance(row, UserError):
                     errors[index] = str(row)
                 else:
@@ -240,13 +245,16 @@ def _finish(job: Job, exists: bool) -> None:
         _merge(job)
     shutil.rmtree(job.folder, ignore_errors=True)
     errors = _read_metadata(job.output)["errors"]
-    for cause in errors.values():
-        print(f"not read: {cause}", file=sys.stderr)
+    for cause in list(errors.values())[:SHOWN]:
+        terminal.show(f"not read: {cause}", error=True)
+    if len(errors) > SHOWN:
+        terminal.show(f"not read: {len(errors) - SHOWN} more; the file's metadata has all causes", error=True)
     count = len(job.samples)
-    print(f"{job.output}: {'exists already, with ' if exists else ''}features of {count - len(errors)} videos")
+    existing = "exists already, with " if exists else ""
+    print(f"{job.output}: {existing}features of {counted(count - len(errors), 'video')}")
     if errors:
         raise UserError(
-            f"{len(errors)} of {count} videos could not be read and have no features in {job.output}. To "
+            f"{len(errors)} of {counted(count, 'video')} could not be read and have no features in {job.output}. To "
             "try them again, remove that file"
         )
 
@@ -256,12 +264,12 @@ def _merge(job: Job) -> None:
     count = len(job.samples)
     if missing := count - len(rows.keys() | errors.keys()):
         raise UserError(
-            f"{job.folder}: {missing} videos are missing; is the folder on storage that all machines share? "
+            f"{job.folder}: videos are missing ({missing}); is the folder on storage that all machines share? "
             "The same command continues"
         )
     if not rows:
         shutil.rmtree(job.folder)
-        raise UserError(f"none of {count} videos could be read, the first: {errors[0]}")
+        raise UserError(f"none of {counted(count, 'video')} could be read, the first: {errors[0]}")
     features = torch.full((count, *next(iter(rows.values()))[0].shape), torch.nan)
     columns = {"label": torch.full((count,), -1), "probability": torch.full((count,), torch.nan)}
     for index, row in rows.items():

@@ -1,18 +1,19 @@
 """Videos that a command is given as arguments: files, tar members, folders and lists."""
 
+import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 
 from fvcore.common.config import CfgNode
 
+from slowfast_uniformer.data import folders
 from slowfast_uniformer.data.annotations import Sample
 from slowfast_uniformer.data.input_lists import path_sample, read_input_list
 from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.paths import numbered_name
 
-VIDEO_ENDINGS = frozenset(
-    ".3gp .asf .avi .divx .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogg .ogv .ts .vob "
-    ".webm .wmv .y4m".split()
-)
+logger = logging.getLogger(__name__)
 LIST_ENDINGS = (".txt", ".csv", ".tsv", ".lst")
 
 
@@ -20,8 +21,9 @@ def find_videos(given: Sequence[str], cfg: CfgNode) -> list[Sample]:
     """Unlabelled samples of the videos that arguments name, each path once.
 
     Args:
-        given: Video files, tar members, frame folders (DATA.IMAGE_TEMPLATE), folders with videos at any depth, and
-            lists (.txt, .csv, .tsv, .lst; see data/input_lists.py). A video need not exist: opening it fails.
+        given: Video files, tar members, frame folders, folders with videos at any depth or, where there are none, with
+            frame folders, and lists (.txt, .csv, .tsv, .lst; see data/input_lists.py). A video need not exist: opening
+            it fails.
         cfg: The model's config.
 
     Raises:
@@ -34,17 +36,22 @@ def find_videos(given: Sequence[str], cfg: CfgNode) -> list[Sample]:
 def _samples(path: str, cfg: CfgNode) -> list[Sample]:
     if path.lower().endswith(LIST_ENDINGS) and not os.path.isdir(path):
         return read_input_list(path, cfg)
-    sample = path_sample(path, cfg.DATA.IMAGE_TEMPLATE)
-    if sample.frames or not os.path.isdir(path):
-        return [sample]
-    if not (found := sorted(_videos_below(path))):
-        raise UserError(f"{path}: a folder without videos ({', '.join(sorted(VIDEO_ENDINGS))})")
-    return [path_sample(video, cfg.DATA.IMAGE_TEMPLATE) for video in found]
-
-
-def _videos_below(folder: str) -> Iterator[str]:
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if os.path.splitext(name)[1].lower() in VIDEO_ENDINGS and not name.startswith("."):
-                yield os.path.join(parent, name)
+    template = cfg.DATA.IMAGE_TEMPLATE
+    if not os.path.isdir(path) or os.path.isfile(os.path.join(path, numbered_name(template, 1))):
+        return [path_sample(path, template)]
+    errors: list[OSError] = []
+    contents = list(folders.walk(path, errors.append))
+    files = [os.path.join(parent, name) for parent, names in contents for name in names if not name.startswith(".")]
+    found = [file for file in files if folders.is_video(file)]
+    found = found or [parent for parent, names in contents if folders.has_images(names)]
+    unread = [f"{error.filename}: the folder cannot be read ({error.strerror})" for error in errors]
+    if not found and unread:
+        raise UserError(unread[0])
+    if not found:
+        kinds = Counter(folders.ending_of(file) or "without an ending" for file in files).most_common(5)
+        held = ", ".join(f"{count} {kind}" for kind, count in kinds) or "no files"
+        endings = " ".join(sorted(folders.VIDEO_ENDINGS))
+        raise UserError(f"{path}: a folder without videos or frame folders, but {held}. Videos end in {endings}")
+    for message in unread:
+        logger.warning("left out: %s", message)
+    return [path_sample(video, template) for video in sorted(found)]

@@ -16,6 +16,7 @@ from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.inference import video_writer
 from slowfast_uniformer.inference.outputs import atomic_output
 from slowfast_uniformer.inference.predictor import Predictor, Span, fps_of
+from slowfast_uniformer.runs.fonts import drawable, set_literal
 
 COLORS = ("#3b6fb6", "#d9822b", "#1a7f37", "#8250df", "#c62828", "#0e7490")
 GREY, TEXT = "#8c959f", "#24292f"
@@ -138,10 +139,9 @@ def draw_timeline(spans: Sequence[Span], names: Sequence[str], path: str, title:
     strip.broken_barh(bars, (0, 1), facecolors=faces, edgecolor="white", linewidth=0.8)
     edges, values = _resampled(spans)
     for label, color in colors.items():
-        name = names[label] if len(names[label]) <= 32 else names[label][:31] + "…"
-        curves.stairs(values[label], edges, color=color, linewidth=1.6, label=name, baseline=None)
+        curves.stairs(values[label], edges, color=color, linewidth=1.6, label=str(label), baseline=None)
     strip.set(ylim=(0, 1), yticks=[], xlim=(0, spans[-1].end))
-    strip.set_title(title, loc="left", color=TEXT, fontsize=11)
+    strip.set_title(drawable(title), loc="left", color=TEXT, fontsize=11)
     curves.set(ylim=(0, 1.03), ylabel="probability")
     curves.set_xlabel("time (minutes:seconds)", color=TEXT)
     curves.xaxis.set_major_locator(MultipleLocator(next((s for s in TICKS if 9 * s >= edges[-1]), edges[-1])))
@@ -151,7 +151,11 @@ def draw_timeline(spans: Sequence[Span], names: Sequence[str], path: str, title:
         axes.spines[:].set_visible(False)
         axes.tick_params(colors=TEXT, length=0)
     curves.grid(axis="y", color="#d0d7de", linewidth=0.6)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=9, labelcolor=TEXT)
+    legend = figure.legend(loc="outside right upper", frameon=False, fontsize=9, labelcolor=TEXT)
+    for text, label in zip(legend.get_texts(), colors, strict=True):  # not as labels: those with a leading _ are hidden
+        name = drawable(names[label])
+        text.set_text(name if len(name) <= 32 else name[:31] + "…")
+    set_literal(figure)
     with atomic_output(path) as temporary:
         figure.savefig(temporary, format="png")
 
@@ -196,12 +200,12 @@ def csv_head(topk: int) -> list[str]:
     return ["video", "class", "label", "probability", *tops, "error"]
 
 
-def as_json(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+def as_json(rows: Iterable[dict[str, Any]], ascii_only: bool = False) -> Iterator[str]:
     """The pieces of a JSON list, which is complete even if the rows end with an exception."""
     before = "["
     try:
         for row in rows:
-            yield f"{before}\n  {json.dumps(row, ensure_ascii=False)}"
+            yield f"{before}\n  {json.dumps(row, ensure_ascii=ascii_only)}"
             before = ","
     finally:
         yield ("[" if before == "[" else "\n") + "]"

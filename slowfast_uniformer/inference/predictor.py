@@ -23,6 +23,7 @@ from slowfast_uniformer.data import annotations
 from slowfast_uniformer.data.annotations import UNLABELLED, Sample
 from slowfast_uniformer.data.dataset import VideoDataset
 from slowfast_uniformer.data.input_lists import path_sample
+from slowfast_uniformer.data.list_text import SPACES
 from slowfast_uniformer.data.loader import EpochSampler, loader_of
 from slowfast_uniformer.data.video import VideoSource
 from slowfast_uniformer.data.workers import worker_errors_explained
@@ -32,6 +33,7 @@ from slowfast_uniformer.engine.step import autocast
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.models.registry import build_model, require
 from slowfast_uniformer.runs import checkpoints
+from slowfast_uniformer.runs.log import Phase
 from slowfast_uniformer.weights.load import Weights, load_weights, read_weights
 
 # What a run's config says about training and its machines does not apply to inference.
@@ -79,8 +81,9 @@ def load_model(
     """
     path, weights, config = _read(path, cfg, overrides, allow_import=allow_import, allow_fetch=allow_fetch)
     model = build_model(config, weights.vit_variant)
-    names = weights.class_names or annotations.class_names(config)
-    load_weights(model, weights, source=path)
+    names = [name.strip(SPACES) for name in weights.class_names or ()] or annotations.class_names(config)
+    remedy = "Give the config that it was trained with, with its MODEL.NUM_CLASSES; a new classifier is trained first"
+    load_weights(model, weights, source=path, head_remedy=remedy)
     model.eval().requires_grad_(False).to(topology.device(config))
     return Predictor(config, model, list(names or map(str, range(config.MODEL.NUM_CLASSES))), path)
 
@@ -99,7 +102,7 @@ def _read(
         path, cfg, overrides: as for `load_model`.
         allowed: `allow_import` and `allow_fetch` of `load_model`.
     """
-    path = checkpoints.find_checkpoint(fspath(path))
+    path = checkpoints.find_checkpoint(paths.expand(fspath(path)))
     weights = read_weights(path)
     stored = weights.metadata.get("cfg")
     if not cfg and not isinstance(stored, dict):
@@ -125,7 +128,7 @@ def _stored_requests(config: CfgNode, weights: Weights) -> Iterator[tuple[str, s
         yield "import", "MODEL.IMPORT", config.MODEL.IMPORT
     # Class names are all that inference reads by a config: from the first of these places that is set.
     for key in ("CLASS_NAMES", "PATH_TO_DATA_DIR") if not weights.class_names else ():
-        if place := paths.expand(config.DATA[key]):
+        if place := config.DATA[key]:
             if "://" in place:
                 yield "fetch", f"DATA.{key}", place
             return
@@ -310,8 +313,12 @@ class Predictor:
         length = min((window or self.clip_seconds(fps)) * fps, video.frames)
         stride = min((step * fps) if step else length / 2, length)
         starts = window_starts(video.frames, length, stride)
-        batches = (starts[i : i + WINDOW_BATCH] for i in range(0, len(starts), WINDOW_BATCH))
-        probabilities = torch.cat([self._classify_windows(video, batch, length) for batch in batches])
+        found = []
+        with Phase("timeline of a video", len(starts), "window", bar=False) as phase:
+            for i in range(0, len(starts), WINDOW_BATCH):
+                found.append(self._classify_windows(video, starts[i : i + WINDOW_BATCH], length))
+                phase.advance(WINDOW_BATCH)
+        probabilities = torch.cat(found)
         # Spans between the starts of consecutive windows (after the last start, between the windows' ends), each with
         # the mean of the windows that cover its middle
         begin = torch.tensor(starts, dtype=torch.float64)
@@ -347,7 +354,7 @@ class _TestViews(VideoDataset):
             return UserError(str(error))
         if duration(self._video) <= self.longer_than:
             item = super().__getitem__(key)
-            return UserError(item["errors"][0][1]) if item["clips"] is None else item["clips"]
+            return UserError(item["errors"][0].cause) if item["clips"] is None else item["clips"]
         if get_worker_info() is None:
             return self._video
         self._video.close()  # an open video cannot be sent to another process

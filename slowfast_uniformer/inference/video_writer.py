@@ -2,15 +2,15 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
-from functools import lru_cache
 
 import av
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from slowfast_uniformer.data.video import VideoSource
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.inference.outputs import atomic_output
+from slowfast_uniformer.runs.fonts import draw_text, fitted
 
 SHORT_SIDE = 360  # pixels; the largest short side of a written video, and half of it the smallest
 FAST_START = {"movflags": "faststart"}  # playable while it loads
@@ -58,20 +58,13 @@ def write_video(path: str, frames: Iterable[np.ndarray], fps: float) -> None:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 
 
-@lru_cache
-def font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which Matplotlib brings along."""
-    from matplotlib.font_manager import findfont
-
-    return ImageFont.truetype(findfont("DejaVu Sans"), size)
-
-
 def caption(frame: np.ndarray, lines: Sequence[tuple[str, float]]) -> np.ndarray:
     """A frame (H, W, 3) with class names and probabilities, drawn as bars, at its lower left."""
     if not lines:
         return frame
     height, width = frame.shape[:2]
     row = max(14, height // 16)
+    size = row * 2 // 3
     box = (min(width, 22 * row), row * len(lines) + row // 2)
     picture = Image.fromarray(frame)
     shade = Image.new("RGBA", box, (0, 0, 0, 150))
@@ -79,17 +72,7 @@ def caption(frame: np.ndarray, lines: Sequence[tuple[str, float]]) -> np.ndarray
     for number, (name, probability) in enumerate(lines):
         top = row // 4 + number * row
         draw.rectangle((0, top + 1, int(box[0] * probability), top + row - 2), (59, 111, 182, 210))
-        text = fitted(f"{name}  {probability:.0%}", row * 2 // 3, box[0] - row)
-        draw.text((row // 2, top + row // 2), text, "white", font(row * 2 // 3), anchor="lm")
+        text = fitted(name, size, box[0] - row, f"  {probability:.0%}")
+        draw_text(draw, (row // 2, top + row // 2 + size * 3 // 8), text, size, "white")
     picture.paste(shade, (0, height - box[1]), shade)
     return np.asarray(picture)
-
-
-def fitted(text: str, size: int, width: int) -> str:
-    """`text`, shortened to `width` pixels in front of its last word, which two spaces set off."""
-    if font(size).getlength(text) <= width:
-        return text
-    words, _, last = text.rpartition("  ")
-    while words and font(size).getlength(f"{words}…  {last}") > width:
-        words = words[:-1]
-    return f"{words}…  {last}"

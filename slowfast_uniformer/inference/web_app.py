@@ -5,17 +5,19 @@ import logging
 import os
 import signal
 import socket
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from slowfast_uniformer import terminal
+from slowfast_uniformer.data.folders import VIDEO_ENDINGS
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.inference.explain import explain, write_overlay
 from slowfast_uniformer.inference.predict import GREY, clock, main_classes, predict
 from slowfast_uniformer.inference.predictor import Predictor, as_sample, duration, fps_of
+from slowfast_uniformer.wording import counted
 
 logger = logging.getLogger(__name__)
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
@@ -64,8 +66,8 @@ def serve(model: Predictor, host: str, port: int, max_mb: int, max_seconds: floa
             run_history=False,
         )
         if host not in ("127.0.0.1", "::1", "localhost"):
-            print("warning: everybody who can reach this machine can use the page", file=sys.stderr)
-        print(f"the page is at {page.local_url} (end it with Ctrl-C)", flush=True)
+            terminal.show("warning: everybody who can reach this machine can use the page", error=True)
+        terminal.show(f"the page is at {page.local_url} (end it with Ctrl-C)")
         stop.wait()
     os._exit(0)  # an ordinary exit waits for a running prediction, or stops it inside native code
 
@@ -94,16 +96,18 @@ def _html() -> Any:
 def build(gradio: Any, model: Predictor, max_mb: int, max_seconds: float, folder: str) -> Any:
     """The page: an upload, and the outputs that `_updates` fills."""
     file = os.path.join(*os.path.normpath(model.path).split(os.sep)[-3:])
-    title = f"{model.cfg.MODEL.MODEL_NAME}, {len(model.names)} classes, {file}"
+    title = f"{model.cfg.MODEL.MODEL_NAME}, {counted(len(model.names), 'class')}, {file}"
     hidden = {"visible": "hidden"}
     with gradio.Blocks(title="What does this video show?", delete_cache=(60, 1800)) as page:  # seconds
         gradio.HTML(_html().head(title), elem_id="head")
         with gradio.Row():
             with gradio.Column(min_width=300, scale=2):
-                video = gradio.File(label="Video", file_types=["video"], elem_id="video", height=170)
+                video = gradio.File(
+                    label="Video", file_types=["video", *sorted(VIDEO_ENDINGS)], elem_id="video", height=170
+                )
                 limits = _html().note(f"At most {clock(max_seconds)} and {max_mb} MB.")
                 outputs = {"note": gradio.HTML(limits, elem_id="note")}
-                with gradio.Accordion(f"The {len(model.names)} classes", open=False, elem_id="classes"):
+                with gradio.Accordion(f"Classes: {len(model.names)}", open=False, elem_id="classes"):
                     gradio.HTML(_html().class_names(sorted(model.names)))
             with gradio.Column(min_width=300, scale=3):
                 outputs["top"] = gradio.Label(label="It shows", num_top_classes=5, elem_id="top", **hidden)

@@ -7,7 +7,8 @@ weights/formats.py), `cfg` and others (engine/state.py). It is one .pyth file or
 (MODEL.PARALLEL fsdp), a .dcp folder that torch.distributed.checkpoint writes, each rank its shards.
 
 A run starts from the first of these: its own latest checkpoint (TRAIN.AUTO_RESUME), the given checkpoint
-(TRAIN.CHECKPOINT_FILE_PATH), initial weights (MODEL.INIT_FROM), random weights.
+(TRAIN.CHECKPOINT_FILE_PATH), initial weights (MODEL.INIT_FROM), random weights. runs/begin.py keeps the checkpoints of
+two runs in one folder apart.
 """
 
 import json
@@ -29,7 +30,8 @@ from torch import Tensor
 
 from slowfast_uniformer.distributed import collectives, topology
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.paths import atomic_path, atomic_write, flush_to_disk
+from slowfast_uniformer.paths import atomic_path, atomic_write, flush_to_disk, is_utf_8
+from slowfast_uniformer.runs.log import Phase
 
 logger = logging.getLogger(__name__)
 _NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?(\.pyth|\.dcp)$")
@@ -59,17 +61,22 @@ def find_best(output_dir: str) -> str | None:
     return max(filter(os.path.exists, paths), key=os.path.getmtime, default=None)
 
 
-def find_checkpoint(path: str) -> str:
+def find_checkpoint(path: str, best: bool = True) -> str:
     """The best or else the latest checkpoint of a run's folder; any other path as it is.
+
+    Args:
+        best: False looks for the latest only, from which a run is continued.
 
     Raises:
         UserError: the folder holds no checkpoint.
     """
     if not os.path.isdir(path) or path.endswith(".dcp"):
         return path
-    if found := find_best(path) or latest(path):
+    if found := (best and find_best(path)) or latest(path):
         return found
-    raise UserError(f"{path}: a folder without checkpoints; name a run's OUTPUT_DIR, or a file of weights")
+    before = [name for name in sorted(os.listdir(path)) if list_checkpoints(os.path.join(path, name))]
+    where = f" (runs are in its folders {', '.join(before)})" if before else ""
+    raise UserError(f"{path}: a folder without checkpoints{where}; name a run's OUTPUT_DIR, or a file of weights")
 
 
 def _names(output_dir: str) -> list[str]:
@@ -78,17 +85,34 @@ def _names(output_dir: str) -> list[str]:
 
 def list_checkpoints(output_dir: str) -> list[str]:
     """A run's checkpoints by epoch and step, the latest last; without the best and temporary files."""
-    found = [(int(m[1]), int(m[2] or -1), m[0]) for name in _names(output_dir) if (m := _NAME.fullmatch(name))]
-    return [os.path.join(checkpoint_dir(output_dir), name) for *_, name in sorted(found)]
+    found = filter(_NAME.fullmatch, sorted(_names(output_dir)))
+    return [os.path.join(checkpoint_dir(output_dir), name) for name in sorted(found, key=_position)]
+
+
+def _position(path: str) -> tuple[int, int]:
+    """Epoch, and step within it or else -1, of a checkpoint; of the best (-1, -1)."""
+    match = _NAME.search(path)
+    return (int(match[1]), int(match[2] or -1)) if match else (-1, -1)
 
 
 def latest(output_dir: str) -> str | None:
     """The latest undamaged checkpoint, or None. Damaged ones are skipped with a warning."""
+    path, damaged = latest_undamaged(output_dir)
+    for message in damaged:
+        logger.warning("%s", message)
+    return path
+
+
+def latest_undamaged(output_dir: str) -> tuple[str | None, list[str]]:
+    """The latest undamaged checkpoint, or None, and a message on each later one."""
+    messages: list[str] = []
     for path in reversed(list_checkpoints(output_dir)):
-        if not (damage := find_damage(path)):
-            return path
-        logger.warning("%s is damaged (%s): skipped", path, damage)
-    return None
+        with Phase(f"check {path}"):
+            damage = find_damage(path)
+        if not damage:
+            return path, messages
+        messages.append(f"{path} is damaged ({damage}): skipped")
+    return None, messages
 
 
 def remove_temporary(output_dir: str) -> None:
@@ -187,10 +211,14 @@ class CheckpointSaver:
             UserError: the last checkpoint could not be written, with `raise_on_failure`.
         """
         if self._thread:
-            self._thread.join()
+            with Phase("write the checkpoint"):
+                self._thread.join()
             self._thread = None
         if raise_on_failure and self.failed:
-            raise UserError(f"{self.failed}. Free disk space or memory, or set OUTPUT_DIR, and start again")
+            elsewhere = "set OUTPUT_DIR to another disk"
+            if list_checkpoints(self.output_dir):
+                elsewhere += f" and TRAIN.CHECKPOINT_FILE_PATH {self.output_dir}"
+            raise UserError(f"{self.failed}. Free disk space or memory, or {elsewhere}, and start again")
 
     def _write(self, paths: list[str], state: dict[str, Any]) -> None:
         """The background thread. No exception may end it unnoticed: `finish` reports what `failed` says."""
@@ -211,8 +239,12 @@ class CheckpointSaver:
             self.failed = str(error) if known else f"cannot write the checkpoint {', '.join(paths)}: {_cause(error)}"
             logger.warning("%s. Training continues; the earlier checkpoints are kept", self.failed)
             return
+        if not self.keep or not topology.is_main():
+            return
         try:
-            for old in list_checkpoints(self.output_dir)[: -self.keep] if self.keep and topology.is_main() else []:
+            # Later ones are damaged, and were skipped when the run was continued: they would count as the latest
+            done = [old for old in list_checkpoints(self.output_dir) if _position(old) <= _position(paths[0])]
+            for old in done[: -self.keep]:
                 _remove(old)
         except Exception as error:
             logger.warning("cannot remove old checkpoints (TRAIN.KEEP_CHECKPOINTS): %s", error)
@@ -352,17 +384,19 @@ def load_checkpoint(
         state = _read_folder(path, own or {}, only) if os.path.isdir(path) else _read_file(path)
     except Exception as error:  # a damaged file raises whatever its bytes happen to trigger
         raise UserError(
-            f"{path}: not a readable checkpoint ({_cause(error)}); remove it to use the one before"
+            f"{path}: not a readable checkpoint ({_cause(error)}); take another one of its run (remove this one, and "
+            "TRAIN.AUTO_RESUME takes the one before)"
         ) from None
     if not isinstance(state, dict) or not {"model_state", "optimizer_state", "epoch"} <= state.keys():
         raise UserError(
-            f"{path}: not a checkpoint of a run of this program; to start from weights, set MODEL.INIT_FROM"
+            f"{path}: not a checkpoint of a run of this program; to start from weights, set MODEL.INIT_FROM to it "
+            'and TRAIN.CHECKPOINT_FILE_PATH ""'
         )
     return state
 
 
 def _read_file(path: str) -> dict[str, Any]:
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=is_utf_8(path))
 
 
 def _read_folder(path: str, own: Mapping[str, Tensor], only: Collection[str] | None) -> dict[str, Any]:

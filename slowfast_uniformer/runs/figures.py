@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from slowfast_uniformer.runs.fonts import draw_text, drawable, find_fonts, fitted, set_literal
+from slowfast_uniformer.wording import counted
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -17,7 +20,17 @@ TEXT, BLUE, ORANGE, GREEN, RED = "#24292f", "#3b6fb6", "#d9822b", "#1a7f37", "#c
 
 def _labels(names: Names, count: int) -> list[str]:
     names = names or [str(i) for i in range(count)]
-    return [name if len(name) <= 28 else name[:27] + "…" for name in names]
+    find_fonts("".join(names))
+    return [name if len(name) <= 28 else name[:27] + "…" for name in map(drawable, names)]
+
+
+def pixels(figure: "Figure") -> np.ndarray:
+    """A figure as (H, W, 3) uint8, drawn by Matplotlib's own renderer whatever window system is set."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
 def _axes(width: float, height: float, title: str, frame: bool) -> "Axes":
@@ -45,7 +58,7 @@ def draw_confusion(matrix: np.ndarray, names: Names) -> "Figure":
     rows, columns = matrix.shape
     share = 100.0 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     size = min(max(5.5, 4.5 + 0.25 * rows), 15.0)
-    title = f"{matrix.sum()} videos, {100 * np.trace(matrix) / max(matrix.sum(), 1):.1f} % right"
+    title = f"{counted(matrix.sum(), 'video')}, {100 * np.trace(matrix) / max(matrix.sum(), 1):.1f} % right"
     axes = _axes(size + 1.0, size, title, frame=True)
     norm = PowerNorm(0.5, vmin=0, vmax=100)  # on a linear scale a few per cent would not be seen
     image = axes.imshow(share, cmap="Blues", norm=norm, interpolation="nearest")
@@ -62,6 +75,7 @@ def draw_confusion(matrix: np.ndarray, names: Names) -> "Figure":
     for (i, j), count in np.ndenumerate(matrix if rows <= 15 else np.empty((0, 0))):
         if count:
             axes.text(j, i, count, ha="center", va="center", color="white" if share[i, j] > 30 else TEXT)
+    set_literal(axes.figure)
     return axes.figure
 
 
@@ -83,6 +97,7 @@ def draw_per_class(accuracy: np.ndarray, names: Names) -> "Figure":
     axes.set_yticks(places, [labels[i] for i in shown], fontsize=9)
     axes.set(xlim=(0, 106), ylim=(places.max(initial=0) + 0.6, -0.6))
     axes.set_xlabel("% of the class's videos", color=TEXT)
+    set_literal(axes.figure)
     return axes.figure
 
 
@@ -97,8 +112,7 @@ def draw_clips(clips: Sequence, predictions: Predictions, height: int = 112) -> 
     Returns:
         (H, W, 3) uint8.
     """
-    from matplotlib.font_manager import findfont
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     gap, caption, strips = 6, 30, []
     for clip in map(np.asarray, clips):
@@ -107,11 +121,12 @@ def draw_clips(clips: Sequence, predictions: Predictions, height: int = 112) -> 
         strips.append([Image.fromarray(clip[t]).resize(size) for t in chosen])
     width = max([520, *(sum(frame.width + gap for frame in strip) for strip in strips)])
     page = Image.new("RGB", (width + gap, len(strips) * (height + caption + gap) + gap), "white")
-    draw, font = ImageDraw.Draw(page), ImageFont.truetype(findfont("DejaVu Sans"), 15)
+    draw = ImageDraw.Draw(page)
     for row, (strip, (true, predicted, probability)) in enumerate(zip(strips, predictions, strict=True)):
         x, y = gap, gap + row * (height + caption + gap)
-        title, color = f"{true} → {predicted} ({probability:.2f})", GREEN if true == predicted else RED
-        draw.text((x, y + caption - 8), title, color, font, anchor="ls")
+        end = f" → {fitted(predicted, 15, width // 2, f' ({probability:.2f})')}"
+        title, color = fitted(true, 15, width - gap, end), GREEN if true == predicted else RED
+        draw_text(draw, (x, y + caption - 8), title, 15, color)
         for frame in strip:
             page.paste(frame, (x, y + caption))
             x += frame.width + gap

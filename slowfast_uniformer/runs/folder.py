@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import yaml
-
+from slowfast_uniformer.config.files import read_yaml
 from slowfast_uniformer.config.keys import flatten
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.runs.files import Row, read_json_lines, read_text
+from slowfast_uniformer.runs.files import Row, read_json_lines
 from slowfast_uniformer.runs.predictions import Prediction, read_predictions
 
 
@@ -93,11 +92,4 @@ def _config(path: str) -> dict[str, Any]:
     file = next(filter(os.path.isfile, files), None)
     if file is None:
         return {}
-    try:
-        content = yaml.safe_load(read_text(file))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise UserError(f"{file}, line {mark.line + 1 if mark else 1}: not valid YAML") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{file}: not a config; expected sections such as TRAIN: with keys below them")
-    return dict(flatten(content))
+    return dict(flatten(read_yaml(file).content))

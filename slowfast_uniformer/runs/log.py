@@ -1,22 +1,32 @@
-"""Log lines, on standard error and in the run's log.txt, and progress bars."""
+"""Log lines, on standard error and in the run's log.txt, and the progress of phases that may take minutes."""
 
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import Any
 
-from tqdm import tqdm
-
+from slowfast_uniformer import terminal
 from slowfast_uniformer.distributed import topology
 from slowfast_uniformer.errors import os_errors_reported
+from slowfast_uniformer.wording import counted
 
 PACKAGE = "slowfast_uniformer"
 LOG_HANDLER = __name__  # the name of the handlers that `setup_logging` adds
+LINE_SECONDS = 60.0  # between the lines of a phase
+logger = logging.getLogger(__name__)
 
 
 class _Console(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)  # above a progress bar, not through it
+        if sys.stderr:
+            from tqdm import tqdm  # slow, for commands that need neither log nor bar
+
+            with suppress(OSError, ValueError):  # a terminal that was closed does not end a run; log.txt has the line
+                tqdm.write(self.format(record), file=sys.stderr)  # above a progress bar, not through it
 
 
 class _File(logging.FileHandler):
@@ -53,7 +63,7 @@ def setup_logging(output_dir: str | None = None, rank: int = 0, logger_name: str
         path = os.path.join(output_dir, f"logs/rank_{rank}.txt" if rank else "log.txt")
         with os_errors_reported(f"OUTPUT_DIR: cannot write {path}"):
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            handlers.append(_File(path, encoding="utf-8"))
+            handlers.append(_File(path, encoding="utf-8", errors="backslashreplace"))
     remove_logging()
     logger = logging.getLogger(logger_name)
     prefix = f" [rank {rank}]" if rank else ""
@@ -75,8 +85,117 @@ def remove_logging() -> None:
             logger.setLevel(level)
 
 
-def progress(iterable: Iterable, total: int, title: str) -> Iterable:
-    """`iterable` with a progress bar on rank 0's terminal; elsewhere as it is."""
-    if not topology.is_main() or not sys.stderr.isatty():
-        return iterable
-    return tqdm(iterable, title, total, leave=False, dynamic_ncols=True)
+# ----------------------------------------------------------------------------------------------- progress
+class Phase:
+    """A phase that may take minutes, as a context. Rank 0 shows how much is done and how much time is left.
+
+    On a terminal that is a progress bar, elsewhere a line a minute, so none for a phase of less than a minute. A thread
+    writes the lines: the first batch or a large file may take longer than a minute by itself.
+
+    Args:
+        title: what is done, such as "fit the classifier".
+        total: how much there is to do; 0 if that is not counted.
+        unit: what is counted, such as "clip".
+        done: how much an earlier process has done.
+        bar: False for lines on a terminal, too, where something else is printed there.
+        clock: the time in seconds.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        total: int = 0,
+        unit: str = "",
+        done: int = 0,
+        bar: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.title, self.total, self.unit, self.done, self.before = title, total, unit, done, done
+        self._clock, self._start = clock, clock()
+        self._has_bar = bar and total > 0 and is_terminal()
+        self._bar: Any = None
+        self._ended = threading.Event()
+        self.line_written()
+
+    def __enter__(self) -> "Phase":
+        if topology.is_main() and self._has_bar:
+            from tqdm import tqdm
+
+            with suppress(OSError):
+                options = {"initial": self.before, "leave": False, "dynamic_ncols": True}
+                self._bar = tqdm(desc=self.title, total=self.total, **options)
+        elif topology.is_main():
+            threading.Thread(target=self._write_lines, name=self.title, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._on_bar("close")
+
+    def advance(self, count: int = 1) -> None:
+        """Note that `count` more are done."""
+        before, self.done = self.done, min(self.done + count, self.total)
+        self._on_bar("update", self.done - before)
+
+    def line_written(self) -> None:
+        """Note that another line says now how far the phase is; the next one of its own is a minute away."""
+        self._due = self._clock() + LINE_SECONDS
+
+    def write_if_due(self) -> None:
+        """Write a line if the last one is a minute old."""
+        if self._clock() >= self._due:
+            self.line_written()
+            _write_line(self.line())
+
+    def line(self) -> str:
+        """The title, what is done, and the time left; or the time so far, where nothing tells that."""
+        spent = self._clock() - self._start
+        if not self.total:
+            return f"{self.title}: {readable_time(spent)} so far"
+        count = f"{self.title}: {self.done:,} of {counted(self.total, self.unit)}"
+        if self.done == self.before:
+            return f"{count} after {readable_time(spent)}"
+        left = spent / (self.done - self.before) * (self.total - self.done)
+        return f"{count}, {readable_time(left)} left"
+
+    def _write_lines(self) -> None:
+        while not self._ended.wait(max(self._due - self._clock(), 0.01)):
+            self.write_if_due()
+
+    def _on_bar(self, method: str, *arguments: int) -> None:
+        try:
+            if self._bar is not None:
+                getattr(self._bar, method)(*arguments)
+        except (OSError, ValueError):  # the terminal was closed
+            self._bar = None
+
+
+def progress(iterable: Iterable, total: int, title: str, unit: str, bar: bool = True) -> Iterator:
+    """Yield the items of `iterable` in a `Phase` of `total` of them."""
+    with Phase(title, total, unit, bar=bar) as phase:
+        for item in iterable:
+            yield item
+            phase.advance()
+
+
+def readable_time(seconds: float) -> str:
+    """Such as "under a minute", "3 min" or "2 h 5 min"."""
+    minutes = round(seconds / 60)
+    if not minutes:
+        return "under a minute"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def is_terminal() -> bool:
+    """Whether standard error is a terminal; it may be closed."""
+    with suppress(AttributeError, ValueError):
+        return sys.stderr.isatty()
+    return False
+
+
+def _write_line(line: str) -> None:
+    """To the log or, in a command that keeps none, to standard error."""
+    if logger.hasHandlers():
+        logger.info("%s", line)
+    else:
+        terminal.show(line, error=True)

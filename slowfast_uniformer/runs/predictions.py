@@ -79,7 +79,8 @@ def write_predictions(
     classes = range(probabilities.shape[1]) if multi_label else ()
     head = [*COLUMNS, *(f"top{k}_{what}" for k in range(1, count + 1) for what in ("name", "probability"))]
     head += [f"{CLASS_COLUMN}{name(label)}" for label in classes]
-    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    text = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}  # a path may be no UTF-8
+    with atomic_path(path) as temporary, open(temporary, "w", **text) as file:
         writer = csv.writer(file)
         writer.writerow(head)
         for i, sample in enumerate(samples):
@@ -158,7 +159,7 @@ def write_submission(path: str, samples: "Sequence[Sample]", scores: "Tensor", n
         names: K class names in label order; None writes labels instead.
     """
     best = scores.topk(min(TOP, scores.shape[1]), dim=1).indices.tolist()
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
         for sample, labels in zip(samples, best, strict=True):
             video = os.path.splitext(os.path.basename(sample.path))[0]
             file.write(";".join([video, *(names[k] if names else str(k) for k in labels)]) + "\n")

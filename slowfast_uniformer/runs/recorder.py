@@ -1,7 +1,7 @@
 """A run's metrics: metrics.jsonl, log lines, TensorBoard and a tracker, all from one `Recorder.write`.
 
 metrics.jsonl in OUTPUT_DIR is the record: one JSON object a line with `step`, `split` (a key of `SECTIONS`) and
-metrics; a value that is not finite is null there. The others show the same values.
+metrics; a value that is not finite is null there. The others show the same values, and their faults do not end a run.
 """
 
 import errno
@@ -9,8 +9,11 @@ import json
 import logging
 import math
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
@@ -19,17 +22,17 @@ from fvcore.common.config import CfgNode
 
 from slowfast_uniformer.config.keys import flatten
 from slowfast_uniformer.config.load import difference
+from slowfast_uniformer.distributed import signals
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.paths import atomic_write
-from slowfast_uniformer.runs import figures
+from slowfast_uniformer.runs import figures, trackers
 from slowfast_uniformer.runs.files import Row, append_json_lines
-from slowfast_uniformer.runs.trackers import Tracker
 
 logger = logging.getLogger(__name__)
 # TensorBoard's section of each split. It sorts sections by name, so "watch", of performance, comes last.
 SECTIONS = {"train_iter": "train", "train_epoch": "train_epoch", "val_epoch": "val", "test_final": "test"}
 WATCHED = {"clips_per_second", "data_wait_percent", "memory_mb", "skipped_steps", "bad_videos"}
-NOT_DRAWN = {"step", "split", "epoch", "iter", "iters", "eta_seconds", "num_videos"}
+NOT_DRAWN = {"step", "split", "epoch", "iter", "iters", "eta_seconds", "num_videos", "num_labelled"}
 # The log line of each split: how it begins, and the columns it shows. The other columns are in metrics.jsonl.
 LINES = {
     "train_iter": ("epoch {epoch} [{iter}/{iters}]", "loss top1_acc lr clips_per_second eta_seconds"),
@@ -51,6 +54,7 @@ HPARAMS = (
     "RNG_SEED"
 ).split()
 HPARAM_SECTIONS = ("MODEL", "UNIFORMER", "UNIFORMERV2", "SOLVER", "AUG", "MIXUP", "BN")
+_warned: set[tuple[str, str]] = set()  # (OUTPUT_DIR, what failed): training and test warn once together
 
 
 def _to_json(value: Any) -> Any:
@@ -86,14 +90,16 @@ class Recorder:
     """
 
     def __init__(self, output_dir: str, tensorboard: bool, rank: int, tracker: str = ""):
+        self.output_dir = output_dir
         self.path = os.path.join(output_dir, "metrics.jsonl")
         self.folder = os.path.join(output_dir, "tensorboard")
         self.main = rank == 0
         self.tensorboard = tensorboard and self.main
-        self._tracker = Tracker(tracker if self.main else "", output_dir)
+        self._tracker = trackers.Tracker(tracker if self.main else "", output_dir)
         self._writer: Any = None
         self._unwritten: list[Row] = []  # rows that found no disk space
         self._purge_step: int | None = None
+        self._folder_failed = False
 
     def write(self, step: int, metrics: Row) -> None:
         """Record metrics after optimizer step `step`.
@@ -121,7 +127,8 @@ class Recorder:
             self._draw("add_scalar", tag, math.nan if value is None else value, step)
         self._draw("flush")
         finite = {tag: value for tag, value in drawn.items() if value is not None}
-        self._tracker.write({"step": step, "figures": finite})
+        with self.optional("the tracker"):
+            self._tracker.write({"step": step, "figures": finite})
 
     def _record(self, *rows: Row) -> None:
         """Append rows to metrics.jsonl, after those that a full disk has kept from it before."""
@@ -133,7 +140,8 @@ class Recorder:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise UserError(f"OUTPUT_DIR: cannot write {self.path}: {error.strerror}") from None
-            logger.warning("no disk space for %s: %d rows wait for it", self.path, len(self._unwritten))
+            if len(self._unwritten) == len(rows):  # the first that waits
+                logger.warning("no disk space for %s: its rows wait for it", self.path)
 
     def resume(self, step: int, epochs: int) -> None:
         """Remove rows of training after `step` and of validation after `epochs` epochs: a run that continues there
@@ -141,11 +149,29 @@ class Recorder:
         if not self.main:
             return
         self.close()
+        _warned.difference_update([key for key in _warned if key[0] == self.output_dir])
+        trackers.failed.discard(self.output_dir)
         self._purge_step = step + 1
         if os.path.isfile(self.path):
             with open(self.path, encoding="utf-8") as file:
                 kept = [line for line in file if _is_kept(line, step, epochs)]
             atomic_write(self.path, "".join(kept))
+
+    @contextmanager
+    def optional(self, what: str) -> Iterator[None]:
+        """A block without which the run goes on, whatever it raises. The first fault of each `what` is a warning."""
+        try:
+            yield
+        except (KeyboardInterrupt, signals.Interrupted):
+            raise
+        except BaseException as error:
+            cause = " ".join(f"{type(error).__name__}: {error}".split())
+            self._warn(what, f"{what} cannot be written ({cause}); the run goes on, and later faults are not reported")
+
+    def _warn(self, what: str, message: str) -> None:
+        if self.main and (self.output_dir, what) not in _warned:
+            _warned.add((self.output_dir, what))
+            logger.warning("%s", message)
 
     # --------------------------------------------------------------------------------------- TensorBoard
     def _summary_writer(self) -> Any:
@@ -153,22 +179,31 @@ class Recorder:
         if self.tensorboard and self._writer is None:
             try:
                 from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                logger.warning("no TensorBoard: install tensorboard, or set TENSORBOARD.ENABLE False")
+            except Exception as error:  # versions that do not fit together raise others than ImportError
+                remedy = "install tensorboard, or set TENSORBOARD.ENABLE False"
+                self._warn("TensorBoard", f"no TensorBoard ({error}): {remedy}")
                 self.tensorboard = False
                 return None
+            _silence_writer_threads()
             self._writer = SummaryWriter(self.folder, purge_step=self._purge_step)
+            self._purge_step = None  # a writer after this one, where this one fails, hides nothing
         return self._writer
 
     def _draw(self, method: str, *arguments: Any, **options: Any) -> None:
-        """Call a method of the SummaryWriter, or of an attribute of it. Without disk space nothing is drawn; later
-        calls begin a new file."""
-        try:
-            if not self._unwritten and (writer := self._summary_writer()):
-                attrgetter(method)(writer)(*arguments, **options)
-        except OSError as error:
-            self._writer = None
-            logger.warning("TensorBoard lacks a value or picture: %s", error)
+        """Call a method of the SummaryWriter, or of an attribute of it. While the folder cannot be written nothing is
+        drawn; later calls begin a new file."""
+        if self._unwritten or not self.tensorboard:
+            return
+        with self.optional("TensorBoard"):
+            try:
+                if self._folder_failed:
+                    _probe(self.folder)
+                self._folder_failed = False
+                if writer := self._summary_writer():
+                    attrgetter(method)(writer)(*arguments, **options)
+            except OSError:
+                self._writer, self._folder_failed = None, True
+                raise
 
     def text(self, tag: str, markdown: str, step: int = 0) -> None:
         self._draw("add_text", tag, markdown, step)
@@ -176,17 +211,19 @@ class Recorder:
     def config(self, cfg: CfgNode) -> None:
         """Show the resolved config, and list the run in TensorBoard's table of hyperparameters and final metrics."""
         values = dict(flatten(cfg))
-        self._tracker.write({"config": values})
+        with self.optional("the tracker"):
+            self._tracker.write({"config": values})
         self.text("config", f"```yaml\n{cfg.dump()}```")
-        if not self._summary_writer():
+        if not self.tensorboard:  # also where it is not installed
             return
-        from torch.utils.tensorboard.summary import hparams
-
         other = {key: value for key, value in difference(cfg).items() if key.split(".")[0] in HPARAM_SECTIONS}
         shown = {key: values[key] for key in HPARAMS} | other
         row = {key: value if type(value) in (int, float) else str(value) for key, value in shown.items()}
-        # Without torch's summary of an experiment, which would give all runs the columns of the first
-        self._draw("file_writer.add_summary", hparams(row, {})[1])
+        with self.optional("TensorBoard"):
+            from torch.utils.tensorboard.summary import hparams
+
+            # Without torch's summary of an experiment, which would give all runs the columns of the first
+            self._draw("file_writer.add_summary", hparams(row, {})[1])
 
     def confusion(self, section: str, matrix: np.ndarray, names: figures.Names, step: int) -> None:
         """Draw a confusion matrix of counts.
@@ -198,20 +235,28 @@ class Recorder:
             names: K class names in label order, or None.
             step: optimizer steps done.
         """
-        self._draw("add_figure", f"{section}/confusion", figures.draw_confusion(matrix, names), step)
+        with self.optional("the confusion matrix"):
+            self._image(f"{section}/confusion", figures.pixels(figures.draw_confusion(matrix, names)), step)
 
     def per_class(self, section: str, accuracy: np.ndarray, names: figures.Names, step: int) -> None:
         """Draw the accuracies (K,) of classes in per cent; nan is left out."""
-        self._draw("add_figure", f"{section}/per_class", figures.draw_per_class(accuracy, names), step)
+        with self.optional("the per-class accuracy"):
+            self._image(f"{section}/per_class", figures.pixels(figures.draw_per_class(accuracy, names)), step)
 
     def pr_curve(self, section: str, name: str, truth: np.ndarray, probability: np.ndarray, step: int) -> None:
         """Draw the precision-recall curve of a class: (V,) bool, whether it is a label of each video, and (V,)
         probabilities, 0 for videos that failed."""
-        self._draw("add_pr_curve", f"{section}/{name}", truth, probability, step)
+        shown = " ".join(name.split())[:100]
+        self._draw("add_pr_curve", f"{section}/{shown}", truth, probability, step)
 
     def clips(self, section: str, clips: Sequence, predictions: figures.Predictions, step: int) -> None:
         """Draw uint8 clips (T, H, W, 3), and above each (true class, predicted class, probability of that)."""
-        self._draw("add_image", f"{section}/clips", figures.draw_clips(clips, predictions), step, dataformats="HWC")
+        with self.optional("the clips"):
+            self._image(f"{section}/clips", figures.draw_clips(clips, predictions), step)
+
+    def _image(self, tag: str, picture: np.ndarray, step: int) -> None:
+        """Draw (H, W, 3) uint8."""
+        self._draw("add_image", tag, picture, step, dataformats="HWC")
 
     def embedding(self, section: str, features: Any, names: Sequence[str], pictures: Any, step: int) -> None:
         """Show features (N, C) of clips in the projector, with class names and pictures (N, 3, H, W), 0 to 1."""
@@ -225,7 +270,8 @@ class Recorder:
         if self._writer is not None:
             self._draw("close")
             self._writer = None
-        self._tracker.close()
+        with self.optional("the tracker"):
+            self._tracker.close()
 
 
 def _is_kept(line: str, step: int, epochs: int) -> bool:
@@ -236,3 +282,27 @@ def _is_kept(line: str, step: int, epochs: int) -> bool:
     if row["split"] == "val_epoch":
         return row["epoch"] <= epochs
     return row["step"] <= step or row["split"] == "test_final"
+
+
+def _probe(folder: str) -> None:
+    """Raise OSError where a file in `folder` cannot be written."""
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, f".{os.getpid()}.probe")
+    try:
+        with open(path, "wb") as file:
+            file.write(bytes(1 << 16))
+    finally:
+        with suppress(OSError):
+            os.remove(path)
+
+
+@lru_cache
+def _silence_writer_threads() -> None:
+    """Print no traceback of TensorBoard's writing threads: their faults are raised again by the next call."""
+    show = threading.excepthook
+
+    def hook(fault: threading.ExceptHookArgs) -> None:
+        if not type(fault.thread).__module__.startswith("tensorboard."):
+            show(fault)
+
+    threading.excepthook = hook

@@ -26,6 +26,7 @@ from slowfast_uniformer.runs.files import Row
 logger = logging.getLogger(__name__)
 PROJECT = "slowfast_uniformer"  # unless WANDB_PROJECT or MLFLOW_EXPERIMENT_NAME says otherwise
 SHUTDOWN_TIMEOUT = 30.0  # seconds that a tracker has at the end to take what is left
+failed: set[str] = set()  # OUTPUT_DIRs whose tracker has failed: a test does not try again what the training gave up
 
 
 class Tracker:
@@ -46,7 +47,7 @@ class Tracker:
 
     def write(self, row: Row) -> None:
         """Send a JSON object: `config` (values by key), or `step` and `figures` (numbers by tag)."""
-        if not self.kind:
+        if not self.kind or self.output_dir in failed:
             return
         line = json.dumps(row).encode() + b"\n"
         try:
@@ -87,7 +88,8 @@ class Tracker:
             with suppress(OSError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-        self.kind, self._process = "", None
+        failed.add(self.output_dir)
+        self._process = None
 
 
 # ------------------------------------------------------------------------------------- the tracker's process

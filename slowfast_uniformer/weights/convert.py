@@ -11,6 +11,7 @@ from slowfast_uniformer.paths import atomic_path
 from slowfast_uniformer.runs import checkpoints
 from slowfast_uniformer.weights.files import METADATA_KEYS
 from slowfast_uniformer.weights.load import dropped_summary, read_weights
+from slowfast_uniformer.wording import counted
 
 
 def convert(source: str, target: str) -> list[str]:
@@ -47,7 +48,7 @@ def convert(source: str, target: str) -> list[str]:
     size = sum(value.numel() for value in tensors.values())
     details = [*dropped_summary(weights.dropped), *(f"{key}: {value}" for key, value in weights.vit_variant.items())]
     return [
-        f"{source}: {weights.checkpoint_format}",
-        f"  {len(tensors)} tensors, {size / 1e6:.2f} M numbers, to {target}",
+        f"{source}: {weights.checkpoint_format}" if weights.checkpoint_format else source,
+        f"  {counted(len(tensors), 'tensor')}, {size / 1e6:.2f} M numbers, to {target}",
         *(f"  {line}" for line in details),
     ]

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from slowfast_uniformer import paths
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.runs import checkpoints
 from slowfast_uniformer.weights.registry import find_weights
@@ -83,7 +84,8 @@ def _read_torch(path: str) -> object:
     try:
         # Training scripts keep their arguments next to the weights as a Namespace, which holds only values.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            mmap = zipfile.is_zipfile(path) and paths.is_utf_8(path)  # torch maps files of such names only
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # damaged files raise nearly anything
         needed = re.search(r"GLOBAL (\S+)", str(error))
         if needed:

@@ -23,7 +23,7 @@ class Weights:
     """The tensors of a checkpoint under this program's parameter names.
 
     Attributes:
-        checkpoint_format: the program that the names are of.
+        checkpoint_format: the other program that the names are of; "" for this one and the releases.
         tensors: name -> tensor on the CPU.
         dropped: name in the file -> why it was left out.
         vit_variant: keys of UNIFORMERV2 (ACTIVATION, LAYER_SCALE, LN_PRE, NORM_EPS) -> what the image ViT has.
@@ -56,7 +56,7 @@ def convert_format(tensors: Mapping[str, Tensor], hints: Mapping[str, Any] | Non
     for marker, convert in _FORMATS:
         if any(re.search(marker, name) for name in tensors):
             return convert(dict(tensors), hints or {})
-    return Weights("names of this program and the releases", dict(tensors))
+    return Weights("", dict(tensors))
 
 
 def _rename(tensors: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:

@@ -12,14 +12,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from slowfast_uniformer.data.classes import comparable, differences, read_class_names, visible
+from slowfast_uniformer.data.list_text import read_text
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.models import layers
 from slowfast_uniformer.models.registry import require
+from slowfast_uniformer.runs.log import Phase
 from slowfast_uniformer.weights.files import first_few, read_tensors
 from slowfast_uniformer.weights.formats import Weights, convert_format
 from slowfast_uniformer.weights.registry import find_weights
+from slowfast_uniformer.wording import counted
 
 MAPS = Path(__file__).parents[1] / "labels"  # published maps from one data set's classes to another's
+_NEW = "To start with a new classifier, set MODEL.INIT_HEAD new"
+_NEW_OR_ROWS = f"{_NEW}; to take the rows of some classes, MODEL.INIT_HEAD map:FILE"
+
+
+class ClassesDiffer(UserError):
+    """The classifier of a checkpoint is for other classes, or not there."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,7 @@ class LoadSummary:
     def __str__(self) -> str:
         changes = {"inflated": self.inflated, "resized": self.resized, "remapped": self.remapped}
         changed = "".join(f"; {len(names)} {what}" for what, names in changes.items() if names)
-        lines = [f"{self.checkpoint_format}: {len(self.loaded)} tensors loaded"]
+        lines = [f"{self.checkpoint_format or 'weights'}: {counted(len(self.loaded), 'tensor')} loaded"]
         lines[0] += f" ({self.fraction:.1%} of the parameters{changed})"
         lines += [f"{len(self.missing)} missing ({first_few(self.missing)})"] if self.missing else []
         lines += [f"{len(self.unexpected)} unexpected ({first_few(self.unexpected)})"] if self.unexpected else []
@@ -91,7 +101,8 @@ def read_weights(name: str) -> Weights:
     Raises:
         UserError: as `files.read_tensors` and `formats.convert_format`.
     """
-    tensors, metadata = read_tensors(name)
+    with Phase(f"read {name}"):
+        tensors, metadata = read_tensors(name)
     try:
         weights = convert_format(tensors, {} if "://" in name else _hints(find_weights(name)))
     except UserError as error:
@@ -120,6 +131,7 @@ def load_weights(
     class_names: Sequence[str] | None = None,
     allow: Sequence[str] = (),
     source: str = "checkpoint",
+    head_remedy: str = "",
 ) -> LoadSummary:
     """Copy weights into a model, all or none.
 
@@ -135,9 +147,11 @@ def load_weights(
         class_names: the classes of the model in label order.
         allow: patterns, as of file names, of parameters that may be missing or unexpected.
         source: what error messages call the checkpoint.
+        head_remedy: what they advise where the classifier does not fit; "" is MODEL.INIT_HEAD.
 
     Raises:
-        UserError: names or shapes do not agree; names the first of them.
+        UserError: names or shapes do not agree; names the first of them. It is `ClassesDiffer` where the classifier
+            alone does not fit.
     """
     if not isinstance(weights, Weights):
         weights = Weights("state dict", dict(weights))
@@ -149,10 +163,10 @@ def load_weights(
     if init_head == "new":
         dropped |= dict.fromkeys(head_names, "the classifier")
         given = {name: value for name, value in given.items() if name not in head_names}
-    elif rows := _head_rows(init_head, weights.class_names, class_names, source):
+    elif rows := _head_rows(init_head, weights.class_names, class_names, source, head_remedy):
         given |= {name: _take_rows(given[name], rows, name, source) for name in head_names}
         remapped = head_names
-    _check_classes(own, given, heads, source)
+    _check_classes(own, given, heads, source, head_remedy)
     center = getattr(model, "inflates_center", False)
     fitted: dict[str, Tensor] = {}
     changes: dict[str, list[str]] = collections.defaultdict(list)
@@ -182,7 +196,7 @@ def load_weights(
             f"{name}: {tuple(given[name].shape)} for {tuple(own[name].shape)}" for name in changes["shape mismatch"]
         ],
     }
-    _check_fit(faults, heads, source)
+    _check_fit(faults, heads, source, head_remedy)
     model.load_state_dict(fitted, strict=False)
     return summary
 
@@ -203,25 +217,26 @@ def _fit(name: str, value: Tensor, shape: torch.Size, center: bool) -> tuple[Ten
 
 # ----------------------------------------------------------------------------------------------- classifier
 def _head_rows(
-    init_head: str, theirs: Sequence[str] | None, ours: Sequence[str] | None, source: str
+    init_head: str, theirs: Sequence[str] | None, ours: Sequence[str] | None, source: str, remedy: str
 ) -> list[int] | None:
     """Which row of the checkpoint's classifier each class here takes; None takes them as they are."""
     if init_head.startswith("map:"):
         return head_map(init_head.removeprefix("map:"), ours)
-    if not theirs or not ours or list(theirs) == list(ours):
+    if not theirs or not ours or comparable(theirs) == comparable(ours):
         return None
-    return _rows_by_name(theirs, ours, source)
+    return _rows_by_name(theirs, ours, source, remedy)
 
 
-def _rows_by_name(theirs: Sequence[str], ours: Sequence[str], source: str) -> list[int]:
-    rows = {name: row for row, name in enumerate(theirs)}
-    if unknown := [name for name in ours if name not in rows]:
-        raise UserError(
-            f"{source}: its class names differ from the data's: it has no {first_few(unknown)}. Correct "
-            "DATA.CLASS_NAMES if they are the same classes, name the rows to take with MODEL.INIT_HEAD "
-            "map:FILE, or start with a new classifier, MODEL.INIT_HEAD new"
+def _rows_by_name(theirs: Sequence[str], ours: Sequence[str], source: str, remedy: str) -> list[int]:
+    rows = {name: row for row, name in enumerate(comparable(theirs))}
+    names = comparable(ours)
+    if unknown := [visible(name) for name in names if name not in rows]:
+        raise ClassesDiffer(
+            f"{source}: its class names differ from the data's: it has no {first_few(unknown)} "
+            f"({differences(theirs, ours)}). If they are the same classes, correct DATA.CLASS_NAMES. "
+            f"{remedy or _NEW_OR_ROWS}"
         )
-    return [rows[name] for name in ours]
+    return [rows[name] for name in names]
 
 
 def head_map(spec: str, class_names: Sequence[str] | None = None) -> list[int]:
@@ -244,20 +259,22 @@ def head_map(spec: str, class_names: Sequence[str] | None = None) -> list[int]:
             raise UserError(
                 f"MODEL.INIT_HEAD: no file {spec!r}, nor a published map of that name ({', '.join(sorted(known))})"
             )
-        content, where = path.read_text(encoding="utf-8"), str(path)
+        content, where = read_text(str(path), "MODEL.INIT_HEAD map"), str(path)
     try:
         entries = json.loads(content)
     except ValueError:
         if content.lstrip().startswith("["):
             raise UserError(f"{where}: not a JSON list") from None
-        entries = [line.strip() for line in content.splitlines() if line.strip()]
+        entries = {}
+    if isinstance(entries, dict):  # of label to name or name to label, or text
+        entries = read_class_names(where)
     if all(isinstance(entry, int) and not isinstance(entry, bool) and entry >= 0 for entry in entries):
         return list(entries)
     if not all(isinstance(entry, str) for entry in entries):
         raise UserError(f"{where}: must hold row numbers (0 or more) or class names, and not both")
     if not class_names:
         raise UserError(f"{where}: holds class names, but the data has none; set DATA.CLASS_NAMES")
-    return _rows_by_name(entries, class_names, where)
+    return _rows_by_name(entries, class_names, where, f"Correct {where} otherwise")
 
 
 def _take_rows(value: Tensor, rows: list[int], name: str, source: str) -> Tensor:
@@ -269,13 +286,12 @@ def _take_rows(value: Tensor, rows: list[int], name: str, source: str) -> Tensor
     return value[rows]
 
 
-def _check_classes(own: Mapping, given: Mapping, heads: tuple[str, ...], source: str) -> None:
+def _check_classes(own: Mapping, given: Mapping, heads: tuple[str, ...], source: str, remedy: str) -> None:
     for name in own:
         if name.startswith(heads) and name in given and given[name].shape[:1] != own[name].shape[:1]:
-            raise UserError(
-                f"{source} has {len(given[name])} classes, but MODEL.NUM_CLASSES is {len(own[name])}. "
-                "To start with a new classifier, set MODEL.INIT_HEAD new; to take the rows of some classes, "
-                "MODEL.INIT_HEAD map:..."
+            raise ClassesDiffer(
+                f"{source} has {counted(len(given[name]), 'class')}, but MODEL.NUM_CLASSES is {len(own[name])}. "
+                f"{remedy or _NEW_OR_ROWS}"
             )
 
 
@@ -283,11 +299,11 @@ def _not_allowed(names: Sequence[str], allow: Sequence[str]) -> list[str]:
     return [name for name in names if not any(fnmatch.fnmatchcase(name, pattern) for pattern in allow)]
 
 
-def _check_fit(faults: Mapping[str, list[str]], heads: tuple[str, ...], source: str) -> None:
+def _check_fit(faults: Mapping[str, list[str]], heads: tuple[str, ...], source: str, head_remedy: str) -> None:
     found = [f"{len(names)} {what} ({first_few(names)})" for what, names in faults.items() if names]
     if not found:
         return
-    remedy = "MODEL.MODEL_NAME and its section must describe the model that was trained"
+    message = f"{source} does not match the model: {'; '.join(found)}"
     if faults["missing"] and all(name.startswith(heads) for name in faults["missing"]):
-        remedy = "to start with a new classifier, set MODEL.INIT_HEAD new"
-    raise UserError(f"{source} does not match the model: {'; '.join(found)}; {remedy}")
+        raise ClassesDiffer(f"{message}. {head_remedy or _NEW}")
+    raise UserError(f"{message}; MODEL.MODEL_NAME and its section must describe the model that was trained")

@@ -16,7 +16,8 @@ from slowfast_uniformer.analysis import video_scan
 from slowfast_uniformer.analysis.dataset_check import FAULTS, NOTES, check
 from slowfast_uniformer.analysis.video_scan import examine
 from slowfast_uniformer.config.load import load_config
-from slowfast_uniformer.data.bad_videos import BadVideos
+from slowfast_uniformer.data import processes
+from slowfast_uniformer.data.bad_videos import BadVideo, BadVideos, file_state
 from slowfast_uniformer.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -64,14 +65,14 @@ def variable(path: Path) -> None:
 
 # What is done to a copy of a good video, and what is to be found.
 FAULTY_VIDEOS = {
-    "truncated.mp4": (lambda path: shorten(path, 0.6), {"unreadable"}),
+    "truncated.mp4": (lambda path: shorten(path, 0.6), {"incomplete"}),
     "header_only.mp4": (lambda path: shorten(path, 0.01), {"unreadable"}),
     "empty.mp4": (lambda path: path.write_bytes(b""), {"unreadable"}),
     "text.mp4": (lambda path: path.write_text("404 not found"), {"unreadable"}),
     "missing.mp4": (lambda path: path.unlink(), {"unreadable"}),
     "folder.mp4": (lambda path: (path.unlink(), path.mkdir()), {"unreadable"}),
     "sound.mp4": (lambda path: write_audio(path), {"unreadable"}),
-    "lost_inside.mp4": (lost_inside, {"unreadable"}),
+    "lost_inside.mp4": (lost_inside, {"incomplete"}),
     "zeros_inside.mp4": (zeros_inside, {"damaged"}),
     "short.mp4": (lambda path: write_video(path, **{**SMALL, "frames": 3}), {"short"}),
     "large.mp4": (lambda path: write_video(path, **{**SMALL, "size": (160, 120)}), {"odd"}),
@@ -109,9 +110,10 @@ def test_every_fault_is_found_and_nothing_else(data, cfg):
     rows = list(csv.DictReader(Path(cfg.OUTPUT_DIR, "check_dataset.csv").open(newline="")))
     assert {(row["split"], int(row["line"]), row["finding"]) for row in rows} == expected
     assert all(row["path"] and row["detail"] for row in rows)
-    bad = {Path(path).name: cause for path, cause in BadVideos(cfg.OUTPUT_DIR).causes.items()}
+    bad = {Path(path).name: video for path, video in BadVideos(cfg.OUTPUT_DIR).videos.items()}
     assert set(bad) == {name for name, (_, findings) in FAULTY_VIDEOS.items() if "unreadable" in findings}
-    assert "No such file" in bad["missing.mp4"] and "no video stream" in bad["sound.mp4"]
+    assert "No such file" in bad["missing.mp4"].cause and "no video stream" in bad["sound.mp4"].cause
+    assert bad["missing.mp4"].state is None and bad["sound.mp4"].state == file_state(bad["sound.mp4"].path)
 
 
 def test_good_data_has_no_findings_though_val_and_test_are_the_same(cfg):
@@ -194,7 +196,7 @@ def crash(job):
 
 def test_a_reading_process_that_dies_is_reported(data, cfg, monkeypatch):
     line = append(data, "val", "crash.mp4 1")
-    monkeypatch.setattr(video_scan, "get_context", lambda _: multiprocessing.get_context("fork"))
+    monkeypatch.setattr(processes, "get_context", lambda _: multiprocessing.get_context("fork"))
     monkeypatch.setattr(video_scan, "examine", crash)
     [finding] = check(cfg, ["val"], workers=2).findings
     assert finding[:2] == ("val", line) and "the process that reads it crashes" in finding.detail
@@ -204,11 +206,11 @@ def test_videos_noted_in_training_stay_until_they_are_read(data, cfg):
     readable = str(data / "videos" / (data / "train.csv").read_text().split()[0])
     os.makedirs(cfg.OUTPUT_DIR)
     for path in (readable, "elsewhere.mp4"):
-        BadVideos(cfg.OUTPUT_DIR).add(path, "could not be read")
+        BadVideos(cfg.OUTPUT_DIR).add(BadVideo(path, "could not be read"))
     check(cfg, ["train"], workers=0, fast=True)
-    assert set(BadVideos(cfg.OUTPUT_DIR).causes) == {readable, "elsewhere.mp4"}
+    assert set(BadVideos(cfg.OUTPUT_DIR).videos) == {readable, "elsewhere.mp4"}
     check(cfg, ["train"], workers=0)
-    assert set(BadVideos(cfg.OUTPUT_DIR).causes) == {"elsewhere.mp4"}
+    assert set(BadVideos(cfg.OUTPUT_DIR).videos) == {"elsewhere.mp4"}
 
 
 def test_folders_of_frames(demo, tiny, tmp_path):
@@ -249,7 +251,9 @@ def run_check(command, tiny, data):
 
 def test_exit_status_and_summary(run_check, data):
     status, out, _ = run_check()
-    assert status == 0 and "25 files" in out and "nothing found" in out
+    assert status == 0 and out.startswith("25 files\n") and "nothing found" in out
+    assert "each with 2 videos" in out and "to 2 videos" in out
+    assert run_check()[1].startswith("25 files, all read before\n")
     write_video(data / "videos" / "short.mp4", **{**SMALL, "frames": 3})
     append(data, "train", "short.mp4 2")
     status, out, _ = run_check()

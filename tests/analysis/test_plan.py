@@ -127,7 +127,7 @@ def test_videos_from_the_list_the_option_or_the_data_set(tiny, demo, tmp_path):
     assert plan.count_videos(load_config(None, [*tiny, *there]), None)[0] == 168_913
     with pytest.raises(UserError, match="'mine' is not known. Give --videos"):
         plan.count_videos(load_config(None, [*tiny, *there[:1], str(tmp_path / "mine")]), None)
-    with pytest.raises(UserError, match="5 videos .--videos. are fewer than a batch of 8"):
+    with pytest.raises(UserError, match="5 videos .--videos.: fewer than a batch of 8"):
         plan.count_steps(cfg, *plan.count_videos(cfg, 5))
 
 
@@ -352,7 +352,7 @@ def test_the_command(capsys, tiny):
     own = ["--nodes", 2, "--gpus-per-node", 4, "--videos", 100, "--gpu-memory", 80, "--gpu-tflops", 50]
     command("--cfg", RECIPE, *own, *tiny)
     out = capsys.readouterr().out
-    assert "Uniformer on 8 GPUs of 2 machine(s), ddp" in out and "peak of a step" in out
+    assert "Uniformer on 8 GPUs of 2 machines, ddp" in out and "peak of a step" in out
     assert out.splitlines()[-1].startswith("FITS the GPU's memory")
     command("--json", "--cfg", RECIPE, *own, *tiny)
     assert json.loads(capsys.readouterr().out)["gpus"] == 8

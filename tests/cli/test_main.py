@@ -4,16 +4,19 @@ import ast
 import inspect
 import json
 import os
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, exit_status, tiny_overrides
 
 import slowfast_uniformer
 from slowfast_uniformer.cli import common, explain, export, main, plan, train
+from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.errors import LostRankError
+from slowfast_uniformer.runs.log import Phase
 
 HEAVY = (
     "torch torchvision pytorchvideo timm torchmetrics matplotlib tensorboard numpy pandas PIL av tqdm jinja2 "
@@ -168,6 +171,63 @@ def test_a_closed_output_ends_with_141():
     assert (done.returncode, done.stdout) == (141, "") and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("redirection", "status", "message"),
+    [
+        (">/dev/full", 2, "error: the output cannot be written: No space left on device\n"),
+        ("2>/dev/full", 0, ""),
+        (">&- 2>&-", 0, ""),
+    ],
+)
+def test_streams_that_cannot_be_written(redirection, status, message):
+    done = subprocess.run(
+        ["bash", "-c", f'exec "$0" -m slowfast_uniformer config {redirection}', sys.executable],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert (done.returncode, done.stderr) == (status, message)
+
+
+def test_an_error_that_is_no_full_disk_is_not_taken_for_one():
+    def fail():
+        raise PermissionError(13, "Permission denied", "x")
+
+    with pytest.raises(PermissionError):
+        common.finish(fail)
+
+
+def test_dashes_before_a_key_are_answered(command):
+    status, _, errors = command("train", "--cfg", "demo/uniformer", "--SOLVER.MAX_EPOCH", 3)
+    assert status == 2 and "without dashes: SOLVER.MAX_EPOCH 3" in errors
+
+
+PATHS = {
+    "predict": ["--checkpoint", "c", "--overlay", "~/x.mp4", "--picture", "~/x.png", "~/$DISK/v.mp4"],
+    "explain": ["--checkpoint", "c", "--output", "~/x", "--tensorboard", "~/x", "~/v.mp4"],
+    "features": ["--checkpoint", "c", "--output", "~/x.parquet", "~/v.mp4"],
+    "export": ["--checkpoint", "c", "--format", "onnx", "--output", "~/x.onnx", "--check", "~/v.mp4"],
+    "report": ["~/run", "--output", "~/x.html"],
+    "lists": ["~/videos", "--out", "~/lists"],
+    "demo-data": ["--out", "~/demo"],
+    "convert": ["~/a.pyth", "~/b.safetensors"],
+    "train": ["--cfg", "~/c.yaml"],
+    "check": ["--cfg", "~/c.yaml"],
+    "slurm": ["--cfg", "~/c.yaml", "--gpus-per-node", "1", "--time", "1:00:00"],
+}
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_command_expands_its_paths(name, monkeypatch):
+    """A shell leaves them in quotes and behind --output=."""
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("DISK", "disk")
+    args = vars(main.load_command(name).parse_args(PATHS[name]))
+    given = sum("~" in word for word in PATHS[name])
+    values = [str(v) for value in args.values() for v in (value if isinstance(value, list) else [value])]
+    assert sum("/home/me/" in value for value in values) == given and not any("~" in value for value in values)
+
+
 @pytest.fixture
 def completed(monkeypatch):
     """Complete a command line with a stand-in for argcomplete; returns the parser that it was given."""
@@ -199,3 +259,35 @@ def test_completion_of_commands(completed):
 def test_completion_of_a_command_s_options(completed, name):
     found = completed(f"uniformer {name} --")
     assert found.parser.prog == f"uniformer {name}" and found.start == "2"
+
+
+PHASES = {
+    "predict": ("predict", 25, ["--checkpoint", "{run}", "{demo}/videos"]),
+    "explain": ("explain", 1, ["--checkpoint", "{run}", "--output", "{out}", "{video}"]),
+    "features": ("features", 1, ["--checkpoint", "{run}", "--workers", "0", "--output", "{out}.parquet", "{video}"]),
+    "check": ("check", 25, ["--cfg", "{run}/config.yaml", "--workers", "0", "--fast"]),
+    "lists": ("look for videos in {demo}/videos", 0, ["{demo}/videos", "--out", "{out}"]),
+    "transcode": ("transcode", 25, ["{demo}/videos", "{out}", "--workers", "0"]),
+    "report": ("write the report", 0, ["{run}", "--output", "{out}.html"]),
+}
+
+
+@pytest.mark.parametrize("name", PHASES)
+def test_what_may_take_minutes_is_a_phase(name, trained, demo, tmp_path, command, monkeypatch):
+    """A `Phase` of the log writes a line a minute."""
+    begun, enter = [], Phase.__enter__
+    monkeypatch.setattr(Phase, "__enter__", lambda phase: (begun.append(phase), enter(phase))[1])
+    run = shutil.copytree(trained, tmp_path / "run")
+    (run / "config.yaml").write_text(load_config(None, tiny_overrides(demo, run)).dump())
+    (run / "metrics.jsonl").write_text('{"step": 1, "split": "test_final", "top1_acc": 50.0}\n')
+    places = {"run": run, "demo": demo, "out": tmp_path / "out", "video": next((demo / "videos").glob("*/*.mp4"))}
+    title, total, words = PHASES[name]
+    status, _, errors = command(name, *(word.format_map(places) for word in words))
+    assert status == 0, errors
+    assert (title.format_map(places), total) in [(phase.title, phase.total) for phase in begun]
+    assert all(phase.done == phase.total and phase._ended.is_set() for phase in begun)
+
+
+def test_the_window_system_that_a_notebook_sets_for_pictures_is_not_needed(monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "module that is not installed")
+    assert exit_status(lambda: int(os.environ["MPLBACKEND"] != "agg")) == 0

@@ -9,6 +9,8 @@ import sys
 import pytest
 from conftest import ROOT
 
+import slowfast_uniformer
+
 TEST_ONLY = ["TRAIN.ENABLE", False]
 
 
@@ -47,19 +49,25 @@ def test_bad_list_lines(lists, run_net, bad, parts):
     message(run_net(lists([bad])), *parts)
 
 
-def test_a_config_in_the_run_s_folder_is_not_overwritten(lists, run_net, tmp_path):
+@pytest.fixture
+def unreadable(tmp_path):
+    """Lines of a list that end a training at its first step."""
+    for k in range(16):
+        (tmp_path / f"bad{k}.mp4").touch()
+    return [f"{tmp_path}/bad{k}.mp4 {k % 8}" for k in range(16)]
+
+
+def test_a_config_in_the_run_s_folder_is_not_overwritten(lists, unreadable, run_net, tmp_path):
     given = tmp_path / "config.yaml"
-    given.write_text("SOLVER: {MAX_EPOCH: 7}\n")
-    lists(["no label"])
-    options = ["NUM_GPUS", 0, "OUTPUT_DIR", tmp_path, "DATA.PATH_TO_DATA_DIR", tmp_path / "lists"]
-    message(run_net(options, str(given)), "train.csv")
-    assert given.read_text() == "SOLVER: {MAX_EPOCH: 7}\n"
-    assert "MAX_EPOCH: 7" in (tmp_path / "config_resolved.yaml").read_text()
+    given.write_text("SOLVER: {MOMENTUM: 0.5}\n")
+    options = [*lists(unreadable), "OUTPUT_DIR", tmp_path]
+    message(run_net(options, str(given)), "DATA.MAX_BAD_FRACTION")
+    assert given.read_text() == "SOLVER: {MOMENTUM: 0.5}\n"
+    assert "MOMENTUM: 0.5" in (tmp_path / "config_resolved.yaml").read_text()
 
 
-def test_departures_from_a_recipe_are_logged_once(lists, run_net, tmp_path):
-    lists(["no label"])
-    options = ["NUM_GPUS", 0, "OUTPUT_DIR", tmp_path, "DATA.PATH_TO_DATA_DIR", tmp_path / "lists"]
+def test_departures_from_a_recipe_are_logged_once(lists, unreadable, run_net, tmp_path):
+    options = [*lists(unreadable), "OUTPUT_DIR", tmp_path]
     options += ["RECIPE", "mine", "TRAIN.BATCH_SIZE", 8]
     _, _, errors = run_net(options)
     notes = [line for line in errors.splitlines() if "mine has a global batch of 64" in line]
@@ -78,7 +86,7 @@ def test_missing_and_empty_lists(lists, run_net, tmp_path):
 
 def test_videos_that_are_all_missing_end_a_training(lists, run_net):
     outcome = run_net([*lists([]), "DATA.PATH_PREFIX", "/nowhere"])
-    message(outcome, "10 videos in a row", "/nowhere/", "DATA.PATH_PREFIX")
+    message(outcome, "none is there", "/nowhere/", "DATA.PATH_PREFIX")
 
 
 def test_bad_videos_in_training_are_replaced_counted_and_named(lists, run_net, demo, tmp_path):
@@ -152,6 +160,26 @@ def test_several_machines_need_an_address(tiny, run_net):
     message(run_net(tiny, "--num_shards", "2"), "NUM_SHARDS", "--init_method")
 
 
+def test_a_run_that_begins_anew_says_so_and_how_it_is_continued(tiny, run_net, tmp_path, monkeypatch):
+    from slowfast_uniformer.distributed.signals import Interrupted
+    from slowfast_uniformer.engine import job
+
+    one, anew = [*tiny, "SOLVER.MAX_EPOCH", 1, "TEST.ENABLE", False], ["TRAIN.AUTO_RESUME", False]
+    assert run_net(one)[0] == 0
+    status, _, errors = run_net([*one, *anew])
+    assert status == 0 and f"the files of the former one are now in {tmp_path}/run/before_1" in errors
+    assert "starting from random weights" in errors
+
+    def interrupt(cfg, own):
+        raise Interrupted("a signal has requested a stop")
+
+    monkeypatch.setattr(job, "train", interrupt)
+    assert run_net(one)[2].splitlines()[-1] == "interrupted; the same command continues"
+    status, _, errors = run_net([*one, *anew])
+    assert status == 75
+    assert errors.splitlines()[-1] == "interrupted; the same command with TRAIN.AUTO_RESUME True continues"
+
+
 def test_the_difference_from_the_defaults_is_printed(tiny, run_net):
     _, _, errors = run_net([*tiny, *TEST_ONLY, "MULTIGRID.SHORT_CYCLE", False])
     assert "SOLVER.OPTIMIZING_METHOD: adamw" in errors and "SOLVER.MOMENTUM" not in errors
@@ -181,3 +209,36 @@ def test_two_machines_started_by_hand(tiny, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["split"] for row in rows] == ["train_iter"] * 2 + ["train_epoch", "val_epoch", "test_final"]
     assert "global batch 8 videos" in errors[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("streams", [">&- 2>&-", ">/dev/full 2>/dev/full", "2>&1 | head -n 1"])
+def test_streams_that_cannot_be_written_end_no_training(tiny, tmp_path, streams):
+    command = f'set -o pipefail; "$0" tools/run_net.py --cfg tests/empty.yaml "$@" {streams}'
+    words = ["bash", "-c", command, sys.executable, *map(str, [*tiny, "DATA_LOADER.NUM_WORKERS", 1])]
+    done = subprocess.run(words, capture_output=True, cwd=ROOT)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert done.returncode == 0 and rows[-1]["split"] == "test_final"
+    assert (tmp_path / "run" / "log.txt").read_text().splitlines()[-1].partition("] ")[2].startswith("test  top1")
+    assert (tmp_path / "run" / "checkpoints" / "epoch_00002.pyth").is_file()
+
+
+def test_a_program_without_streams_trains(tiny, tmp_path, monkeypatch):
+    """As under pythonw, and in some servers."""
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    cfg = slowfast_uniformer.load_config(str(ROOT / "tests/empty.yaml"), [*tiny, "SOLVER.MAX_EPOCH", 1])
+    assert slowfast_uniformer.train(cfg)["checkpoint"]
+    assert slowfast_uniformer.test(cfg)["num_videos"] == 9
+
+
+def test_a_run_in_a_folder_whose_name_is_not_utf_8(tiny, run_net, tmp_path, pytestconfig):
+    out = os.fsdecode(bytes(tmp_path) + b"/caf\xe9")
+    options = [*tiny, "OUTPUT_DIR", out]
+    status, _, errors = run_net([*options, "SOLVER.MAX_EPOCH", 1])
+    assert status == 0 and "caf\\udce9" in errors
+    assert run_net(options)[0] == 0  # resumed
+    assert "caf\\udce9" in open(os.path.join(out, "log.txt"), encoding="utf-8").read()
+    assert slowfast_uniformer.load_config(os.path.join(out, "config.yaml")).OUTPUT_DIR == out
+    # pytest-xdist could not send the captured log lines
+    pytestconfig.pluginmanager.get_plugin("logging-plugin").report_handler.reset()

@@ -9,7 +9,7 @@ from conftest import ROOT
 
 from slowfast_uniformer.config import check
 from slowfast_uniformer.config.keys import flatten, get_cfg
-from slowfast_uniformer.config.load import difference, load_config, split_cfg_arguments, to_dict, variant
+from slowfast_uniformer.config.load import difference, load_config, load_recipe, split_cfg_arguments, to_dict, variant
 from slowfast_uniformer.errors import UserError
 
 CPU = ["NUM_GPUS", 0]
@@ -101,7 +101,7 @@ def test_numbers_are_read_as_numbers(tmp_path, text, expected):
         ),
         (["NUM_GPUS", "-1"], ["NUM_GPUS: -1", "0 or more"]),
         (["TRAIN.BATCH_SIZE", "0"], ["TRAIN.BATCH_SIZE: 0", "1 or more"]),
-        (["NUM_GPUS", "3"], ["TRAIN.BATCH_SIZE: 64", "3 device(s)"]),
+        (["NUM_GPUS", "3"], ["TRAIN.BATCH_SIZE: 64", "3 devices"]),
         (["MODEL.ARGS", "null"], ["MODEL.ARGS", "a section"]),
         (["SOLVER.OPTIMIZING_METHOD", "lion"], ["SOLVER.OPTIMIZING_METHOD", "adamw"]),
         (["SOLVER.LR_POLICY", "cosin"], ["SOLVER.LR_POLICY", "'cosin'", "'cosine'"]),
@@ -110,6 +110,7 @@ def test_numbers_are_read_as_numbers(tmp_path, text, expected):
         (["UNIFORMERV2.FUSION", "serial"], ["UNIFORMERV2.FUSION", "'serial'", "'sequential', 'parallel'"]),
         (["TEST.NUM_SPATIAL_CROPS", "2"], ["TEST.NUM_SPATIAL_CROPS", "3"]),
         (["SHARD_ID", "1"], ["SHARD_ID", "NUM_SHARDS"]),
+        (["DATA.MEAN", "[0.5]"], ["DATA.MEAN: [0.5] must be a list of 3 numbers"]),
         (["MULTIGRID.SHORT_CYCLE", "True"], ["MULTIGRID", "not supported"]),
         (["DETECTION.ENABLE", "True"], ["DETECTION", "not supported"]),
         (["TRAIN.CHECKPOINT_TYPE", "caffe2"], ["CHECKPOINT_TYPE", "Caffe2"]),
@@ -131,7 +132,7 @@ def test_bad_values_name_the_key_and_the_remedy(overrides, parts):
         ("- 1", "sections"),
         ("", "sections"),
         ("_BASE_: none.yaml", "none.yaml"),
-        ("_BASE_: base.yaml\nTRAIN: {ENABLE: True}", "sections"),
+        ("_BASE_: base.yaml\nTRAIN: {ENABLE: True}", "TRAIN is a section in one file"),
     ],
 )
 def test_bad_files_are_named(tmp_path, text, part):
@@ -208,6 +209,89 @@ def test_a_warm_up_that_lasts_until_the_end_is_noted(epochs, noted):
 @pytest.mark.parametrize("name", ["2022_01_13", "1e5", "007", "runs/a b"])
 def test_a_name_on_the_command_line_stays_as_it_is(name):
     assert load_config(None, ["OUTPUT_DIR", name, *CPU]).OUTPUT_DIR == name
+
+
+PATH_KEYS = yaml.safe_load((ROOT / "slowfast_uniformer/config/limits.yaml").read_text())["paths"]
+# Keys of text that are no paths; every key of text has to be in one of the two lists, or to have choices.
+OTHER_TEXT = """TRAIN.DATASET TEST.DATASET DATA.PATH_LABEL_SEPARATOR DATA.IMAGE_TEMPLATE AUG.AA_TYPE MODEL.MODEL_NAME
+MODEL.IMPORT UNIFORMERV2.NORM_EPS DIST_BACKEND RECIPE""".split()
+
+
+def test_every_key_of_text_is_a_path_or_known_not_to_be_one():
+    limits = yaml.safe_load((ROOT / "slowfast_uniformer/config/limits.yaml").read_text())
+    texts = {key for key, value in flatten(get_cfg()) if isinstance(value, str)}
+    assert texts == {*PATH_KEYS, *OTHER_TEXT, *(key for key in limits["choices"] if key in texts)}
+
+
+@pytest.mark.parametrize("key", PATH_KEYS)
+def test_home_and_variables_are_expanded_in_every_path(key, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("DISK", "/disk")
+    section, _, name = key.rpartition(".")
+    mark = "map:" if key == "MODEL.INIT_HEAD" else ""
+    line = f"{name}: '{mark}~/$DISK/x'\n"
+    path = write(tmp_path / "c.yaml", f"{section}:\n  {line}" if section else line)
+    flips = ["DATA.RANDOM_FLIP", True]
+    for cfg in (load_config(path, [*CPU, *flips]), load_config(None, [*CPU, *flips, key, f"{mark}~/$DISK/x"])):
+        assert dict(flatten(cfg))[key] == f"{mark}/home/me//disk/x"
+        again = load_config(write(tmp_path / "resolved.yaml", cfg.dump()))  # as the run's config.yaml
+        assert to_dict(again) == to_dict(variant(cfg)) == to_dict(cfg)
+
+
+def test_a_path_with_a_variable_that_is_not_set_is_named_with_its_key(tmp_path, monkeypatch):
+    monkeypatch.delenv("NOT_SET", raising=False)
+    path = write(tmp_path / "c.yaml", "NUM_GPUS: 0\nDATA:\n  PATH_PREFIX: $NOT_SET/videos\n")
+    with pytest.raises(UserError, match="c.yaml, line 3: DATA.PATH_PREFIX: .*the variable NOT_SET is not set"):
+        load_config(path)
+    assert load_config(path, ["DATA.PATH_PREFIX", "videos"]).DATA.PATH_PREFIX == "videos"
+    assert load_recipe(path).DATA.PATH_PREFIX == "$NOT_SET/videos"  # what a run overrides it need not know
+    stored = {"DATA": {"PATH_PREFIX": "$NOT_SET/videos"}}  # of a checkpoint from another machine
+    assert load_config(stored, CPU).DATA.PATH_PREFIX == "$NOT_SET/videos"
+
+
+def test_a_config_file_is_found_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "c.yaml", "RNG_SEED: 5\n")
+    assert load_config("~/c.yaml", CPU).RNG_SEED == 5
+
+
+@pytest.mark.parametrize(
+    "text, parts",
+    [
+        ("solver: {max_epoch: 3}", ["line 1: unknown key solver.max_epoch; the nearest known one is SOLVER.MAX_EPOCH"]),
+        ("SOLVER:\n  MAX_EPOCH:3", ["line 1: unknown key SOLVER: SOLVER is a section", "KEY: value"]),
+        ("SOLVER:\nMAX_EPOCH: 3", ["line 2: unknown key MAX_EPOCH"]),
+        ("SOLVER:\n  - MAX_EPOCH: 3", ["line 1: unknown key SOLVER: SOLVER is a section"]),
+        ("OUTPUT_DIR: ~", ["line 1: OUTPUT_DIR: None is not text"]),
+        ("OUTPUT_DIR: None", ["line 1: OUTPUT_DIR: None is not text"]),
+        ("TRACKER: no", ["TRACKER: False is not text", "quotes"]),
+        ("DATA: {MEAN: [a, b, c]}", ["DATA.MEAN: ['a', 'b', 'c'] is not a list of numbers"]),
+        ("UNIFORMER: {DEPTH: [3.5, 4, 8, 3]}", ["UNIFORMER.DEPTH: [3.5, 4, 8, 3] is not a list of numbers"]),
+        ("UNIFORMER: {QKV_SCALE: abc}", ["UNIFORMER.QKV_SCALE: 'abc' is not a number"]),
+        ("SOLVER: {SPECIAL_LIST: head}", ["SOLVER.SPECIAL_LIST: 'head' is not a list", "['a', 'b']"]),
+    ],
+)
+def test_bad_values_in_files_name_line_and_key(tmp_path, text, parts):
+    with pytest.raises(UserError) as error:
+        load_config(write(tmp_path / "c.yaml", text), CPU)
+    assert all(part in str(error.value) for part in ["c.yaml", *parts]), str(error.value)
+
+
+def test_sections_whose_keys_are_commented_out_are_empty(tmp_path):
+    assert load_config(write(tmp_path / "c.yaml", "SOLVER:\n#  MAX_EPOCH: 3\nTRAIN:\n"), CPU) == load_config(None, CPU)
+
+
+def test_numbers_in_lists_that_yaml_reads_as_text(tmp_path):
+    text = "SOLVER: {LRS: [1, 1e-1, 1e-2], STEPS: [0, '2', 4]}\nUNIFORMER: {DEPTH: ['3', 4.0, 8, 3], QKV_SCALE: 1e-1}\n"
+    cfg = load_config(write(tmp_path / "c.yaml", text), CPU)
+    assert (cfg.SOLVER.LRS, cfg.SOLVER.STEPS) == ([1, 0.1, 0.01], [0, 2, 4])
+    assert (cfg.UNIFORMER.DEPTH, cfg.UNIFORMER.QKV_SCALE) == ([3, 4, 8, 3], 0.1)
+    assert all(type(depth) is int for depth in cfg.UNIFORMER.DEPTH)
+
+
+def test_nothing_is_no_text_where_that_is_the_default(tmp_path):
+    cfg = load_config(write(tmp_path / "c.yaml", "DATA: {PATH_PREFIX: null}\nTRACKER: None\n"), CPU)
+    assert (cfg.DATA.PATH_PREFIX, cfg.TRACKER) == ("", "")
 
 
 def test_pictures_that_are_not_drawn_are_refused():

@@ -29,7 +29,9 @@ def test_recipes_are_those_released():
 def test_a_smoke_config_is_valid_and_tiny(name):
     cfg = load_config(name, runs_here=False)
     small = load_config(name, smoke_overrides(cfg))
-    assert (small.NUM_GPUS, small.SOLVER.MAX_EPOCH, small.RECIPE) == (0, 1, "")
+    assert (small.NUM_GPUS, small.SOLVER.MAX_EPOCH, small.RECIPE) == (0, 1, "") and small.TRAIN.EVAL_PERIOD == 1
+    unvalidated = smoke_overrides(load_config(name, ["TRAIN.EVAL_PERIOD", 0], runs_here=False))
+    assert load_config(name, unvalidated).TRAIN.EVAL_PERIOD == 0
     assert small.OUTPUT_DIR == f"{cfg.OUTPUT_DIR}_small"
     unchanged = ("MODEL_NAME", "NUM_CLASSES", "USE_CHECKPOINT")
     assert [small.MODEL[key] for key in unchanged] == [cfg.MODEL[key] for key in unchanged]

@@ -41,11 +41,11 @@ def test_commas_are_told_from_spaces(tmp_path, text, expected):
 
 def test_a_variable_that_is_not_set_has_a_stand_in(tmp_path, monkeypatch):
     (tmp_path / "train.csv").write_text("d.mp4 0\n")
-    cfg = cfg_for(tmp_path, "DATA.PATH_PREFIX", "${MY_VIDEOS:-data/mine}")
+    keys = ("DATA.PATH_PREFIX", "${MY_VIDEOS:-data/mine}")
     monkeypatch.delenv("MY_VIDEOS", raising=False)
-    assert annotations.load(cfg, "train")[0].path == "data/mine/d.mp4"
+    assert annotations.load(cfg_for(tmp_path, *keys), "train")[0].path == "data/mine/d.mp4"
     monkeypatch.setenv("MY_VIDEOS", "/videos")
-    assert annotations.load(cfg, "train")[0].path == "/videos/d.mp4"
+    assert annotations.load(cfg_for(tmp_path, *keys), "train")[0].path == "/videos/d.mp4"
 
 
 def test_something_something_list(tmp_path):
@@ -70,7 +70,8 @@ def test_something_something_list(tmp_path):
     "text, parts",
     [
         ("a.mp4 0\nb.mp4\n", ["train.csv, line 2", "2 fields", "path label", "b.mp4"]),
-        ("a.mp4;0\n", ["train.csv, line 1", "DATA.PATH_LABEL_SEPARATOR"]),
+        ("a.mp4\n", ["train.csv, line 1", "separated by a space", "Write the label", "DATA.PATH_LABEL_SEPARATOR"]),
+        ("id,label\na,0\n", ["train.csv, line 1", "names the columns", "path and label"]),
         ("a.mp4 3\n", ["train.csv, line 1", "label 3", "0 to 2", "MODEL.NUM_CLASSES"]),
         ("a.mp4 -1\n", ["label -1"]),
         ("a.mp4 cat\n", ["train.csv, line 1", "'cat'", "whole number"]),
@@ -159,18 +160,70 @@ def test_rows_come_with_samples_or_errors(tmp_path):
     assert str(rows[1][1]).startswith(f"{rows[1][0].where}: expected 2 fields")
 
 
-def test_check_of_class_names():
-    annotations.check_same_classes(["a", "b"], ["a", "b"], "x.pyth")
-    annotations.check_same_classes(None, ["a", "b"], "x.pyth")
-    for ours, label in ((["b", "a"], 0), (["a", "c"], 1), (["a"], 1), (["a", "b", "c"], 2)):
-        with pytest.raises(UserError, match=f"x.pyth: its class names differ .* first at label {label}"):
-            annotations.check_same_classes(["a", "b"], ours, "x.pyth")
-
-
 def test_lists_are_read_without_heavy_imports():
-    names = ("annotations", "input_lists", "flip_labels", "shards")
-    modules = ", ".join(f"slowfast_uniformer.data.{name}" for name in names)
+    names = ("annotations", "input_lists", "flip_labels", "list_notes", "shards")
+    modules = ", ".join([*(f"slowfast_uniformer.data.{name}" for name in names), "slowfast_uniformer.engine.preflight"])
     heavy = "[name for name in ('torch', 'numpy', 'av', 'PIL') if name in sys.modules]"
     code = f"import sys, {modules}; print({heavy})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_errors_count_the_lines_like_the_first(tmp_path):
+    (tmp_path / "train.csv").write_text("a.mp4 0\nb.mp4 5\nc.mp4 7\nd.mp4\ne.mp4 9\n")
+    with pytest.raises(UserError, match=r"line 2: label 5 .*\(2 more lines like it, 1 more with other faults\)$"):
+        annotations.load(cfg_for(tmp_path), "train")
+
+
+@pytest.mark.parametrize("split, hint", [("test", True), ("train", False)])
+def test_a_list_without_labels_is_told_of_the_label_for_them(tmp_path, split, hint):
+    for text in ("a.mp4\nb.mp4\n", "my video.mp4\nb.mp4\n", "path,label\na.mp4,\n", "a.mp4,nan\n"):
+        (tmp_path / f"{split}.csv").write_text(text)
+        with pytest.raises(UserError, match=f"{split}.csv, line ") as error:
+            annotations.load(cfg_for(tmp_path), split)
+        assert ("the label -1" in str(error.value)) == hint
+
+
+def test_labels_that_start_at_one(tmp_path):
+    (tmp_path / "train.csv").write_text("a.mp4 1\nb.mp4 2\nc.mp4 3\n")
+    with pytest.raises(UserError, match=r"line 3: label 3 is outside 0 to 2 .*start at 1 instead of 0: subtract 1"):
+        annotations.load(cfg_for(tmp_path), "train")
+
+
+def test_class_names_that_are_numbers(tmp_path):
+    """They are labels where all can be labels, and names where all are names."""
+    (tmp_path / "classes.txt").write_text("001\n002\n007\n")
+    for text, labels in (("a.mp4 007\nb.mp4 001\n", [2, 0]), ("a.mp4 001\nb.mp4 002\n", [1, 2])):
+        (tmp_path / "train.csv").write_text(text)
+        assert [sample.label for sample in annotations.load(cfg_for(tmp_path), "train")] == labels
+
+
+def test_a_list_is_parsed_once_while_it_is_the_same(tmp_path, monkeypatch):
+    (tmp_path / "train.csv").write_text("a.mp4 1\n")
+    first = annotations.load(cfg_for(tmp_path), "train")
+    first.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(annotations, "read_rows", None)
+        assert [s.path for s in annotations.load(cfg_for(tmp_path), "train")] == ["a.mp4"]
+    assert annotations.load(cfg_for(tmp_path, "DATA.PATH_PREFIX", "x"), "train")[0].path == "x/a.mp4"
+    (tmp_path / "train.csv").write_text("b.mp4 1\nc.mp4 2\n")
+    assert [s.path for s in annotations.load(cfg_for(tmp_path), "train")] == ["b.mp4", "c.mp4"]
+
+
+def test_a_template_that_is_no_file_name(tmp_path):
+    cfg = cfg_for(tmp_path, "TRAIN.DATASET", "sth", "DATA.LABEL_PATH_TEMPLATE", "x_{split}.txt")
+    with pytest.raises(UserError, match="DATA.LABEL_PATH_TEMPLATE"):
+        annotations.load(cfg, "train")
+
+
+def test_many_labels_that_are_no_class_names_are_refused_at_once(tmp_path, monkeypatch):
+    """The nearest name of each would take a list of a million lines an hour; it makes no fault another one."""
+    compare, compared = annotations.difflib.get_close_matches, []
+    monkeypatch.setattr(
+        annotations.difflib, "get_close_matches", lambda *args, **options: compared.append(1) or compare(*args, **options)
+    )
+    (tmp_path / "classes.txt").write_text("jump\nrun\nwalk\n")
+    (tmp_path / "train.csv").write_text("".join(f"a.mp4,{'run' if k % 2 else 'zz'}{k}\n" for k in range(1000)))
+    with pytest.raises(UserError, match=r"line 1: label 'zz0' is not .* see classes.txt \(999 more lines like it\)"):
+        annotations.load(cfg_for(tmp_path), "train")
+    assert len(compared) == 100

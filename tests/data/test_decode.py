@@ -1,8 +1,10 @@
 """Reading frames: bit for bit those of decoding everything and counting; and what is said when that fails."""
 
+import errno
 import os
 import sys
-from itertools import count
+from contextlib import suppress
+from itertools import count, islice
 from types import SimpleNamespace
 
 import av
@@ -11,11 +13,11 @@ import pytest
 import video_factory as factory
 from PIL import Image
 
-from slowfast_uniformer.data import sampling
+from slowfast_uniformer.data import ffmpeg_errors, packet_index, sampling
 from slowfast_uniformer.data import video as video_module
-from slowfast_uniformer.data.decode import Video, _Index, _Packet, probe, read_frames
+from slowfast_uniformer.data.decode import Video, probe, read_frames
 from slowfast_uniformer.data.open_video import decoder_class
-from slowfast_uniformer.data.video import FrameFolder, VideoError, VideoInfo
+from slowfast_uniformer.data.video import VideoError, VideoInfo
 from slowfast_uniformer.errors import UserError
 
 # Read without decoding from the start. Of the rest, some are not seekable and some not sound.
@@ -24,6 +26,8 @@ hevc.mp4 hevc_layers.mkv hevc_leading.mp4 vp9.webm vp9_odd_size.webm mpeg4_b_fra
 cut_off.webm fragmented.mp4 live.mkv foreign_tags.mp4 wide_pixels.mp4 ten_bit.mp4 interlaced.mp4 alpha.webm
 two_sizes.webm"""
 
+VP8 = {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "16", "auto-alt-ref": "1"}  # with hidden frames
+
 
 def everything(path, **reformat):
     with av.open(path, metadata_errors="ignore") as container:
@@ -31,6 +35,29 @@ def everything(path, **reformat):
         frames = list(container.decode(video=0))
     reformat = {"width": frames[0].width, "height": frames[0].height} | reformat
     return [np.rot90(f.to_ndarray(format="rgb24", **reformat), round(f.rotation / 90)) for f in frames]
+
+
+def playable(path):
+    """The frames that a player shows, which passes over errors."""
+    frames = []
+    with av.open(path) as container:
+        container.streams.video[0].thread_type = "NONE"
+        with suppress(av.FFmpegError):
+            for packet in container.demux(video=0):
+                with suppress(av.FFmpegError):
+                    frames += [frame.to_ndarray(format="rgb24") for frame in packet.decode()]
+    return frames
+
+
+def assert_exact(path, expected=None):
+    """What is said to be there can be read, and is what a player shows: at once, spread, and each alone."""
+    expected = playable(path) if expected is None else expected
+    count, random = len(expected), np.random.RandomState(0)
+    with Video(path) as opened:
+        assert opened.info.frames == count > 0
+        for indices in [range(count), random.randint(0, count, 5), *([number] for number in range(count)[::-1])]:
+            assert_frames(opened.read(indices), expected, indices)
+    return count
 
 
 @pytest.fixture(scope="module")
@@ -163,18 +190,6 @@ def test_short_side_scales_while_converting(video, name, short_side, stored, sho
     assert_frames(frames, expected, indices)
 
 
-def test_runs_decode_no_packet_twice_and_no_group_for_nothing():
-    # Three groups of five in decoding order; the first frame of the last group is shown before its key frame.
-    times = [0, 2, 1, 4, 3, 5, 7, 6, 9, 8, 11, 10, 13, 12, 14]
-    packets = [_Packet(pts, n, n % 5 == 0, False, 100) for n, pts in enumerate(times)]
-    index = _Index(packets)
-    assert index.runs([3]) == [(0, 4, {3})]
-    assert index.runs([0, 12]) == [(0, 0, {0}), (10, 13, {12})]
-    assert index.runs([3, 5]) == [(0, 5, {3, 5})]  # the next group begins with the next packet
-    assert index.runs([10]) == [(5, 11, {10})]
-    assert index.runs([9, 10, 14]) == [(5, 14, {9, 10, 14})]
-
-
 def test_converts_only_what_is_wanted_and_once(video, monkeypatch):
     converted, rgb = [], Video._to_rgb
     monkeypatch.setattr(Video, "_to_rgb", lambda *arguments: converted.append(arguments) or rgb(*arguments))
@@ -199,14 +214,11 @@ def damaged(folder, number, share=0.0, **settings):
     return factory.damage(path, number, share), sound
 
 
-def test_damage_in_the_middle_costs_its_own_group_only(tmp_path):
+def test_a_damaged_packet_is_passed_over(tmp_path):
     path, sound = damaged(tmp_path, 15)  # groups begin at 0, 12, 23 and so on
-    with Video(path) as opened:
-        assert opened.info.frames == 60
-        with pytest.raises(VideoError, match=f"cannot read {path}: only 15 frames decode: Invalid data"):
-            opened.read([3, 16])
-        for indices in ([14], [0, 13], [25, 59], range(23, 60)):
-            assert_frames(opened.read(indices), sound, indices)
+    assert assert_exact(path) == 59
+    assert_frames(read_frames(path, range(15)), sound, range(15))
+    assert_frames(read_frames(path, range(22, 59)), sound, range(23, 60))
 
 
 def test_a_broken_slice_does_not_spoil_other_frames(tmp_path):
@@ -238,40 +250,208 @@ def test_a_frame_lost_without_a_word_is_an_error_and_shifts_no_other(tmp_path, m
     with Video(path) as opened:
         assert opened.info.frames == 60
         assert_frames(opened.read([3, 13, 15, 59]), left, [3, 13, 14, 58])
-        with pytest.raises(VideoError, match="decoding leaves out 1 frames, first number 14"):
-            opened.read([13, 14, 15])
+        for indices in ([14], [13, 14, 15]):
+            with pytest.raises(VideoError, match="decoding leaves out 1 frame, first number 14"):
+                opened.read(indices)
 
 
-def test_zeros_in_the_middle(tmp_path):
-    path = factory.write_video(tmp_path / "a.mp4", bframes=0, **factory.X264)
-    sound = everything(path)
-    with Video(factory.zeros(path, 0.5, 0.6)) as opened:
+def test_a_latent_fault_costs_its_own_frame_only(tmp_path, monkeypatch):
+    """Where a packet looks sound but does not decode, the others keep their numbers, by seeking and from the start."""
+    monkeypatch.setattr(packet_index, "_h264", lambda width, packet: packet_index.FRAME)
+    path, sound = damaged(tmp_path, 15)
+    with Video(path) as opened:
         assert opened.info.frames == 60
-        for indices in ([0, 11, 20], [50, 59]):
+        with pytest.raises(VideoError, match=f"cannot read {path}: only 59 frames decode: Invalid data"):
+            opened.read([3, 15])
+        for indices in ([14], [0, 13], [25, 59], range(23, 60)):
             assert_frames(opened.read(indices), sound, indices)
-        with pytest.raises(VideoError, match=r"only \d+ frames decode: "):
-            opened.read(range(60))
+        assert_frames(opened.read([16, 25]), playable(path), [15, 24])
 
 
-def test_cut_off_with_the_header_in_front(tmp_path):
-    path = factory.write_video(tmp_path / "a.mp4", bframes=0, **factory.X264)
-    sound = everything(path)
-    with Video(factory.shorten(path, 0.7)) as opened:
-        left = opened.info.frames
-        assert 20 < left < 50
-        assert_frames(opened.read(range(left - 1)), sound, range(left - 1))
-        with pytest.raises(VideoError, match=f"only {left - 1} frames decode: "):  # the frame at the cut
-            opened.read([left - 1])
+# The ending, and arguments of write_video.
+KINDS = {
+    "h264.mp4": dict(bframes=2, muxing={"movflags": "faststart"}, **factory.X264),
+    "h264.mkv": dict(bframes=2, **factory.X264),
+    "h264.ts": dict(bframes=2, **factory.X264),
+    "h264.flv": dict(bframes=2, **factory.X264),
+    "mpeg4.avi": dict(codec="mpeg4", bframes=0, size=(320, 240)),
+    "mpeg4_b_frames.avi": dict(codec="mpeg4", size=(320, 240)),
+    "mpeg2.mpg": dict(codec="mpeg2video"),
+    "mjpeg.avi": dict(codec="mjpeg", pix_fmt="yuvj420p", bframes=0),
+    "rv20.rm": dict(codec="rv20", size=(128, 96), bframes=0),
+    "vp8.webm": dict(codec="libvpx", **VP8),
+    "gif.gif": dict(codec="gif", pix_fmt="rgb8"),
+}
 
 
-def test_damage_where_frames_must_be_counted(tmp_path):
-    path = factory.write_video(tmp_path / "a.avi", codec="mpeg4")
-    sound = everything(path)
-    with Video(factory.damage(path, 20)) as opened:
-        assert opened.info.frames == 60
-        assert_frames(opened.read([5, 11]), sound, [5, 11])
-        with pytest.raises(VideoError, match=r"only \d+ frames decode: "):
-            opened.read([40])
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("share", [0.6, 0.8])
+def test_a_cut_end_keeps_the_frames_that_are_there(tmp_path, name, share):
+    path = factory.shorten(factory.write_video(tmp_path / name, **KINDS[name]), share)
+    assert assert_exact(path) < 60
+
+
+@pytest.mark.parametrize("name", ["h264.mp4", "h264.ts", "h264.mkv", "mpeg4.avi", "vp8.webm"])
+def test_zeros_in_the_middle(tmp_path, name):
+    path = factory.zeros(factory.write_video(tmp_path / name, **KINDS[name]), 0.5, 0.6)
+    assert assert_exact(path) < 60
+
+
+def test_frames_of_an_error_of_the_container(tmp_path, monkeypatch):
+    """An error while packets are read ends the video, unless the file system is to blame."""
+    path = factory.write_video(tmp_path / "a.mkv", **factory.X264)
+    packets = Video._packets
+    failure = av.error.InvalidDataError(1, "damaged")
+
+    class Damaged:
+        def demux(self, stream):
+            yield from islice(self.container.demux(stream), 30)
+            raise failure
+
+    def failing(self, container, stream):
+        damaged = Damaged()
+        damaged.container = container
+        return packets(self, damaged, stream)
+
+    monkeypatch.setattr(Video, "_packets", failing)
+    with Video(path) as opened:
+        assert opened.info.frames == 30
+        assert_frames(opened.read([0, 29, 12]), everything(path), [0, 29, 12])
+    failure = av.error.OSError(errno.EIO, "Input/output error")
+    monkeypatch.setattr(ffmpeg_errors, "explain", lambda path, *_: VideoError(path, "disk", transient=True))
+    with pytest.raises(VideoError, match="disk"):
+        Video(path)
+
+
+def of_decoding(packets):
+    """Give packets the time stamps of decoding, as when a raw stream is put into a container."""
+    for packet in packets:
+        packet.pts = packet.dts
+    return packets
+
+
+def half_of_decoding(packets):
+    for packet in packets[len(packets) // 2 :]:
+        packet.pts = packet.dts + 5
+    return packets
+
+
+@pytest.mark.parametrize(
+    "name, arguments",
+    {
+        "hevc.mp4": {"codec": "libx265", "x265-params": "log-level=none:bframes=3:keyint=15"},
+        "hevc.mkv": {"codec": "libx265", "x265-params": "log-level=none:bframes=3:open-gop=1:keyint=15"},
+        "h264.mp4": {"bframes": 3, **factory.X264},
+        "h264.mkv": factory.OPEN,
+        "h264.flv": {"bframes": 3, **factory.X264},
+        "mpeg4.mp4": {"codec": "mpeg4", "size": (192, 128)},
+        "mpeg2.ts": {"codec": "mpeg2video"},
+    }.items(),
+)
+def test_numbers_follow_the_decoder_where_time_stamps_are_those_of_decoding(tmp_path, name, arguments):
+    assert assert_exact(factory.write_video(tmp_path / name, edit=of_decoding, **arguments)) >= 58  # mp4 begins at time 0
+
+
+def test_time_stamps_can_be_those_of_decoding_in_a_part(tmp_path):
+    path = factory.write_video(tmp_path / "a.mp4", bframes=3, edit=half_of_decoding, **factory.X264)
+    assert assert_exact(path) == 60
+
+
+def without_the_end_of(number):
+    """Leave out the second half of a packet's only slice, and put a picture into it that follows."""
+
+    def edit(packets):
+        whole, following = bytes(packets[number]), bytes(packets[number + 1])
+        cut = whole[: len(whole) // 2]
+        damaged = av.Packet(cut + following)
+        damaged.stream, damaged.time_base = packets[number].stream, packets[number].time_base
+        damaged.pts, damaged.dts = packets[number].pts, packets[number].dts
+        damaged.is_keyframe = packets[number].is_keyframe
+        return [*packets[:number], damaged, *packets[number + 1 :]]
+
+    return edit
+
+
+@pytest.mark.parametrize("name", ["begin.ts", "begin.mkv", "begin.mpg", "open_begin.mp4"])
+def test_a_beginning_between_key_frames(tmp_path, name):
+    arguments = factory.OPEN if "open" in name else {"bframes": 3, **factory.X264}
+    arguments = {"codec": "mpeg2video"} if name.endswith("mpg") else arguments
+    assert_exact(factory.write_video(tmp_path / name, edit=lambda packets: packets[7:], **arguments))
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_a_key_frame_with_two_first_slices_is_no_start(tmp_path, name):
+    """Recordings of networks have such: HEVC's decoder leaves what is missing as it was, without a word."""
+    options = {"codec": "libx265", "x265-params": "log-level=none:bframes=0:keyint=12:min-keyint=12:scenecut=0"}
+    path = factory.write_video(tmp_path / name, size=(192, 128), edit=without_the_end_of(24), **options)
+    assert_exact(path)
+
+
+def test_packets_without_a_picture_are_passed_over(tmp_path):
+    """SEI messages in packets of their own, and in other files empty packets."""
+    message = b"\0\0\0\x01\x06\x05\x02ab\x80"
+
+    def edit(packets):
+        written = []
+        for packet in packets:
+            alone = av.Packet(message)
+            alone.stream, alone.time_base = packet.stream, packet.time_base
+            written += [packet, alone]
+        for number, packet in enumerate(written):
+            packet.pts = packet.dts = number
+        return written
+
+    path = factory.write_video(tmp_path / "a.mkv", bframes=0, edit=edit, **factory.X264)
+    with av.open(path) as container:
+        assert sum(packet.size > 0 for packet in container.demux(video=0)) == 120
+    assert assert_exact(path) == 60
+
+
+SOUGHT = {
+    "mjpeg.avi": dict(codec="mjpeg", pix_fmt="yuvj420p", bframes=0),
+    "mjpeg.mov": dict(codec="mjpeg", pix_fmt="yuvj422p", bframes=0),
+    "mjpeg.mkv": dict(codec="mjpeg", pix_fmt="yuvj420p", bframes=0),
+    "prores.mov": dict(codec="prores_ks", pix_fmt="yuv422p10le"),
+    "dnxhr.mov": dict(codec="dnxhd", pix_fmt="yuv422p", size=(320, 256), frames=20, profile="dnxhr_sq"),
+    "ffv1.mkv": dict(codec="ffv1", gop=1),
+    "ffv1_groups.mkv": dict(codec="ffv1", gop=10),
+    "huffyuv.avi": dict(codec="huffyuv", pix_fmt="yuv422p"),
+    "raw.avi": dict(codec="rawvideo"),
+    "png.mov": dict(codec="png", pix_fmt="rgb24"),
+    "vp8.webm": dict(codec="libvpx", gop=20, **VP8),
+    "vp8.mkv": dict(codec="libvpx", gop=20, **VP8),
+    "h264.ts": dict(bframes=3, **factory.X264),
+    "h264_open.ts": factory.OPEN,
+    "hevc.ts": dict(codec="libx265", **factory.X265),
+    "h264.flv": dict(bframes=3, **factory.X264),
+    "mpeg2.ts": dict(codec="mpeg2video"),
+    "mpeg2.mpg": dict(codec="mpeg2video"),
+    "mpeg1.mpg": dict(codec="mpeg1video"),
+    "mpeg4.avi": dict(codec="mpeg4", bframes=0, size=(192, 128)),
+    "interlaced.ts": {"x264-params": "log=-1:tff=1"},
+}
+
+
+@pytest.mark.parametrize("name", SOUGHT)
+def test_only_the_groups_of_wanted_frames_are_decoded(tmp_path, monkeypatch, name):
+    """Also where the container cannot seek, and from key frame to key frame where all are."""
+    if SOUGHT[name].get("codec", "libx264") not in av.codecs_available:
+        pytest.skip("this PyAV has no such encoder")
+    path = factory.write_video(tmp_path / name, **SOUGHT[name])
+    expected = playable(path)
+    monkeypatch.setattr(Video, "_from_start", from_start_forbidden)
+    assert_exact(path, expected)
+
+
+@pytest.mark.parametrize("name", ["zeros.mkv", "animation.gif", "false_key_frames.mp4"])
+def test_what_is_not_sought_in_is_opened_once_for_counting_size_and_rate(video, monkeypatch, name):
+    opened = []
+    monkeypatch.setattr(Video, "_open", lambda self, method=Video._open: opened.append(1) or method(self))
+    with Video(video(name)) as source:
+        assert source.info.width and source.fps
+        counted = len(opened)
+        source.read([source.frames - 1, 3])
+    assert counted <= 2 and len(opened) <= 4  # for packets, for counting; for seeking, for reading
 
 
 @pytest.mark.parametrize(
@@ -279,8 +459,7 @@ def test_damage_where_frames_must_be_counted(tmp_path):
     [
         ("missing.mp4", None, "No such file or directory"),
         ("empty.mp4", b"", "the file is empty"),
-        ("garbage.mp4", np.random.RandomState(0).bytes(50_000), "not a video, or its header is lost"),
-        ("text.mp4", b"<html><body>404 not found</body></html>\n" * 50, "not a video, or its header is lost"),
+        ("garbage.mp4", np.random.RandomState(0).bytes(50_000), ffmpeg_errors.HEADER_LOST),
     ],
 )
 def test_files_that_are_no_videos(tmp_path, name, content, cause):
@@ -355,16 +534,14 @@ def test_sound_alone_is_no_video_not_even_with_a_cover(tmp_path, name, cover):
 
 def test_header_lost(tmp_path):
     path = factory.shorten(factory.write_video(tmp_path / "a.mov", **factory.X264), 0.5)
-    with pytest.raises(VideoError, match="not a video, or its header is lost"):
+    with pytest.raises(VideoError, match="its index .moov box. is missing or incomplete: the recording or copy was cut off"):
         Video(path)
 
 
 def test_no_frame_decodes(tmp_path):
     path = factory.damage(factory.write_video(tmp_path / "a.mp4", frames=1, **factory.X264), 0)
-    with pytest.raises(VideoError, match=f"cannot read {path}: only 0 frames decode: Invalid data"):
-        probe(path)
-    with Video(path) as opened, pytest.raises(VideoError, match="only 0 frames decode"):
-        opened.read([0])
+    with pytest.raises(VideoError, match=f"cannot read {path}: no frame decodes: Invalid data"):
+        Video(path)
 
 
 def test_any_file_name(tmp_path, monkeypatch):
@@ -381,11 +558,13 @@ def test_files_are_closed_and_no_threads_stay(video, tmp_path):
 
     (tmp_path / "text.mp4").write_text("no video")
     good = [video(name) for name in ("b_frames.mp4", "mpeg4_b_frames.avi", "intra_refresh.mp4")]
-    bad = [damaged(tmp_path, 15)[0], tmp_path / "text.mp4", factory.write_audio(tmp_path / "sound.mp4")]
+    lost = factory.write_video(tmp_path / "lost.mp4", codec="mpeg4", bframes=0, size=(192, 128))
+    factory.lose_mpeg4(lost, 14)
+    bad = [lost, tmp_path / "text.mp4", factory.write_audio(tmp_path / "sound.mp4")]
     before = held()
     errors = []  # with their tracebacks, which keep alive what the failed calls held
     for path in good + bad:
-        for number in (16, 99):
+        for number in (14, 99):
             try:
                 read_frames(path, [number], short_side=32)
             except (VideoError, ValueError) as error:
@@ -395,40 +574,6 @@ def test_files_are_closed_and_no_threads_stay(video, tmp_path):
     with Video(good[0]) as opened:  # nor are there any before it is closed
         opened.read(range(60))
         assert held()[1] == before[1]
-
-
-@pytest.fixture
-def folder(tmp_path):
-    for number, picture in enumerate(factory.pictures(6, 60, 40), 1):
-        Image.fromarray(picture).save(tmp_path / f"img_{number:05d}.png")
-    return tmp_path
-
-
-def test_folder_of_images(folder):
-    expected = np.stack(factory.pictures(6, 60, 40))
-    with FrameFolder(folder, "img_{:05d}.png", 6) as images:
-        assert images.info == VideoInfo(6, fps=0.0, width=60, height=40, rotation=0, codec="png")
-        np.testing.assert_array_equal(images.read([5, 0, 0, 3]), expected[[5, 0, 0, 3]])
-        scaled = Image.fromarray(expected[4]).resize((30, 20), Image.Resampling.BILINEAR)
-        np.testing.assert_array_equal(images.read([4], short_side=20)[0], scaled)
-        with pytest.raises(ValueError, match="has 6 frames"):
-            images.read([6])
-
-
-def test_folder_shorter_than_its_list_says(folder):
-    with pytest.raises(VideoError) as caught:
-        FrameFolder(folder, "img_{:05d}.png", 8)
-    assert str(caught.value) == f"cannot read {folder}: img_00007.png is missing, and the list says 8 frames"
-    with pytest.raises(VideoError, match="00001.jpg is missing, and the list says 3 frames"):
-        FrameFolder(folder / "nowhere", "{:05d}.jpg", 3)
-
-
-def test_folder_with_a_damaged_image(folder):
-    factory.shorten(folder / "img_00003.png", 0.5)
-    with FrameFolder(folder, "img_{:05d}.png", 6) as images:
-        assert len(images.read([0, 1, 3])) == 3
-        with pytest.raises(VideoError, match="img_00003.png: "):
-            images.read([2])
 
 
 @pytest.mark.parametrize(
@@ -461,7 +606,7 @@ def test_torchcodec_reads_the_same(video, torchcodec, name):
 
 def test_torchcodec_fails_as_clearly(tmp_path, torchcodec):
     (tmp_path / "text.mp4").write_text("no video")
-    with pytest.raises(VideoError, match=r"text.mp4: (Could not|Failed)"):
+    with pytest.raises(VideoError, match=r"text.mp4: a text, not a video"):
         torchcodec(tmp_path / "text.mp4")
     with pytest.raises(VideoError, match="pipe or device"):
         torchcodec(tmp_path)

@@ -5,6 +5,7 @@ import tarfile
 import pytest
 
 from slowfast_uniformer.config.load import load_config
+from slowfast_uniformer.data import shards
 from slowfast_uniformer.data.annotations import UNLABELLED
 from slowfast_uniformer.data.input_lists import count_frames, path_sample, read_input_list
 from slowfast_uniformer.errors import UserError
@@ -87,9 +88,9 @@ def test_the_prefix_is_expanded_and_searched_before_other_places(folder, monkeyp
 
 
 def test_lists_that_cannot_be_read(folder):
-    for content, message in ((b" \n", "the list of videos is empty"), (b"\xff\xfe", "not a text file in UTF-8")):
+    for content, message in ((b" \n", "the list of videos is empty"), (b"a.mp4\n\xff", "not a text file in UTF-8")):
         (folder / "list.csv").write_bytes(content)
-        with pytest.raises(UserError, match=f"list.csv: .*{message}"):
+        with pytest.raises(UserError, match=f"list.csv.*: .*{message}"):
             read_input_list(str(folder / "list.csv"), load_config(None, ["NUM_GPUS", 0]))
     with pytest.raises(UserError, match="none.csv: cannot read the list of videos .No such file"):
         read_input_list(str(folder / "none.csv"), load_config(None, ["NUM_GPUS", 0]))
@@ -97,6 +98,47 @@ def test_lists_that_cannot_be_read(folder):
 
 def test_frames_are_counted_by_their_names(folder):
     assert count_frames(str(folder / "frames"), "{:05d}.jpg") == 3
-    assert count_frames(str(folder / "frames"), "img_{:05d}.jpg") == count_frames(str(folder / "a.mp4"), "{}.jpg") == 0
+    assert count_frames(str(folder / "frames"), "img_{:05d}.jpg") == 3
+    assert count_frames(str(folder / "a.mp4"), "{}.jpg") == count_frames(str(folder / "gone"), "{}.jpg") == 0
     assert path_sample(str(folder / "frames"), "{:05d}.jpg").frames == 3
     assert path_sample(str(folder / "a.mp4"), "{:05d}.jpg").frames is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "video\nb c.mp4\na.mp4\n",
+        "label,video\nwave,b c.mp4\n0,a.mp4\n",
+        ",video,label\n0,b c.mp4,0\n1,a.mp4,1\n",
+        "0,b c.mp4,0\n1,a.mp4,1\n",
+        "b c.mp4\tice skating\na.mp4\twave\n",
+        "b c.mp4 ice skating\na.mp4 wave\n",
+        '"b c.mp4",0\n"a.mp4",1\n',
+        '"b c.mp4","throw, catch"\n"a.mp4","wave"\n',
+        "b c.mp4;0\na.mp4;1\n",
+        "wave,b c.mp4\nwave,a.mp4\n",
+        "b c.mp4\r\na.mp4\r\n",
+        "b c.mp4\ra.mp4\r",
+        "# a comment\nb c.mp4\na.mp4\n",
+        "video,label,label_name,prediction\nb c.mp4,0,wave,1\na.mp4,0,wave,1\n",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_lists_as_people_have_them(folder, text, encoding):
+    assert read(folder, text, encoding=encoding) == [("b c.mp4", None), ("a.mp4", None)]
+    assert read(folder, "gone.mp4\twave\n") == [("gone.mp4", None)]
+
+
+def test_names_of_files_that_look_like_something_else(folder):
+    for name in ("#a.mp4", "0 intro.mp4", "x\u2028y.mp4", '"q"', "path"):
+        (folder / name).touch()
+        assert read(folder, f"{name}\na.mp4\n") == [(name, None), ("a.mp4", None)]
+
+
+def test_nothing_is_looked_for_after_a_path_that_is_there(folder, monkeypatch):
+    """On a network file system each look takes a millisecond, and lists can be long."""
+    exists, looked_for = shards.exists, []
+    monkeypatch.setattr(shards, "exists", lambda path: looked_for.append(path) or exists(path))
+    assert read(folder, "a.mp4 3\n" * 100, "DATA.PATH_PREFIX", str(folder)) == [("a.mp4", None)] * 100
+    # of each line: the whole line in three folders, and then the path in the first
+    assert len(looked_for) <= 3 + 100 * 4

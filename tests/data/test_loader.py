@@ -48,5 +48,5 @@ def test_batches_per_rank(tiny, monkeypatch):
         build_loader(cfg, "train")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setenv("WORLD_SIZE", "8")
-    with pytest.raises(UserError, match="TRAIN.BATCH_SIZE: the train list has 16 videos, fewer than one batch of 24"):
+    with pytest.raises(UserError, match="TRAIN.BATCH_SIZE: the train list has 16 videos, fewer than one batch of 24; "):
         build_loader(cfg, "train")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from functools import partial
 from types import SimpleNamespace
@@ -234,6 +235,19 @@ def test_from_its_own_files_to_a_tested_model(name, tiny, demo, run_net, tmp_pat
         assert [int(row["label"]) for row in predictions] == test_labels
 
 
+def test_other_files_beside_videos_and_images_do_not_count(tmp_path):
+    videos = tmp_path / "videos"
+    for name in ("a/x.mp4", "a/x.txt", "a/x.zzz", "pool/y.mkv", "clip/Thumbs.db", "clip/00000.jpg", "clip/00001.jpg"):
+        (videos / name).parent.mkdir(parents=True, exist_ok=True)
+        (videos / name).touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "z.mp4").touch()
+    (videos / "linked").symlink_to(tmp_path / "elsewhere")
+    source = load_script("datasets/prepare.py").Source(tmp_path, videos, [])
+    assert [source.path(f"{name}.mp4") for name in "xyz"] == ["a/x.mp4", "pool/y.mkv", "linked/z.mp4"]
+    assert source.frames("clip", "{:05d}.jpg") == 2 and source.frames("a", "{:05d}.jpg") == 0 and source.missing == 1
+
+
 def test_the_unlabelled_test_set_gives_a_submission(tiny, demo, run_net, tmp_path):
     mini = Mini(demo, tmp_path / "mini")
     overrides = [*tiny, *QUICK, *something_v2(mini)[0]]
@@ -261,6 +275,21 @@ def test_a_template_that_no_class_has(tiny, demo, tmp_path):
     (mini.own / "labels.json").unlink()
     with pytest.raises(UserError, match="labels.json"):
         annotations.load(load_config(None, overrides), "train")
+
+
+def test_annotations_in_utf_16_and_names_of_files_that_are_not_utf_8(demo, tmp_path):
+    mini = Mini(demo, tmp_path)
+    for name in ("train.csv", "val.csv"):
+        text = "label,youtube_id,time_start,time_end,split\nabseiling,abc,1,11,train\n"
+        (mini.own / name).write_bytes(text.encode("utf-16"))
+    lists, _ = prepare("k400", mini.own, mini.lists)
+    assert lists["train.csv"] == ["abseiling/abc_000001_000011.mp4 0"]
+
+    (mini.videos / os.fsdecode(b"caf\xe9")).mkdir()
+    (mini.videos / os.fsdecode(b"caf\xe9") / "abc.mp4").touch()
+    with pytest.raises(UserError, match=r"'caf\\xe9/abc.mp4 0': the name of this file is not UTF-8"):
+        prepare("k400", mini.own, tmp_path / "other", mini.videos)
+    assert not (tmp_path / "other").exists()
 
 
 def test_label_orders():

@@ -148,7 +148,7 @@ def write(tiny, command):
         (["--tasks-per-node", "0"], [], "--tasks-per-node: 0"),
         (["--nodes", "0"], [], "NUM_SHARDS: 0"),
         (["--tasks-per-node", "3"], [], "TRAIN.BATCH_SIZE: 8 cannot be divided among 3 tasks"),
-        (["--gpus-per-node", "a100:3"], [], "TRAIN.BATCH_SIZE: 8 cannot be divided among 3 device(s)"),
+        (["--gpus-per-node", "a100:3"], [], "TRAIN.BATCH_SIZE: 8 cannot be divided among 3 devices"),
         ([], ["SOLVER.MAX_EPOCHS", 3], "SOLVER.MAX_EPOCH"),
         (["--sbatch", "exclusive\nrm"], [], "is one line"),
         ([], ["OUTPUT_DIR", "/proc/none"], "OUTPUT_DIR: cannot make /proc/none"),

@@ -10,9 +10,12 @@ import pytest
 from conftest import ROOT
 
 import slowfast_uniformer
+from slowfast_uniformer.analysis.report import render
 from slowfast_uniformer.distributed import signals
 from slowfast_uniformer.engine import job
 from slowfast_uniformer.inference.predictor import load_model
+from slowfast_uniformer.runs import begin, checkpoints
+from slowfast_uniformer.runs.folder import read_run
 from slowfast_uniformer.runs.log import setup_logging
 
 EMPTY = str(ROOT / "tests/empty.yaml")
@@ -67,6 +70,56 @@ def test_train_then_test_and_leave_no_trace(tiny, tmp_path, capfd):
     assert "config, where it differs from the defaults:" in log and log.count("testing ") == 1
 
 
+def test_a_run_begun_anew_in_a_used_folder_is_tested_and_continued(tiny, tmp_path, caplog):
+    """The former run was longer, so that its checkpoints count as later ones, and better."""
+    board = [*tiny, "TENSORBOARD.ENABLE", True, "TRAIN.KEEP_CHECKPOINTS", 1]
+    longer = slowfast_uniformer.load_config(EMPTY, [*board, "SOLVER.MAX_EPOCH", 3])
+    out = tmp_path / "run"
+    slowfast_uniformer.train(longer)
+    slowfast_uniformer.test(longer)
+    assert {path.name for path in out.iterdir()} <= {*begin.FILES, ".lock"}, "what a run writes is set aside"
+    former = {path: path.read_bytes() for path in (out / "checkpoints").iterdir()}
+
+    caplog.set_level(logging.INFO)
+    anew = slowfast_uniformer.load_config(EMPTY, [*board, "TRAIN.AUTO_RESUME", False, "SOLVER.BASE_LR", 1e-9])
+    result = slowfast_uniformer.train(anew)
+    assert (out / "log.txt").read_text().count(f"the files of the former one are now in {out}/before_1") == 1
+    figures = slowfast_uniformer.test(anew)
+    assert result["checkpoint"] == str(out / "checkpoints/best.pyth")
+    assert figures["checkpoint"] == str(out / "checkpoints/epoch_00002.pyth")
+    for path in (figures["checkpoint"], result["checkpoint"]):
+        assert checkpoints.load_checkpoint(path)["cfg"]["SOLVER"]["BASE_LR"] == 1e-9
+    for path, content in former.items():
+        assert (out / "before_1" / "checkpoints" / path.name).read_bytes() == content
+    for name in ("starts.jsonl", "metrics.jsonl"):
+        rows = [len((folder / name).read_text().splitlines()) for folder in (out, out / "before_1")]
+        assert rows == {"starts.jsonl": [2, 2], "metrics.jsonl": [4 + 2 + 2 + 1, 6 + 3 + 3 + 1]}[name]
+    assert len(list((out / "tensorboard").iterdir())) == len(list((out / "before_1/tensorboard").iterdir()))
+
+    longer = slowfast_uniformer.load_config(EMPTY, [*board, "SOLVER.BASE_LR", 1e-9, "SOLVER.MAX_EPOCH", 4])
+    slowfast_uniformer.train(longer)
+    assert f"continuing {out}/checkpoints/epoch_00002.pyth after epoch 2" in caplog.text
+    assert not (out / "before_2").exists()
+
+
+def test_training_without_a_validation_list(tiny, demo, tmp_path, caplog):
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    for name in ("train.csv", "test.csv", "classes.txt"):
+        (lists / name).write_text((demo / name).read_text())
+    options = [*tiny, "DATA.PATH_TO_DATA_DIR", str(lists), "TRAIN.EVAL_PERIOD", 0, "TEST.TEST_BEST", True]
+    cfg = slowfast_uniformer.load_config(EMPTY, [*options, "TENSORBOARD.ENABLE", True, "TENSORBOARD.PROJECTOR", True])
+    latest = str(tmp_path / "run/checkpoints/epoch_00002.pyth")
+    assert slowfast_uniformer.train(cfg) == {
+        "output_dir": str(tmp_path / "run"),
+        "checkpoint": latest,
+        "best_top1": None,
+    }
+    assert slowfast_uniformer.test(cfg)["checkpoint"] == latest and "the latest is tested" in caplog.text
+    assert "<html" in render([read_run(str(tmp_path / "run"))])
+    assert not [path for path in (tmp_path / "run/checkpoints").iterdir() if "best" in path.name]
+
+
 def test_the_users_own_config_yaml_stays(tiny, tmp_path):
     """Also where the caller does not name the config files; but a config that a run has written is replaced."""
     cfg = slowfast_uniformer.load_config(EMPTY, tiny)
@@ -87,7 +140,7 @@ def test_the_users_own_config_yaml_stays(tiny, tmp_path):
 
 @pytest.mark.parametrize("error", [signals.Interrupted("a signal has come"), ValueError("a fault")])
 def test_an_exception_leaves_no_trace_either(tiny, monkeypatch, error):
-    def fail(cfg):
+    def fail(cfg, own):
         raise error
 
     monkeypatch.setattr(job, "train", fail)

@@ -16,6 +16,7 @@ from slowfast_uniformer.engine.train import train
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.models.registry import build_model
 from slowfast_uniformer.runs import checkpoints
+from slowfast_uniformer.runs.log import Phase
 
 
 @pytest.fixture
@@ -49,11 +50,16 @@ def test_logistic_regression_finds_the_minimum(many):
     assert own.grad.abs().max() < 1e-4 and shift.grad.abs().max() < 1e-4
 
 
-def test_a_run_starts_from_the_probe(probing, caplog):
+def test_a_run_starts_from_the_probe(probing, caplog, monkeypatch):
+    phases, enter = [], Phase.__enter__
+    monkeypatch.setattr(Phase, "__enter__", lambda phase: (phases.append(phase), enter(phase))[1])
     cfg = load_config(None, probing)
     caplog.set_level(logging.INFO)
     loader = build_loader(cfg, "train")
     run = start_run(cfg, None, lambda net: fit_classifiers(net, loader, cfg))
+    reading, solving = [phase for phase in phases if phase.title.startswith("fit")]
+    assert (reading.title, reading.total, reading.done, reading.unit) == ("fit the classifier", 32, 32, "clip")
+    assert solving.title == "fit the classifier head to 32 clips, all read"
     (right,) = re.findall(r"probe: head fitted to 32 clips, accuracy ([\d.]+) %", caplog.text)
 
     net = run.net.eval()

@@ -11,11 +11,15 @@ from processes import record
 
 from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.data.loader import build_loader
-from slowfast_uniformer.engine.state import start_run
+from slowfast_uniformer.engine import test as test_module
+from slowfast_uniformer.engine import train as train_module
+from slowfast_uniformer.engine.state import RunState, start_run
 from slowfast_uniformer.engine.test import features
 from slowfast_uniformer.engine.train import is_due, log_run_summary, train
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.runs import checkpoints
+from slowfast_uniformer.runs.log import Phase
+from slowfast_uniformer.runs.recorder import Recorder
 
 
 def rows(folder, split):
@@ -58,6 +62,66 @@ def test_a_run_writes_its_files(tiny, demo, run_net, tmp_path):
     found = features(net, loader, again, most=4)
     assert [video for video, *_ in found] == [0, 3, 6]
     assert found[0][2].shape == (3, 64, 64) and 0 <= found[0][2].min() < found[0][2].max() <= 1
+
+
+def test_faults_of_pictures_end_no_run_and_change_nothing(tiny, tmp_path, monkeypatch, caplog):
+    """Names that are formulas to Matplotlib, pictures and features that raise: the same weights as without them."""
+    options = [*tiny, "SOLVER.MAX_EPOCH", 1]
+    plain, drawn = tmp_path / "plain", tmp_path / "drawn"
+    train(load_config(None, [*options, "OUTPUT_DIR", str(plain)]))
+    (tmp_path / "classes.txt").write_text("".join(f"$a% {k}$ {{b}}\n" for k in range(8)))
+    board = ["TENSORBOARD.ENABLE", True, "TENSORBOARD.PROJECTOR", True, "DATA.CLASS_NAMES", tmp_path / "classes.txt"]
+    calls = []
+
+    def fail(*_):
+        calls.append("clips")
+        raise RuntimeError("no picture")
+
+    def noted(name, function):
+        return lambda *args: (calls.append(name), function(*args))[1]
+
+    monkeypatch.setattr(train_module, "to_display", fail)
+    monkeypatch.setattr("slowfast_uniformer.engine.test.to_display", fail)
+    monkeypatch.setattr(RunState, "save", noted("checkpoint", RunState.save))
+    monkeypatch.setattr(train_module, "record_evaluation", noted("pictures", train_module.record_evaluation))
+    monkeypatch.setattr(Recorder, "write", lambda self, step, row: calls.append(row["split"]))
+    train(load_config(None, [*options, *map(str, board), "OUTPUT_DIR", str(drawn)]))
+    assert calls[-5:] == ["val_epoch", "checkpoint", "pictures", "clips", "clips"]
+    said = [line.getMessage() for line in caplog.records if line.levelno >= logging.WARNING]
+    said = [line for line in said if "the run goes on" in line]
+    assert len(said) == 2 and said[0].startswith(
+        "the pictures of a validation cannot be written (RuntimeError: no pict"
+    )
+    assert said[1].startswith("the projector cannot be written (UserError: features of the validation clips: RuntimeEr")
+    one, other = (checkpoints.load_checkpoint(checkpoints.checkpoint_path(str(out), 1)) for out in (plain, drawn))
+    assert all(torch.equal(one["model_state"][name], other["model_state"][name]) for name in one["model_state"])
+
+
+def test_slow_steps_write_a_line_a_minute(tiny, monkeypatch, caplog):
+    """Where those of LOG_PERIOD come seldom."""
+    caplog.set_level(logging.INFO)
+    cfg = load_config(None, [*tiny, "TRAIN.BATCH_SIZE", 4, "SOLVER.MAX_EPOCH", 1, "LOG_PERIOD", 100])
+    phases = []
+
+    class SlowPhase(Phase):
+        def __init__(self, title, *args, **options):
+            self.now = 0.0
+            super().__init__(title, *args, **options, clock=lambda: self.now)
+            phases.append(title)
+
+        def advance(self, count=1):
+            super().advance(count)
+            self.now += 45
+            self.write_if_due()
+
+    for module in (train_module, test_module):
+        monkeypatch.setattr(module, "Phase", SlowPhase)
+    train(cfg)
+    assert phases == ["epoch 1", "validation"]
+    assert [line for line in caplog.messages if " left" in line] == [
+        "epoch 1: 2 of 4 steps, 2 min left",
+        "validation: 9 of 9 videos, under a minute left",
+    ]
 
 
 def test_a_continued_run_repeats_the_uninterrupted_one(tiny, tmp_path):
@@ -110,12 +174,13 @@ def test_the_log_has_the_global_batch_and_learning_rate_that_apply(tiny, monkeyp
     run = start_run(cfg, None)
     monkeypatch.setenv("WORLD_SIZE", "2")
     log_run_summary(run, loader)
-    expected = "16 videos, 1 steps an epoch, epochs 1 to 2; global batch 16 videos (48 clips), learning rate 0.002"
+    expected = "16 videos, 1 step an epoch, epochs 1 to 2; global batch 16 videos (48 clips), learning rate 0.002"
     assert caplog.messages[-1] == expected
     run.epochs_finished = 2
     log_run_summary(run, loader)
-    assert caplog.messages[-1] == "training is complete: all 2 epochs are done"
+    assert caplog.messages[-1] == "training is complete: 2 epochs done"
 
 
 def test_is_due():
     assert [epoch for epoch in range(1, 8) if is_due(3, epoch, 7)] == [3, 6, 7]
+    assert not any(is_due(0, epoch, 7) for epoch in range(1, 8))

@@ -154,6 +154,11 @@ def test_metadata(files, trained):
     about = json.loads(entry.value)
     assert about["classes"] == model.names and about["weights"] == model.checksum
     assert about["input"]["shape"] == ["batch", 3, 4, 32, 32] and about["output"]["shape"] == ["batch", 8]
+    graph = onnx.load(files / "model.onnx").graph
+    axes = [[axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim] for value in graph.input]
+    axes += [[axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim] for value in graph.output]
+    assert axes == [about["input"]["shape"], about["output"]["shape"]]
+    assert [value.name for value in (*graph.input, *graph.output)] == ["clips", "logits"]
     assert about["input"]["range"] == pytest.approx([-2, 22 / 9])
     assert about["preprocessing"]["sampling"]["rate"] == 3 and about["preprocessing"]["mean"] == [0.45] * 3
     extra = {"slowfast_uniformer.json": ""}

@@ -168,6 +168,24 @@ def test_parts_of_another_job_are_refused(command, arguments, tmp_path, monkeypa
     assert status == 2 and "holds something else" in error
 
 
+def test_what_could_not_be_read_is_tried_again(command, arguments, once, demo, tmp_path, monkeypatch):
+    out, asked, away = tmp_path / "out.safetensors", [], demo / "away"
+    monkeypatch.setattr(signals, "stop_requested", lambda: asked.append(0) or len(asked) >= 9)
+    (demo / "videos" / "left").rename(away)  # as a mount that is away for a while
+    try:
+        (demo / "videos" / "left").mkdir()
+        for path in away.iterdir():
+            (demo / "videos" / "left" / path.name).touch()
+        status, _, error = command("features", *arguments, "--output", out)
+        assert status == 75 and len(os.listdir(f"{out}.parts")) == 1, error
+    finally:
+        shutil.rmtree(demo / "videos" / "left")
+        away.rename(demo / "videos" / "left")
+    monkeypatch.undo()
+    status, _, error = command("features", *arguments, "--output", out)
+    assert status == 0 and out.read_bytes() == once.read_bytes(), error
+
+
 def test_parquet_and_videos_that_cannot_be_read(command, arguments, trained, demo, tmp_path):
     bad = tmp_path / 'it\'s "bad" ünd empty.mp4'
     bad.touch()
@@ -177,7 +195,7 @@ def test_parquet_and_videos_that_cannot_be_read(command, arguments, trained, dem
     for path in (out, same):
         status, printed, error = command("features", "--checkpoint", trained, "--output", path, "--", bad, good)
         assert status == 2 and "1 of 2 videos could not be read" in error and "Traceback" not in error
-        assert error.count(str(bad)) == 1 and "features of 1 videos" in printed
+        assert error.count(str(bad)) == 1 and "features of 1 video" in printed
     tensors, about = read(same)
     assert tensors["features"][0].isnan().all() and tensors["label"].tolist()[0] == -1
     assert list(about["errors"]) == [str(bad)]
@@ -196,8 +214,8 @@ def test_parquet_and_videos_that_cannot_be_read(command, arguments, trained, dem
     [
         ("--output {tmp}/out.txt {video}", "ends in .safetensors or .parquet"),
         ("--output {video}/out.parquet {video}", "cannot be written; name a file"),
-        ("--output {tmp}/out.safetensors {tmp}/none.mp4", "none of 1 videos could be read"),
-        ("--output {tmp}/out.safetensors {checkpoint}", "none of 1 videos could be read"),
+        ("--output {tmp}/out.safetensors {tmp}/none.mp4", "none of 1 video could be read"),
+        ("--output {tmp}/out.safetensors {checkpoint}", "none of 1 video could be read"),
         ("--output {tmp}/out.safetensors {tmp}", "a folder without videos"),
         ("--output {tmp}/out.safetensors {video} --set NUM_GPUS none", "NUM_GPUS"),
     ],

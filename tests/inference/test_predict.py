@@ -3,16 +3,22 @@
 import csv
 import io
 import json
+import os
 import shutil
 from collections import Counter
 
 import pytest
 import torch
+from conftest import exit_status
+from matplotlib.text import Text
 
+from slowfast_uniformer.cli import main
 from slowfast_uniformer.data.decode import Video
-from slowfast_uniformer.inference.predict import clock, predict, segments
+from slowfast_uniformer.inference import predict as predict_module
+from slowfast_uniformer.inference.predict import clock, csv_head, draw_timeline, predict, segments
 from slowfast_uniformer.inference.predictor import Span, as_sample
 from slowfast_uniformer.runs import checkpoints
+from slowfast_uniformer.runs.fonts import set_literal
 
 
 def test_predictions_are_those_of_testing(model, trained, tiny, run_net):
@@ -100,6 +106,33 @@ def test_json_csv_and_text_agree(command, trained, demo, tmp_path):
     assert out.count("\n") == 4 * len(rows) and f"{rows[0]['probability']:.1%}  {rows[0]['class']}" in out
 
 
+def test_there_are_no_columns_beyond_the_number_of_classes(command, trained, demo):
+    folder = demo / "videos" / "left"
+    _, out, _ = command("predict", "--checkpoint", trained, folder, "--topk", 100, "--csv")
+    (head, row, *_) = csv.reader(io.StringIO(out))
+    assert head == csv_head(8) and len(row) == len(head) and all(row[:-1])
+
+
+def test_names_that_the_terminal_lacks(trained, demo, tmp_path, monkeypatch):
+    """Beyond its encoding, and bytes that are not UTF-8: in every output, and in names of files that are written."""
+    source = next((demo / "videos" / "left").iterdir())
+    names = [os.fsdecode(name) for name in ("\u65e5\u672c.mp4".encode(), b"caf\xe9.mp4")]
+    for name in names:
+        shutil.copy(source, tmp_path / name)
+    pictures = ["--picture", tmp_path / "out", "--overlay", tmp_path / "out"]
+    for extra in ([], ["--csv"], ["--json"], pictures):
+        raw = io.BytesIO()
+        monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="ascii"))
+        words = ["predict", "--checkpoint", trained, tmp_path / names[0], tmp_path / names[1], *extra]
+        assert exit_status(lambda words=words: main.run([*map(str, words)])) == 0
+        text = raw.getvalue().decode("ascii")
+        if extra == ["--json"]:
+            assert [row["video"] for row in json.loads(text)] == [str(tmp_path / name) for name in names]
+        else:
+            assert "\\u65e5\\u672c.mp4" in text and "caf\\udce9.mp4" in text
+    assert len(list((tmp_path / "out").iterdir())) == 4
+
+
 def test_long_videos_get_timeline_picture_and_overlay(command, trained, long_video, demo, tmp_path):
     short = next((demo / "videos" / "up").iterdir())
     status, out, error = command(
@@ -142,7 +175,7 @@ def test_unreadable_videos_are_reported_and_the_others_predicted(command, traine
     assert bad["class"] is None and bad["error"] in error
     assert [row["class"] for row in rest] == [rest[0]["class"]] * 2
     status, out, error = command("predict", "--checkpoint", trained, "--", tmp_path / "text.mp4")
-    assert status == 2 and out == "" and error.count("\n") == 1 and "text.mp4: not a video" in error
+    assert status == 2 and out == "" and error.count("\n") == 1 and "not a video" in error
 
 
 @pytest.mark.parametrize(
@@ -170,3 +203,16 @@ def test_one_message_for_bad_arguments(command, trained, demo, tmp_path, argumen
     )
     assert status == 2 and message in error and error.count("error:") == 1 and "Traceback" not in error
     assert good.read_bytes() == before and not list((tmp_path / "sub").iterdir())
+
+
+def test_names_and_titles_of_a_timeline_are_drawn_literally(tmp_path, monkeypatch):
+    """Also with a leading _, which Matplotlib would leave out of a legend."""
+    names = ["$100% off$ sale", "_hidden", "_nolegend_", "a\nb", "\\frac{", "x" * 99]
+    spans = [Span(float(t), t + 1.0, torch.eye(6)[t]) for t in range(6)]
+    figures = []
+    monkeypatch.setattr(predict_module, "set_literal", lambda figure: (figures.append(figure), set_literal(figure)))
+    draw_timeline(spans, names, str(tmp_path / "t.png"), "$v$_\udcff.mp4")
+    legend = [text.get_text() for text in figures[0].legends[0].get_texts()]
+    assert legend == [*names[:3], "a b", "\\frac{", "x" * 31 + "…"]
+    assert figures[0].axes[0].get_title("left") == "$v$_□.mp4" and (tmp_path / "t.png").stat().st_size
+    assert not any(text.get_parse_math() for text in figures[0].findobj(Text))

@@ -81,7 +81,7 @@ def test_a_long_video_gets_a_timeline_on_a_phone(app, page, tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("no.mp4", "cannot read no.mp4: not a video, or its header is lost"),
+        ("no.mp4", "cannot read no.mp4: a text, not a video: 'no video'"),
         ("too_long.mp4", "This video is 0:16 long; at most 0:14 are taken."),
     ],
 )

@@ -115,6 +115,21 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path):
     assert checkpoints.load_checkpoint(checkpoints.find_best(str(tmp_path)))["epoch"] == 1
 
 
+def test_damaged_later_ones_do_not_count_among_those_that_are_kept(tmp_path):
+    """They were skipped when the run was continued before them: what it writes now is the latest."""
+    for epoch in (3, 7, 8):
+        checkpoints.write_checkpoint(checkpoints.checkpoint_path(str(tmp_path), epoch), STATE)
+    for epoch in (7, 8):
+        with open(checkpoints.checkpoint_path(str(tmp_path), epoch), "w") as file:
+            file.write("damaged")
+    saver = checkpoints.CheckpointSaver(str(tmp_path), keep=2)
+    for epoch in (4, 5):
+        saver.save([checkpoints.checkpoint_path(str(tmp_path), epoch)], STATE)
+    saver.finish(raise_on_failure=True)
+    assert names(tmp_path) == {f"epoch_0000{epoch}.pyth" for epoch in (4, 5, 7, 8)}
+    assert checkpoints.latest(str(tmp_path)) == checkpoints.checkpoint_path(str(tmp_path), 5)
+
+
 def test_a_checkpoint_that_cannot_be_written_is_a_warning_unless_it_must_be(tmp_path, caplog):
     (tmp_path / "checkpoints").write_text("a file where the folder should be")
     saver = checkpoints.CheckpointSaver(str(tmp_path), keep=2)

@@ -1,10 +1,12 @@
 """Pictures for TensorBoard: their content, and when there is little or nothing to draw."""
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 
-from slowfast_uniformer.runs.figures import draw_clips, draw_confusion, draw_per_class
+from slowfast_uniformer.runs.figures import draw_clips, draw_confusion, draw_per_class, pixels
 
 
 def texts(axes) -> list[str]:
@@ -38,6 +40,42 @@ def test_pictures_of_nothing_can_be_drawn(tmp_path):
     draw_confusion(np.zeros((3, 3), int), None).savefig(tmp_path / "confusion.png")
     draw_per_class(np.full(3, np.nan), None).savefig(tmp_path / "per_class.png")
     assert {path.stat().st_size > 0 for path in tmp_path.iterdir()} == {True}
+
+
+LITERAL = [
+    "$100% off$ sale",
+    "$\\frac{$",
+    "a_b^{c}",
+    "100 % \\alpha",
+    "_hidden",
+    "<b>&amp;",
+    "{}",
+    "two\nlines",
+    "x" * 3000,
+    "#~",
+    "",
+]
+
+
+def test_names_are_drawn_literally():
+    """Even where the user's settings send texts to TeX."""
+    with matplotlib.rc_context({"text.usetex": True, "font.family": "no such family"}):
+        confusion = draw_confusion(np.eye(len(LITERAL), dtype=int), LITERAL)
+        bars = draw_per_class(np.arange(1.0 + len(LITERAL))[1:], LITERAL)
+        for figure in (confusion, bars):
+            assert pixels(figure).shape[2] == 3
+            texts = figure.findobj(Text)
+            assert not any(text.get_parse_math() or text.get_usetex() for text in texts)
+    shown = [*LITERAL[:7], "two lines", "x" * 27 + "…", *LITERAL[9:]]
+    assert [label.get_text() for label in confusion.axes[0].get_yticklabels()] == shown
+    assert [label.get_text() for label in bars.axes[0].get_yticklabels()] == shown[::-1]
+
+
+def test_captions_fit_into_the_page():
+    clip = np.zeros((1, 8, 8, 3), np.uint8)
+    pages = [draw_clips([clip], [(name, name, 0.5)]) for name in LITERAL]
+    assert {page.shape for page in pages} == {pages[0].shape}
+    assert all((page[:, -6:] == 255).all() for page in pages)
 
 
 def test_clips_are_rows_of_at_most_eight_frames():

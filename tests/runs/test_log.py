@@ -1,13 +1,14 @@
-"""Log lines on the console and in files, and progress bars."""
+"""Log lines on the console and in files, and the progress of phases."""
 
 import logging
 import sys
+import threading
 
 import pytest
 
 from slowfast_uniformer.distributed import topology
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.runs.log import progress, remove_logging, setup_logging
+from slowfast_uniformer.runs.log import Phase, progress, remove_logging, setup_logging
 
 
 @pytest.fixture(autouse=True)
@@ -72,11 +73,146 @@ def test_a_log_file_that_cannot_be_written(tmp_path):
         setup_logging(str(tmp_path / "file"))
 
 
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def lines(caplog):
+    """What phases have written to the log since the last call."""
+    caplog.set_level(logging.INFO)
+
+    def since() -> list[str]:
+        found = caplog.messages
+        caplog.clear()
+        return found
+
+    return since
+
+
+def test_a_phase_writes_a_line_a_minute_with_what_is_left(lines):
+    clock = Clock()
+    phase = Phase("fit the classifier", 480, "clip", clock=clock)
+    for second in range(1, 241):  # half a clip a second
+        clock.now = 1000.0 + second
+        phase.advance(second % 2)
+        phase.write_if_due()
+    assert lines() == [
+        "fit the classifier: 30 of 480 clips, 15 min left",
+        "fit the classifier: 60 of 480 clips, 14 min left",
+        "fit the classifier: 90 of 480 clips, 13 min left",
+        "fit the classifier: 120 of 480 clips, 12 min left",
+    ]
+
+
+def test_a_phase_of_less_than_a_minute_writes_nothing(lines):
+    clock = Clock()
+    phase = Phase("check", 100, "video", clock=clock)
+    clock.now += 59.9
+    phase.write_if_due()
+    assert lines() == []
+
+
+def test_a_phase_that_waits_says_so(lines):
+    clock = Clock()
+    epoch, read = Phase("epoch 1", 75, "step", clock=clock), Phase("read a.pyth", clock=clock)
+    clock.now += 125
+    epoch.write_if_due()
+    read.write_if_due()
+    assert lines() == ["epoch 1: 0 of 75 steps after 2 min", "read a.pyth: 2 min so far"]
+
+
+def test_other_lines_of_a_phase_count(lines):
+    """Those of LOG_PERIOD, in an epoch."""
+    clock = Clock()
+    phase = Phase("epoch 1", 75, "step", clock=clock)
+    for _ in range(5):
+        clock.now += 50
+        phase.advance()
+        phase.line_written()
+        phase.write_if_due()
+    assert lines() == []
+    clock.now += 60
+    phase.write_if_due()
+    assert lines() == ["epoch 1: 5 of 75 steps, 1 h 12 min left"]
+
+
+def test_what_an_earlier_process_has_done_is_not_taken_for_speed():
+    clock = Clock()
+    phase = Phase("epoch 3", 100, "step", done=90, clock=clock)
+    clock.now += 60
+    assert phase.line() == "epoch 3: 90 of 100 steps after 1 min"
+    phase.advance(5)
+    assert phase.line() == "epoch 3: 95 of 100 steps, 1 min left"
+    phase.advance(8)  # the last batch is smaller
+    assert phase.line() == "epoch 3: 100 of 100 steps, under a minute left"
+    assert Phase("predict", 1, "video").line() == "predict: 0 of 1 video after under a minute"
+
+
+def test_lines_come_while_nothing_is_done(monkeypatch, lines):
+    """A thread writes them."""
+    monkeypatch.setattr("slowfast_uniformer.runs.log.LINE_SECONDS", 0.0)
+    written = threading.Event()
+    monkeypatch.setattr("slowfast_uniformer.runs.log._write_line", lambda line: written.set())
+    with Phase("read a.pyth") as phase:
+        assert written.wait(60)
+    assert phase._ended.is_set()
+
+
+def test_only_rank_0_shows_a_phase(monkeypatch):
+    monkeypatch.setattr(topology, "is_main", lambda: False)
+    before = threading.active_count()
+    with Phase("check", 2, "video"):
+        assert threading.active_count() == before
+
+
+def test_a_command_without_a_log_writes_to_standard_error(monkeypatch, capsys):
+    monkeypatch.setattr(logging.Logger, "hasHandlers", lambda self: False)
+    clock = Clock()
+    phase = Phase("explain", 9, "video", clock=clock)
+    clock.now += 60
+    phase.write_if_due()
+    assert capsys.readouterr() == ("", "explain: 0 of 9 videos after 1 min\n")
+    monkeypatch.setattr(sys, "stderr", None)  # closed
+    clock.now += 60
+    phase.write_if_due()
+    assert capsys.readouterr().out == ""
+
+
 def test_progress_bar_only_on_a_terminal_of_rank_0(monkeypatch, capsys):
     numbers = [1, 2, 3]
-    assert progress(numbers, 3, "epoch 1") is numbers
+    assert list(progress(numbers, 3, "validation", "video")) == numbers
+    assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    assert list(progress(numbers, 3, "epoch 1")) == numbers
-    assert "epoch 1" in capsys.readouterr().err
+    assert list(progress(numbers, 3, "validation", "video")) == numbers
+    assert "validation" in capsys.readouterr().err
+    assert list(progress(numbers, 3, "explain", "video", bar=False)) == numbers
+    with Phase("test", 3, "video") as phase:
+        phase.advance(2)
+        phase.advance(2)  # the last batch of all ranks may not be full
+        assert phase._bar.n == 3
+    capsys.readouterr()
     monkeypatch.setattr(topology, "is_main", lambda: False)
-    assert progress(numbers, 3, "epoch 1") is numbers
+    assert list(progress(numbers, 3, "validation", "video")) == numbers
+    assert capsys.readouterr().err == ""
+
+
+def test_a_terminal_that_goes_away_ends_nothing(monkeypatch, tmp_path):
+    setup_logging(str(tmp_path))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with Phase("epoch 1", 3, "step") as phase:
+
+        def fail(*_):
+            raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr(sys.stderr, "write", fail)
+        phase.advance(3)
+        phase._on_bar("refresh")
+        logging.getLogger("slowfast_uniformer.any").info("step 3")
+    assert "step 3" in (tmp_path / "log.txt").read_text()

@@ -1,9 +1,12 @@
 """metrics.jsonl, log lines and TensorBoard: one `Recorder.write` for all, and pictures."""
 
+import errno
 import json
 import logging
 import math
 import sys
+import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +17,12 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from slowfast_uniformer.config.keys import get_cfg
 from slowfast_uniformer.config.load import load_config
+from slowfast_uniformer.distributed import signals
 from slowfast_uniformer.engine.metrics import VideoAggregator
 from slowfast_uniformer.engine.test import record_evaluation
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.runs.recorder import Recorder, log_line
+from slowfast_uniformer.runs import figures
+from slowfast_uniformer.runs.recorder import Recorder, _silence_writer_threads, log_line
 
 TRAIN = {"split": "train_iter", "epoch": 1, "lr": 1e-5, "iter": 5, "iters": 9, "loss": 2.5, "top1_acc": 50.0}
 
@@ -206,3 +211,107 @@ def test_without_tensorboard_a_warning_once(tmp_path, monkeypatch, caplog):
     assert len(rows(tmp_path)) == 2
     warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1 and "TENSORBOARD.ENABLE" in warnings[0]
+
+
+def warnings_in(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+PICTURES = {
+    "the confusion matrix": ("draw_confusion", lambda log: log.confusion("val", np.eye(2, dtype=int), ["a", "b"], 1)),
+    "the per-class accuracy": ("draw_per_class", lambda log: log.per_class("val", np.ones(2), ["a", "b"], 1)),
+    "the clips": ("draw_clips", lambda log: log.clips("val", [np.zeros((1, 4, 4, 3), np.uint8)], [("a", "a", 1.0)], 1)),
+    "TensorBoard": ("", lambda log: log.embedding("val", "no features", ["a"], None, 1)),
+}
+
+
+@pytest.mark.parametrize("what", PICTURES)
+@pytest.mark.parametrize("fault", [ValueError("a\n  b"), MemoryError(), SystemExit(3)], ids=lambda f: type(f).__name__)
+def test_a_picture_that_fails_is_one_warning_in_training_and_test_together(tmp_path, monkeypatch, caplog, what, fault):
+    def fail(*_):
+        raise fault
+
+    function, draw = PICTURES[what]
+    if function:
+        monkeypatch.setattr(figures, function, fail)
+    for _ in range(2):
+        log = Recorder(str(tmp_path), tensorboard=True, rank=0)
+        draw(log)
+        draw(log)
+        log.write(5, TRAIN)
+        log.close()
+    (said,) = warnings_in(caplog)
+    assert said.startswith(f"{what} cannot be written (") and "the run goes on" in said
+    if function:
+        assert type(fault).__name__ in said and "\n" not in said
+    assert len(rows(tmp_path)) == 2 and len(board(tmp_path).Scalars("train/loss")) == 2
+    log.resume(5, 0)  # another training
+    draw(log)
+    assert len(warnings_in(caplog)) == 2
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt(), signals.Interrupted()], ids=lambda f: type(f).__name__)
+def test_what_ends_a_run_is_not_taken_for_a_fault(tmp_path, caplog, fault):
+    with pytest.raises(type(fault)), Recorder(str(tmp_path), True, 0).optional("a picture"):
+        raise fault
+    assert not warnings_in(caplog)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_full_disk_below_tensorboard_is_one_warning_and_later_values_are_drawn(tmp_path, monkeypatch, caplog):
+    def no_space(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    log = Recorder(str(tmp_path), tensorboard=True, rank=0)
+    log.resume(0, 0)
+    log.write(1, TRAIN)
+    with monkeypatch.context() as full:
+        full.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", no_space)
+        full.setattr("slowfast_uniformer.runs.recorder._probe", no_space)
+        for step in (2, 3, 4):
+            log.write(step, TRAIN)
+            log.confusion("val", np.eye(2, dtype=int), None, step)
+    log.write(5, TRAIN)
+    log.close()
+    (said,) = warnings_in(caplog)
+    assert said.startswith("TensorBoard cannot be written (OSError: [Errno 28] No space left on device)")
+    assert len(rows(tmp_path)) == 5
+    assert [event.step for event in board(tmp_path).Scalars("train/loss")] == [1, 5]
+    assert not list((tmp_path / "tensorboard").glob(".*")), "no file of a trial is left"
+
+
+def test_a_tensorboard_folder_that_is_a_file(tmp_path, caplog):
+    (tmp_path / "tensorboard").touch()
+    log = Recorder(str(tmp_path), tensorboard=True, rank=0)
+    log.config(get_cfg())
+    log.write(1, TRAIN)
+    log.write(2, TRAIN)
+    log.close()
+    assert len(warnings_in(caplog)) == 1 and len(rows(tmp_path)) == 2
+
+
+def test_a_full_disk_for_the_metrics_is_one_warning(tmp_path, monkeypatch, caplog):
+    def no_space(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    log = Recorder(str(tmp_path), tensorboard=False, rank=0)
+    with monkeypatch.context() as full:
+        full.setattr("slowfast_uniformer.runs.recorder.append_json_lines", no_space)
+        for step in (1, 2, 3):
+            log.write(step, TRAIN)
+    log.write(4, TRAIN)
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4]
+    assert len(warnings_in(caplog)) == 1
+
+
+def test_writing_threads_of_tensorboard_print_no_traceback(monkeypatch):
+    from tensorboard.summary.writer import event_file_writer
+
+    shown = []
+    monkeypatch.setattr(threading, "excepthook", shown.append)
+    _silence_writer_threads.cache_clear()
+    _silence_writer_threads()
+    for thread in (threading.Thread(), event_file_writer._AsyncWriterThread(None, None, 1)):
+        threading.excepthook(SimpleNamespace(thread=thread))
+    assert [type(fault.thread) for fault in shown] == [threading.Thread]
+    _silence_writer_threads.cache_clear()

@@ -97,6 +97,14 @@ def test_a_tracker_that_fails_is_one_warning(fake, tmp_path, caplog, monkeypatch
     (said,) = warnings(caplog)
     assert said.startswith("TRACKER: no more metrics are sent to wandb (ConnectionError: no way to the server; see")
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3
+    test = log_of(tmp_path / "run", "wandb")
+    test.write(4, {"split": "test_final", "top1_acc": 60.0})
+    test.close()
+    assert len(warnings(caplog)) == 1 and len(fake()) == 1, "the test after it does not wait and warn again"
+    test.resume(3, 1)  # a training that is continued
+    test.write(5, TRAIN)
+    assert test._tracker._process
+    test.close()
 
 
 def test_a_tracker_that_hangs_does_not_delay_the_run(fake, tmp_path, caplog, monkeypatch):

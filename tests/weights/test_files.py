@@ -107,6 +107,8 @@ def test_names_are_looked_up_in_the_folder_of_weights(tmp_path, monkeypatch):
     monkeypatch.delenv("SLOWFAST_UNIFORMER_WEIGHTS")
     with pytest.raises(UserError, match="no weights 'known'.*SLOWFAST_UNIFORMER_WEIGHTS is unset"):
         find_weights("known")
+    with pytest.raises(UserError, match=f"{tmp_path}: a folder without checkpoints"):
+        find_weights(str(tmp_path))
 
 
 def test_addresses_go_through_the_path_manager(tmp_path):

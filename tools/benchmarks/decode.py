@@ -1,12 +1,14 @@
 """Measure data/decode.py: its speed against other decoders, and whether it leaks memory.
 
-    python tools/benchmarks/decode.py speed|leak [--videos FILE ...] [--positions 12] [--repeats 5] [--reads 5000]
-        [--kills 20]
+    python tools/benchmarks/decode.py speed|long|leak [--videos FILE ...] [--positions 12] [--repeats 5]
+        [--reads 5000] [--kills 20] [--minutes 10]
 
 `speed` reads 16 frames of stride 4 (dense) and 8 spread ones (sparse) at random positions of the videos, or of
 10-second clips that it renders: 340x256, H.264 with B-frames, a key frame every 12 or 250 frames. Each read opens the
-file, on one thread. Baselines are interleaved; the minimum CPU time of the repeats counts. `leak` reads intact and
-damaged files, closes some early and kills processes while they read (Linux).
+file, on one thread. Baselines are interleaved; the minimum CPU time of the repeats counts. `long` opens videos of ten
+minutes in containers and codecs of many kinds and reads 8 spread frames of each, beside reading them all with PyAV; with
+PYTHONPATH it measures another version of the package. `leak` reads intact and damaged files, closes some early and kills
+processes while they read (Linux).
 """
 
 import argparse
@@ -16,7 +18,9 @@ import os
 import random
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
@@ -31,23 +35,52 @@ from slowfast_uniformer.data.video import VideoError
 FRAMES, FPS, WIDTH, HEIGHT = 300, 30, 340, 256
 
 
-def render(path: Path, gop: int) -> str:
-    """Write a clip of a texture that moves behind another one, with some noise."""
+# Kinds of long videos: codec, pixel format and options.
+LONG = {
+    "h264.mp4": ("libx264", "yuv420p", {"x264-params": "log=-1:scenecut=0"}),
+    "h264.ts": ("libx264", "yuv420p", {"x264-params": "log=-1:scenecut=0"}),
+    "mpeg2.ts": ("mpeg2video", "yuv420p", {}),
+    "mpeg2.mpg": ("mpeg2video", "yuv420p", {}),
+    "mjpeg.avi": ("mjpeg", "yuvj420p", {}),
+    "mjpeg.mov": ("mjpeg", "yuvj420p", {}),
+    "mjpeg.mkv": ("mjpeg", "yuvj420p", {}),
+    "vp8.webm": ("libvpx", "yuv420p", {"deadline": "realtime", "cpu-used": "8"}),
+    "mpeg4.avi": ("mpeg4", "yuv420p", {}),
+}
+
+
+def pictures() -> Iterator[np.ndarray]:
+    """A texture that moves behind another one, with some noise."""
     noise = np.random.RandomState(0)
     textures = noise.randn(2, HEIGHT + 2 * FRAMES, WIDTH + 2 * FRAMES, 3).cumsum(1).cumsum(2)
     textures = 255 * (textures - textures.min()) / np.ptp(textures)
     grain = noise.randn(8, HEIGHT, WIDTH, 1) * 3
+    for n in range(FRAMES):
+        picture = textures[0, n : n + HEIGHT, n : n + WIDTH] + grain[n % 8]
+        picture[60:200, 80:240] = textures[1, n : n + 140, 2 * n : 2 * n + 160]
+        yield picture.clip(0, 255).astype(np.uint8)
+
+
+def render(path: Path, gop: int, kind: str = "h264.mp4", repeats: int = 1) -> str:
+    """Write a clip, its packets again and again `repeats` times."""
+    codec, pix_fmt, options = LONG[kind]
     with av.open(path, "w") as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"x264-params": "log=-1:scenecut=0"})
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        stream.codec_context.gop_size, stream.codec_context.max_b_frames = gop, 3
-        for n in range(FRAMES):
-            picture = textures[0, n : n + HEIGHT, n : n + WIDTH] + grain[n % 8]
-            picture[60:200, 80:240] = textures[1, n : n + 140, 2 * n : 2 * n + 160]
-            frame = av.VideoFrame.from_ndarray(picture.clip(0, 255).astype(np.uint8), format="rgb24")
-            frame.pts = n
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+        stream = container.add_stream(codec, rate=FPS, options=options)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pix_fmt
+        stream.codec_context.gop_size, stream.codec_context.time_base = gop, Fraction(1, FPS)
+        stream.codec_context.max_b_frames = 0 if codec in ("mjpeg", "libvpx", "mpeg4") else 3
+        packets = []
+        for n, picture in enumerate(pictures()):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = n, Fraction(1, FPS)
+            packets += stream.encode(frame)
+        packets += stream.encode(None)
+        contents = [(bytes(p), p.pts, p.dts, p.is_keyframe) for p in packets]
+        for repeat, (content, pts, dts, key) in itertools.product(range(repeats), contents):
+            packet = av.Packet(content)
+            packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, FPS), key
+            packet.pts, packet.dts = pts + repeat * FRAMES, dts + repeat * FRAMES
+            container.mux(packet)
     return str(path)
 
 
@@ -105,6 +138,23 @@ def speed(paths: list[str], args: argparse.Namespace) -> None:
     print(f"{'geometric mean, relative':32}" + "".join(f"{r:16.2f}" for r in np.exp(np.log(ratios).mean(0))))
 
 
+def long(paths: list[str]) -> None:
+    """Print seconds of CPU for opening and for reading 8 spread frames, and for decoding all and keeping these."""
+    print(f"{'seconds':32}{'open':>10}{'8 frames':>10}{'both':>10}{'all':>10}")
+    for path in paths:
+        times = [time.process_time()]
+        with Video(path) as video:
+            times.append(time.process_time())
+            indices = sampling.sparse(video.frames, 8)
+            video.read(indices)
+            times.append(time.process_time())
+        pyav_everything(path, indices)
+        times.append(time.process_time())
+        opening, reading, everything = np.diff(times)
+        figures = (opening, reading, opening + reading, everything)
+        print(f"{Path(path).name:32}" + "".join(f"{figure:10.2f}" for figure in figures), flush=True)
+
+
 def held() -> tuple[float, int, int]:
     """Resident MB, threads and open files of this process."""
     memory = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -143,9 +193,9 @@ def leak(paths: list[str], args: argparse.Namespace) -> None:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure decoding.")
-    parser.add_argument("mode", choices=["speed", "leak"])
+    parser.add_argument("mode", choices=["speed", "long", "leak"])
     parser.add_argument("--videos", nargs="+", default=[])
-    for name, default in {"positions": 12, "repeats": 5, "reads": 5000, "kills": 20, "seed": 0}.items():
+    for name, default in {"positions": 12, "repeats": 5, "reads": 5000, "kills": 20, "minutes": 10, "seed": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     return parser.parse_args()
 
@@ -155,6 +205,9 @@ def main() -> None:
     random.seed(args.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if args.mode == "long":
+            repeats = args.minutes * 60 * FPS // FRAMES
+            return long(args.videos or [render(folder / f"long_{kind}", 60, kind, repeats) for kind in LONG])
         paths = args.videos or [render(folder / f"key_frame_every_{gop}.mp4", gop) for gop in (12, 250)]
         if args.mode == "speed":
             return speed(paths, args)

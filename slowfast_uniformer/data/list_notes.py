@@ -1,0 +1,99 @@
+"""Numbers of lists that can hardly be right: notes before training, each one a line. Nothing of this is an error."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from fvcore.common.config import CfgNode
+
+from slowfast_uniformer.data.annotations import UNLABELLED, Sample
+from slowfast_uniformer.wording import counted
+
+_SHOWN = 5  # classes that a note names
+
+
+def list_notes(cfg: CfgNode, lists: Mapping[str, Sequence[Sample]], names: Sequence[str] | None) -> Iterator[str]:
+    """Notes on the lists that a run uses.
+
+    Args:
+        cfg: The run's config.
+        lists: The samples of each split that is used, of train, val and test.
+        names: Class names in label order, or None.
+    """
+    labels = {split: {label for sample in samples for label in sample.labels} for split, samples in lists.items()}
+    for split, samples in lists.items():
+        yield from _contradictions(cfg, split, samples)
+        if len(samples) > 1 and len({sample.path for sample in samples}) == 1 and samples[0].part is None:
+            yield f"all {len(samples)} lines of the {split} list name the same video, {samples[0].path}"
+    if "train" in lists:
+        yield from _training_notes(cfg, labels, names)
+    for split in [split for split in ("val", "test") if split in lists]:
+        if "train" in lists:
+            if unknown := sorted(labels[split] - labels["train"]):
+                shown = _classes(unknown, names)
+                yield f"the {split} list has {_of(unknown)} that no training video has, and cannot get right: {shown}"
+            yield from _overlap(split, lists)
+        if cfg.DATA.MULTI_LABEL and not labels[split]:
+            best = ", and no checkpoint becomes the best one" if split == "val" else ""
+            yield f"no video of the {split} list has a label: its mAP is not defined (nan){best}"
+
+
+def _contradictions(cfg: CfgNode, split: str, samples: Sequence[Sample]) -> Iterator[str]:
+    """A note on videos that a list has with more than one label. Parts of a video may differ."""
+    if cfg.DATA.MULTI_LABEL:
+        return
+    labels: dict[str, int] = {}
+    several = {}
+    for sample in samples:
+        label = labels.setdefault(sample.path, sample.label)
+        if label != sample.label and sample.part is None:
+            several.setdefault(sample.path, f"{label} and {sample.label}")
+    if several:
+        path, both = next(iter(several.items()))
+        yield f"the {split} list has {counted(len(several), 'video')} with more than one label, such as {path} ({both})"
+
+
+def half_labelled(samples: Sequence[Sample]) -> str:
+    """A line on a test list where only some videos have a label, or an empty text."""
+    labelled = sum(sample.label != UNLABELLED for sample in samples)
+    if labelled in (0, len(samples)):
+        return ""
+    return f"scores are of the {labelled:,} labelled of {counted(len(samples), 'test video')}; the others have label -1"
+
+
+def _training_notes(cfg: CfgNode, labels: Mapping[str, set[int]], names: Sequence[str] | None) -> Iterator[str]:
+    classes, used, everywhere = cfg.MODEL.NUM_CLASSES, labels["train"], set().union(*labels.values())
+    unused = sorted(set(range(classes)) - used)
+    if not used:
+        yield "no video of the train list has a label: with DATA.MULTI_LABEL all are taken for videos of no class"
+    elif len(used) == 1 and not cfg.DATA.MULTI_LABEL:
+        only = _classes(sorted(used), names)
+        yield f"all training videos are of one class, {only}: nothing can be learnt. Check the labels of the train list"
+    elif names is None and everywhere == set(range(len(everywhere))) and len(everywhere) < classes:
+        count = len(everywhere)
+        yield (
+            f"MODEL.NUM_CLASSES is {classes}, but the lists use {count} labels, 0 to {count - 1}; if these are all, "
+            f"set MODEL.NUM_CLASSES {count}"
+        )
+    elif unused == [0]:
+        yield f"no training video is of label {_classes([0], names)}: do the labels of the list start at 1?"
+    elif unused:
+        yield f"{len(unused)} of {counted(classes, 'class')} have no training video: {_classes(unused, names)}"
+
+
+def _overlap(split: str, lists: Mapping[str, Sequence[Sample]]) -> Iterator[str]:
+    train = {sample.path for sample in lists["train"]}
+    paths = {sample.path for sample in lists[split]}
+    if shared := len(paths & train):
+        which = "all" if shared == len(paths) else f"{shared:,} of the"
+        yield (
+            f"{which} {counted(len(paths), 'video')} of the {split} list {'is' if shared == 1 else 'are'} in the train "
+            "list, too: scores on videos that were trained on say little"
+        )
+
+
+def _of(labels: Sequence[int]) -> str:
+    return "a label" if len(labels) == 1 else f"{len(labels)} labels"
+
+
+def _classes(labels: Sequence[int], names: Sequence[str] | None) -> str:
+    shown = ", ".join(f"{label} ({names[label]})" if names else str(label) for label in labels[:_SHOWN])
+    return shown + (f" and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else "")

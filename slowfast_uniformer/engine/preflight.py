@@ -1,0 +1,91 @@
+"""What a run will need later, looked at before its first step: lists, class names, weights to test, output folder.
+
+Imports no PyTorch: `uniformer train` refuses faulty input before that is loaded.
+"""
+
+import glob
+import os
+from collections.abc import Sequence
+
+from fvcore.common.config import CfgNode
+
+from slowfast_uniformer.data import annotations, shards
+from slowfast_uniformer.data.annotations import Sample
+from slowfast_uniformer.data.classes import class_names, visible
+from slowfast_uniformer.data.flip_labels import flipped_labels
+from slowfast_uniformer.data.list_notes import list_notes
+from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.wording import counted
+
+_TRIED = 8  # videos of each list that are looked for
+
+
+def check_inputs(cfg: CfgNode, only: str = "") -> list[str]:
+    """Read all lists and class names that a run needs. Every process does so: it needs them itself, and keeps them.
+
+    Args:
+        cfg: The run's config.
+        only: "train" or "test"; by default TRAIN.ENABLE and TEST.ENABLE decide.
+
+    Returns:
+        Notes on numbers that can hardly be right, to be logged.
+
+    Raises:
+        UserError: Some input cannot be used.
+    """
+    training = only == "train" or (not only and cfg.TRAIN.ENABLE)
+    testing = only == "test" or (not only and cfg.TEST.ENABLE)
+    splits = ["train"] * training + ["val"] * (training and cfg.TRAIN.EVAL_PERIOD > 0) + ["test"] * testing
+    lists = {split: annotations.load(cfg, split) for split in splits}
+    for split, samples in lists.items():
+        _check_videos(annotations.list_path(cfg, split), samples)
+    names = class_names(cfg)
+    if training and cfg.DATA.FLIP_LABELS:
+        flipped_labels(cfg, names)
+    if testing:
+        _check_weights_to_test(cfg, training)
+    _check_output_folder(cfg.OUTPUT_DIR)
+    return list(list_notes(cfg, lists, names))
+
+
+def _check_videos(path: str, samples: Sequence[Sample]) -> None:
+    """Refuse a list none of whose videos is there, as far as a few of them tell: a wrong prefix, or a mount away."""
+    tried = [sample.path for sample in samples[:: -(-len(samples) // _TRIED)]]
+    if any("://" in video or shards.exists(video) for video in tried):
+        return
+    first = tried[0]
+    remedy = "Check DATA.PATH_PREFIX and the list"
+    if with_ending := sorted(glob.glob(f"{glob.escape(first)}.*")):
+        remedy = f"{with_ending[0]} is: write the names of files with their endings"
+    elif "\\" in first:
+        remedy = "Write the paths as they are on this machine, or relative to DATA.PATH_PREFIX"
+    videos = "the video" if len(samples) == 1 else f"all {counted(len(samples), 'video')}"
+    looked = (
+        f"{videos} tried" if len(tried) == len(samples) else f"{len(tried)} of {counted(len(samples), 'video')} tried"
+    )
+    raise UserError(
+        f"{path}: {looked}, and none is there, the first {visible(first)}. {remedy}; if a disk or mount is away, start "
+        "again once it is back"
+    )
+
+
+def _check_weights_to_test(cfg: CfgNode, training: bool) -> None:
+    """Refuse a TEST.CHECKPOINT_FILE_PATH that is not there; in OUTPUT_DIR it may be what the training is to write."""
+    path, out = cfg.TEST.CHECKPOINT_FILE_PATH, os.path.join(os.path.abspath(cfg.OUTPUT_DIR), "")
+    if not path or "://" in path or os.path.exists(path) or "SLOWFAST_UNIFORMER_WEIGHTS" in os.environ:
+        return
+    if not (training and os.path.abspath(path).startswith(out)):
+        raise UserError(
+            f"TEST.CHECKPOINT_FILE_PATH: there is no {path}. Name a checkpoint or a run's folder, or leave the key "
+            "empty to test what is in OUTPUT_DIR"
+        )
+
+
+def _check_output_folder(folder: str) -> None:
+    """A folder that is there can be written to, or created in the nearest one that is there."""
+    place = os.path.abspath(folder)
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    cause = "Not a directory" if not os.path.isdir(place) else "" if os.access(place, os.W_OK) else "Permission denied"
+    if cause:
+        raise UserError(f"OUTPUT_DIR: cannot write to {folder} ({place}: {cause}); set it to a folder of yours")

@@ -1,0 +1,86 @@
+"""Notes on numbers of lists that can hardly be right."""
+
+import re
+
+import pytest
+
+from slowfast_uniformer.config.load import load_config
+from slowfast_uniformer.data.annotations import Sample
+from slowfast_uniformer.data.list_notes import half_labelled, list_notes
+
+NAMES = [f"class {k}" for k in range(8)]
+
+
+def notes(lists, classes=3, names=None, *overrides):
+    """Of lists of (path, label), or of labels alone whose videos differ."""
+    cfg = load_config(None, ["NUM_GPUS", 0, "MODEL.NUM_CLASSES", classes, *overrides])
+    samples = {
+        split: [
+            Sample(*row) if isinstance(row, tuple) and row else Sample(f"{split}{k}.mp4", row)
+            for k, row in enumerate(rows)
+        ]
+        for split, rows in lists.items()
+    }
+    return list(list_notes(cfg, samples, names))
+
+
+def test_good_lists_need_no_note():
+    assert notes({"train": [0, 1, 2], "val": [0, 1, 2], "test": [0, -1]}) == []
+    assert notes({"test": [0]}) == []
+
+
+@pytest.mark.parametrize(
+    "lists, classes, names, expected",
+    [
+        (
+            {"train": [0, 1, 2], "val": [0, 1]},
+            400,
+            None,
+            "NUM_CLASSES is 400, but the lists use 3 labels, 0 to 2; .*MODEL.NUM_CLASSES 3$",
+        ),
+        (
+            {"train": [0, 2]},
+            8,
+            NAMES,
+            r"6 of 8 classes have no training video: 1 \(class 1\), .*5 \(class 5\), 6 \(class 6\) and 1 more$",
+        ),
+        ({"train": [0, 2]}, 3, None, "1 of 3 classes have no training video: 1$"),
+        ({"train": [1, 2]}, 3, None, "no training video is of label 0: do the labels of the list start at 1"),
+        ({"train": [1, 1]}, 8, NAMES, r"all training videos are of one class, 1 \(class 1\)"),
+        ({"train": [0, 1], "val": [0, 2]}, 3, None, "the val list has a label that no training video has, .*: 2$"),
+        ({"train": [("a", 0), ("a", 1)]}, 2, None, "all 2 lines of the train list name the same video, a$"),
+        (
+            {"train": [("a", 0), ("b", 1), ("a", 1), ("a", 1)]},
+            2,
+            None,
+            r"^the train list has 1 video with more than one label, such as a \(0 and 1\)$",
+        ),
+        (
+            {"train": [("a", 0), ("b", 1)], "test": [("b", 1), ("a", 0)]},
+            2,
+            None,
+            "all 2 videos of the test list are in",
+        ),
+        (
+            {"train": [("a", 0), ("b", 1)], "val": [("b", 1), ("c", 0)]},
+            2,
+            None,
+            "1 of the 2 videos of the val list is in",
+        ),
+    ],
+)
+def test_notes(lists, classes, names, expected):
+    found = notes(lists, classes, names)
+    assert any(re.search(expected, note) for note in found), found
+
+
+def test_several_labels_without_any():
+    found = notes({"train": [(), ()], "val": [()], "test": [()]}, 3, None, "DATA.MULTI_LABEL", True)
+    assert len(found) == 3 and "no video of the train list has a label" in found[0]
+    assert "nan" in found[1] and "no checkpoint becomes the best" in found[1] and "test list" in found[2]
+
+
+def test_a_list_where_some_have_labels():
+    labels = [0, -1, -1, 1, 2]
+    assert "of the 3 labelled of 5 test videos" in half_labelled([Sample("a", label) for label in labels])
+    assert half_labelled([Sample("a", -1)]) == half_labelled([Sample("a", 1)]) == half_labelled([]) == ""

@@ -1,0 +1,20 @@
+"""Wording that messages share."""
+
+import pytest
+
+from slowfast_uniformer.wording import counted
+
+
+@pytest.mark.parametrize(
+    "count, noun, text",
+    [
+        (1, "video", "1 video"),
+        (0, "video", "0 videos"),
+        (2000, "step", "2,000 steps"),
+        (1, "process", "1 process"),
+        (2, "class", "2 classes"),
+        (3, "class name", "3 class names"),
+    ],
+)
+def test_counts(count, noun, text):
+    assert counted(count, noun) == text
