@@ -1,8 +1,9 @@
 """Frames of a video file by number, with PyAV: bit for bit those of decoding the whole file and counting.
 
-Demuxing once, without decoding, gives each packet's time stamps and the key frames. Reading seeks to the key
-frame before a wanted frame, skips the decoding of frames that no other refers to, and converts wanted frames
-only. For containers and codecs whose time stamps are known to mislead, it decodes from the start and counts.
+Demuxing once, without decoding, gives each packet's time stamps, the key frames and what a packet holds
+(packet_index.py). Reading goes to the key frame before a wanted frame, skips the decoding of frames that no other
+refers to, and converts wanted frames only. Where packets do not tell which frame each holds, or hold anything odd, the
+file is decoded from the start and counted.
 """
 
 import os
@@ -26,9 +27,10 @@ from slowfast_uniformer.wording import counted
 SEEKABLE = {"mov", "matroska"}
 UNMARKED_ENDS = {"mpegts", "mpeg"}  # containers that do not tell that the last packet is cut off
 # Codecs with at most one shown frame in each packet, and whether decoding can skip non-reference frames: in AV1 that
-# changes the others.
-USUAL = {"h264": True, "hevc": True, "vp9": True, "mpeg4": True, "av1": False}
-SKIPPABLE = USUAL | {"mpeg1video": True, "mpeg2video": True, "vp8": False, "ffv1": False, "png": False}
+# changes the others. Codecs of key frames only are such, too.
+SKIPPABLE = {"h264": True, "hevc": True, "vp9": True, "mpeg4": True, "mpeg1video": True, "mpeg2video": True}
+SKIPPABLE |= {"av1": False, "vp8": False, "ffv1": False, "png": False}
+USUAL = {"h264", "hevc", "vp9", "mpeg4", "av1"}  # in seekable containers their index needs no confirmation
 REORDERED = 16  # most frames by which a frame is shown before one that it refers to (H.264 and HEVC)
 
 
@@ -126,6 +128,7 @@ class Video(VideoSource):
     def _make_index(self, packets: list[Packet]) -> None:
         """Set `_index` if the packets tell which frame each holds, and `_one_each` if only the number of frames."""
         context, demuxer = self._stream.codec_context, self._container.format.name.split(",")[0]
+        # The palette of a raw stream is in its first packet only.
         suited = self._codec in SKIPPABLE or (context.codec.intra_only and context.pix_fmt != "pal8")
         damaged = [at for at, p in enumerate(packets) if p.damaged or p.content == ODD]
         if not packets or not suited or (damaged and damaged[0] < len(packets) - 1):
@@ -137,7 +140,7 @@ class Video(VideoSource):
         index = PacketIndex(packets, order, self._codec)
         self._seekable = demuxer in SEEKABLE and index.distinct
         usual = self._seekable and self._codec in USUAL and context.field_order <= 1
-        usual = usual and all(p.content != FIELDS for p in packets)
+        usual = usual and len(packets) > 1 and all(p.content != FIELDS for p in packets)
         whole = not damaged and not self._cause and demuxer not in UNMARKED_ENDS
         if self._verify(index, index.spans(usual, whole)):
             self._index = index

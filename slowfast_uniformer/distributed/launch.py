@@ -179,7 +179,10 @@ def _rendezvous(init_method: str, timeout: timedelta) -> dist.Store:
             f"rank {rank} on {host}: rank 0 cannot be reached at {where} ({str(error).splitlines()[0]}). "
             "Check that it runs, and that nodes may connect to that port"
         ) from None
-    store = dist.PrefixStore(f"launch/{next(_LAUNCHES)}", store)  # torchrun's store outlives a launch
+    # torchrun's store outlives a launch and, on one machine, a restart: ranks would find the addresses of dead ones.
+    # On several machines each restart has a store of its own, and the agents' counts of restarts may differ.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if topology.num_machines() == 1 else "0"
+    store = dist.PrefixStore(f"launch/{attempt}/{next(_LAUNCHES)}", store)
     keys = [f"joined/{other}" for other in range(world)]
     store.set(keys[rank], host)
     try:

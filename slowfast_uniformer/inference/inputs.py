@@ -49,9 +49,10 @@ def _samples(path: str, cfg: CfgNode) -> list[Sample]:
         raise UserError(unread[0])
     if not found:
         kinds = Counter(folders.ending_of(file) or "without an ending" for file in files).most_common(5)
-        held = ", ".join(f"{count} {kind}" for kind, count in kinds) or "no files"
+        held = ", ".join(f"{count} {kind}" for kind, count in kinds)
+        held = f"without videos or frame folders, but {held}" if held else "without any files"
         endings = " ".join(sorted(folders.VIDEO_ENDINGS))
-        raise UserError(f"{path}: a folder without videos or frame folders, but {held}. Videos end in {endings}")
+        raise UserError(f"{path}: a folder {held}. Videos end in {endings}")
     for message in unread:
         logger.warning("left out: %s", message)
     return [path_sample(video, template) for video in sorted(found)]

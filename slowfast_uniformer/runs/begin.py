@@ -71,7 +71,7 @@ def begin(
 
     def set_aside(folder: str) -> None:
         if held:  # by a run that may well be alive
-            raise UserError(f"{held}: its files cannot be set aside. Wait until it has ended, or set another OUTPUT_DIR")
+            raise UserError(f"{held}, so that its files stay. Wait until it has ended, or set another OUTPUT_DIR")
         _move(out, folder, config_files)
 
     for name in os.listdir(out):

@@ -1,5 +1,6 @@
 """What becomes of a run when ranks are missing, die, hang, or come and go."""
 
+import itertools
 import os
 import re
 import signal
@@ -213,3 +214,17 @@ def test_machines_that_come_and_go(tiny, tmp_path):
     assert steps == sorted(set(steps)), "no repeat"
     epochs = [row["epoch"] for row in record(out) if row["split"] == "train_epoch"]
     assert epochs == list(range(1, len(epochs) + 1)), "no gap"
+
+
+def test_a_restart_by_torchrun_does_not_find_the_addresses_of_dead_ranks(monkeypatch):
+    """On one machine torchrun keeps its store when it starts the ranks again."""
+    kept = dist.HashStore()
+    monkeypatch.setattr(launch.dist, "rendezvous", lambda *_, **__: iter([(kept, 0, 1)]))
+    found = []
+    for attempt in ("0", "1"):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", attempt)
+        monkeypatch.setattr(launch, "_LAUNCHES", itertools.count())  # as in a new process
+        store = launch._rendezvous("env://", timedelta(seconds=5))
+        found.append(store.check(["group/address"]))
+        store.set("group/address", attempt)
+    assert found == [False, False]

@@ -184,6 +184,7 @@ def test_a_run_that_is_continued_is_the_same_run(life, tmp_path, former):
             break
 
 
+@pytest.mark.slow
 def test_a_restart_of_the_job_that_began_anew_continues(life, tmp_path, monkeypatch):
     """SLURM's requeueing, at any moment, with the command that begins anew."""
     for moments in itertools.count():

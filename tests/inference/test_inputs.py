@@ -79,7 +79,7 @@ def test_folders_without_videos_are_refused(folder):
     (folder / "notes" / "a.txt").touch()
     with pytest.raises(UserError, match="notes: a folder without videos or frame folders, but 1 .txt"):
         find(folder, "notes")
-    with pytest.raises(UserError, match="empty: a folder without videos or frame folders, but no files. .*.mp4"):
+    with pytest.raises(UserError, match="empty: a folder without any files. Videos end in .*.mp4"):
         find(folder, "empty")
     with pytest.raises(UserError, match="none.lst: cannot read the list of videos"):
         find(folder, "none.lst")

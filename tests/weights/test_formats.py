@@ -373,7 +373,8 @@ def test_names_that_only_look_different_are_the_same_classes():
 
 
 def test_unknown_classes_are_refused():
-    with pytest.raises(UserError, match="k.pth: its class names differ .* it has no 'flying'.*label 4 is 'eating' there and 'flying' here.*map:FILE.*head new|new"):
+    told = "k.pth: its class names differ .* it has no 'flying'.*label 4 is 'eating' there and 'flying' here.*map:FILE"
+    with pytest.raises(UserError, match=told):
         load_weights(v2(), with_names(v2(), NAMES), class_names=[*NAMES[:4], "flying"], source="k.pth")
 
 

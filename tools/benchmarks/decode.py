@@ -6,9 +6,9 @@
 `speed` reads 16 frames of stride 4 (dense) and 8 spread ones (sparse) at random positions of the videos, or of
 10-second clips that it renders: 340x256, H.264 with B-frames, a key frame every 12 or 250 frames. Each read opens the
 file, on one thread. Baselines are interleaved; the minimum CPU time of the repeats counts. `long` opens videos of ten
-minutes in containers and codecs of many kinds and reads 8 spread frames of each, beside reading them all with PyAV; with
-PYTHONPATH it measures another version of the package. `leak` reads intact and damaged files, closes some early and kills
-processes while they read (Linux).
+minutes in containers and codecs of many kinds and reads 8 spread frames of each, beside decoding them whole with PyAV.
+With PYTHONPATH it measures another version of the package. `leak` reads intact and damaged files, closes some early and
+kills processes while they read (Linux).
 """
 
 import argparse
