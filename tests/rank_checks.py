@@ -10,7 +10,9 @@ from unittest import mock
 
 import torch
 import torch.multiprocessing as mp
+from device_reads import DeviceReads
 from fvcore.common.config import CfgNode
+from torch.utils._pytree import tree_leaves
 
 from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.data.loader import build_loader
@@ -121,6 +123,33 @@ def take_steps(options: list, *counts: int) -> dict:
         collectives.barrier()
     state = {name: parallel.full_tensor(value).detach().clone() for name, value in run.net.state_dict().items()}
     return {"losses": losses, "state": state}
+
+
+def read_in_steps(options: list) -> dict:
+    """Two steps, then one that is not finite because of rank 1 alone.
+
+    Returns:
+        `found`: what was read from the device; `updated`: by step; `changed`: whether the last one changed a thing.
+    """
+    cfg = load_config(None, options)
+    run = start_run(cfg, None)
+    run.model.train()
+    batches = [(torch.randn(4, 3, 4, 32, 32), torch.arange(4)) for _ in range(3)]
+    if topology.rank() == 1:
+        batches[2][0][0] = torch.inf
+
+    def state() -> list[torch.Tensor]:
+        modules = [run.net, run.ema.module] if run.ema else [run.net]
+        values = [value for module in modules for value in module.state_dict().values()]
+        return [parallel.local_shard(v).clone() for v in [*values, *tree_leaves(run.optimizer.state_dict()["state"])]]
+
+    with DeviceReads() as reads:
+        steps = [training_step(run, *batch) for batch in batches[:2]]
+    before = state()
+    with DeviceReads() as reads_of_bad:
+        steps.append(training_step(run, *batches[2]))
+    same = all(map(torch.equal, before, state()))
+    return {"found": reads.found + reads_of_bad.found, "updated": [bool(s.updated) for s in steps], "changed": not same}
 
 
 def train_and_test(options: list) -> dict:

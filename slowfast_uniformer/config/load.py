@@ -23,6 +23,8 @@ _STORED = "stored config"
 _OTHER_TYPES = {
     "UNIFORMER.MLP_RATIO": (int, float, list),
     "TRAIN.MIXED_PRECISION": (bool, str),
+    "TRAIN.TF32": (bool, str),
+    "TRAIN.CUDNN_BENCHMARK": (bool, str),
     "UNIFORMERV2.LAYER_SCALE": (bool, str),
     "UNIFORMERV2.LN_PRE": (bool, str),
     "UNIFORMERV2.NORM_EPS": (float, str),

@@ -15,6 +15,7 @@ from slowfast_uniformer import terminal
 from slowfast_uniformer.config.load import difference, load_recipe, variant
 from slowfast_uniformer.config.recipe_notes import recipe_notes
 from slowfast_uniformer.distributed import collectives, launch, signals, topology
+from slowfast_uniformer.engine.precision import cuda_settings
 from slowfast_uniformer.engine.preflight import check_inputs
 from slowfast_uniformer.engine.test import test
 from slowfast_uniformer.engine.train import train
@@ -58,6 +59,7 @@ def run_job(
         start = describe_start(cfg)
         if topology.is_main():
             append_json_lines(os.path.join(cfg.OUTPUT_DIR, "starts.jsonl"), start)
+        stack.enter_context(cuda_settings(cfg))
         if training:
             train(cfg, begun.checkpoint)
         metrics = test(cfg) if only == "test" or (not only and cfg.TEST.ENABLE) else {}

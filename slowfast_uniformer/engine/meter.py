@@ -25,23 +25,23 @@ class RunningSums:
         *values, hard_labels, seconds = state or [0.0] * 9
         self.start = time.perf_counter() - seconds
         self.values = torch.tensor(values, dtype=torch.float64)
-        self.on_device: torch.Tensor | float = 0.0  # loss, norm and correct clips that are not yet in `values`
+        self.on_device: torch.Tensor | float = 0.0  # updates, loss, norm and correct clips: not yet in `values`
         self.hard_labels = bool(hard_labels)
 
     def add(self, batch: dict[str, Any], step: StepResult, waited: float) -> None:
         """Add a step over `batch`, for which it had `waited` seconds."""
         self.hard_labels = step.correct is not None
-        zero = torch.zeros_like(step.loss)
-        loss, norm = (step.loss, step.norm) if step.updated else (zero, zero)
-        correct = step.correct if self.hard_labels else zero
-        self.on_device = self.on_device + torch.stack((loss, norm, correct)).double()
-        row = [step.updated, 0.0, 0.0, len(batch["clips"]), 0.0, len(batch["errors"]), waited]
+        of_update = torch.stack((torch.ones_like(step.loss), step.loss, step.norm)).double()
+        correct = step.correct if self.hard_labels else torch.zeros_like(step.loss)
+        added = torch.cat((torch.where(step.updated, of_update, 0.0), correct.double().view(1)))
+        self.on_device = self.on_device + added
+        row = [0.0, 0.0, 0.0, len(batch["clips"]), 0.0, len(batch["errors"]), waited]
         self.values += torch.tensor(row, dtype=torch.float64)
 
     def read(self) -> torch.Tensor:
         """Updates, loss, norm, clips, correct clips, unreadable videos, seconds waited; float64 on the CPU."""
         if isinstance(self.on_device, torch.Tensor):
-            self.values[[1, 2, 4]] += self.on_device.cpu()
+            self.values[[0, 1, 2, 4]] += self.on_device.cpu()
             self.on_device = 0.0
         return self.values
 
@@ -55,8 +55,9 @@ class RunningSums:
 
     def metrics(self, device: torch.device) -> dict[str, float]:
         """Mean loss and gradient norm of updates, accuracy, clips per second, waiting; of all ranks (collective)."""
-        seconds, world = self.seconds(), topology.world_size()
-        values = collectives.all_reduce_mean(self.read().to(device)).tolist()
+        values, world = self.read(), topology.world_size()  # waits for the last step, whose time counts
+        seconds = self.seconds()
+        values = collectives.all_reduce_mean(values.to(device)).tolist()
         updates, loss, norm, clips, correct, errors, waited = values
         return {
             "loss": loss / updates if updates else math.nan,

@@ -151,6 +151,28 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> float:
     return lr
 
 
+def step_if(optimizer: torch.optim.Optimizer, finite: torch.Tensor) -> None:
+    """Take an optimizer step where `finite` is true, a flag on the parameters' device; else change nothing.
+
+    Fused optimizers read the flag on the device, as they do for a torch.amp.GradScaler. Others, and the first step of
+    SGD with dampening, which differs from the later ones, wait for the device.
+    """
+    of_momentum = [group for group in optimizer.param_groups if group.get("momentum")]
+    starting = [p for group in of_momentum for p in group["params"] if p.grad is not None and p not in optimizer.state]
+    dampened = any(group["dampening"] for group in of_momentum)
+    if not getattr(optimizer, "_step_supports_amp_scaling", False) or (starting and dampened):
+        if finite:
+            optimizer.step()
+        return
+    for p in starting:
+        # A first step that is not finite would leave PyTorch's momentum uninitialized. Minus zero is what leaves every
+        # number as it is when it is added, so that the first finite step stores the gradient itself, as PyTorch does.
+        optimizer.state[p]["momentum_buffer"] = torch.full_like(p.grad, -0.0)
+    optimizer.found_inf = (~finite).float()
+    optimizer.step()
+    del optimizer.found_inf
+
+
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -> torch.Tensor:
     """Scale gradients down to a total 2-norm of `max_norm` (0 or None: no limit); returns the norm before."""
     parameters = list(parameters)

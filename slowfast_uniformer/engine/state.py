@@ -5,19 +5,20 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from slowfast_uniformer import seeding
 from slowfast_uniformer.config.load import to_dict
 from slowfast_uniformer.data.classes import check_same_classes
 from slowfast_uniformer.distributed import collectives, parallel, topology
+from slowfast_uniformer.engine.ema import MovingAverage
 from slowfast_uniformer.engine.meter import Meter, reshard
 from slowfast_uniformer.engine.optim import build_optimizer
+from slowfast_uniformer.engine.step import StepResult
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.models.layers import repeated_blocks
 from slowfast_uniformer.models.registry import build_model
@@ -31,6 +32,20 @@ logger = logging.getLogger(__name__)
 # Counters of `RunState` and their keys in checkpoints, which keep the names of the first ones written
 COUNTERS = {name: name for name in ("epoch", "iter", "step", "best_top1", "skipped_steps")}
 COUNTERS |= {"samples_seen": "seen", "epochs_finished": "closed", "consecutive_skipped": "bad_in_a_row"}
+
+
+class UnreadStep(NamedTuple):
+    """A step of which the program does not know yet whether it has updated the weights.
+
+    Attributes:
+        number: `RunState.step` after it.
+        result: its metrics, on the device.
+        videos: the index of each clip's video in the train list, on the CPU.
+    """
+
+    number: int
+    result: StepResult
+    videos: Tensor
 
 
 class RunState:
@@ -52,6 +67,7 @@ class RunState:
         best_top1: of validations; with DATA.MULTI_LABEL best mAP.
         meter: of the current epoch; None between epochs.
         meter_state: from which the meter of a resumed epoch goes on.
+        unread: steps since results were last read; they count as neither skipped nor not. None left in a checkpoint.
         last_save: time of the last checkpoint, by time.monotonic().
         inputs: see `changes.inputs`; None where nobody has set it.
         former: `cfg` and `inputs` of the checkpoint that the run continues from.
@@ -65,12 +81,13 @@ class RunState:
         self.best_top1 = -1.0
         self.meter: Meter | None = None
         self.meter_state: Any = None
+        self.unread: list[UnreadStep] = []
         self.last_save = time.monotonic()
         self.inputs: dict[str, Any] | None = None
         self.former: dict[str, Any] = {}
         self.all_reduce_flags = collectives.AllReducedFlags()
         sharded = cfg.MODEL.PARALLEL == "fsdp" and topology.world_size() > 1
-        self.ema = build_ema(net, cfg.MODEL.EMA_DECAY) if cfg.MODEL.EMA_EPOCH >= 0 else None
+        self.ema = MovingAverage(net, cfg.MODEL.EMA_DECAY) if cfg.MODEL.EMA_EPOCH >= 0 else None
         self.eval_model = copy.deepcopy(net).to("meta") if sharded else None
         if cfg.MODEL.COMPILE:
             parallel.compile_blocks(repeated_blocks(net))
@@ -85,7 +102,7 @@ class RunState:
     @property
     def ema_begun(self) -> bool:
         """Whether there is a moving average that has been updated."""
-        return self.ema is not None and self.ema.n_averaged > 0
+        return self.ema is not None and bool(self.ema.begun)
 
     def class_name(self, label: int) -> str:
         """The name of a class, or its number where names are not known."""
@@ -160,7 +177,7 @@ class RunState:
             _load_state(self.net, state["model_state"], source, classes)
             if self.ema is not None and state.get("ema_state"):
                 _load_state(self.ema.module, state["ema_state"], source, classes)
-                self.ema.n_averaged.fill_(1)
+                self.ema.begun.fill_(True)
         except ClassesDiffer:
             raise
         except UserError as error:
@@ -216,16 +233,6 @@ def load_optimizer(
         for key, value in values.items():
             if isinstance(value, Tensor):  # fused optimizers want their step counts on the device, too
                 optimizer.state[p][key] = (parallel.shard_like(p, value) if value.ndim else value).to(p.device)
-
-
-def build_ema(net: nn.Module, decay: float) -> AveragedModel:
-    """A copy of the model that averages parameters and buffers exponentially; its first update copies them."""
-    average = get_ema_multi_avg_fn(decay)
-
-    def average_shards(averaged: list[Tensor], current: list[Tensor], count: Any) -> None:
-        average(list(map(parallel.local_shard, averaged)), list(map(parallel.local_shard, current)), count)
-
-    return AveragedModel(net, multi_avg_fn=average_shards, use_buffers=True)
 
 
 def _checkpoint_of_run(source: str) -> str:

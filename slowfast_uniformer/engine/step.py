@@ -10,7 +10,7 @@ from torch import Tensor
 
 from slowfast_uniformer.data.mixup import Mixup
 from slowfast_uniformer.distributed import parallel
-from slowfast_uniformer.engine.optim import clip_gradients
+from slowfast_uniformer.engine.optim import clip_gradients, step_if
 
 if TYPE_CHECKING:
     from slowfast_uniformer.engine.state import RunState
@@ -19,18 +19,18 @@ AMP_DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class StepResult(NamedTuple):
-    """The metrics of a step on this rank.
+    """The metrics of a step on this rank, all of them tensors on the device: reading one waits for the step.
 
     Attributes:
         loss: mean over the batch, a scalar on the device.
         norm: total 2-norm of the gradient before clipping, over all ranks.
-        updated: whether the optimizer has updated the weights.
+        updated: whether the step has updated the weights, on all ranks alike.
         correct: clips whose label is the highest score; None where targets are soft.
     """
 
     loss: Tensor
     norm: Tensor
-    updated: bool
+    updated: Tensor
     correct: Tensor | None
 
 
@@ -60,10 +60,11 @@ def compute_loss(output: Tensor | tuple[Tensor, ...], targets: Tensor, multi_lab
 def training_step(run: "RunState", clips: Tensor, targets: Tensor, mixup: Mixup | None = None) -> StepResult:
     """Take one optimizer step, with gradients accumulated over TRAIN.ACCUM_STEPS micro-batches.
 
-    A step whose loss or gradient is not finite leaves weights, optimizer and batch-norm statistics as they were.
+    A step whose loss or gradient is not finite leaves weights, optimizer, moving average and batch-norm statistics as
+    they were. The device decides that: nothing here waits for it (docs/performance.md says how).
 
     Args:
-        clips: (N, 3, T, H, W), this rank's share of the batch, on the CPU and best in pinned memory.
+        clips: (N, 3, T, H, W), this rank's share of the batch, on the device or in pinned memory.
         targets: labels (N,), or with DATA.MULTI_LABEL multi-hot (N, K).
         mixup: applied to the whole batch; on the device unless gradients are accumulated.
     """
@@ -89,17 +90,13 @@ def training_step(run: "RunState", clips: Tensor, targets: Tensor, mixup: Mixup 
             correct += (logits.argmax(1) == y).sum()
     run.scaler.unscale_(run.optimizer)
     norm = parallel.full_tensor(clip_gradients(run.net.parameters(), cfg.SOLVER.CLIP_GRADIENT))
-    # A bad loss on any rank spoils the gradient of all, so all ranks decide alike. This is the only time that a step
-    # waits for its device (docs/performance.md says why).
-    finite = bool(torch.isfinite(norm))
+    finite = torch.isfinite(norm)  # a bad loss on any rank spoils the gradient of all, so all ranks decide alike
     run.saver.wait_staged()  # a background checkpoint may still be copying the weights
-    if finite:
-        run.scaler.step(run.optimizer)
-        if run.ema is not None and run.epoch >= cfg.MODEL.EMA_EPOCH:
-            run.ema.update_parameters(run.net)
-    else:
-        for buffer, before in zip(run.net.buffers(), buffers, strict=True):
-            buffer.copy_(before)
+    step_if(run.optimizer, finite)
+    for buffer, before in zip(run.net.buffers(), buffers, strict=True):
+        torch.where(finite, buffer, before, out=buffer)
+    if run.ema is not None and run.epoch >= cfg.MODEL.EMA_EPOCH:
+        run.ema.update(run.net, finite)
     run.scaler.update()
     run.optimizer.zero_grad(set_to_none=True)
     run.step += 1

@@ -3,8 +3,6 @@
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
@@ -22,9 +20,11 @@ from slowfast_uniformer.engine import changes
 from slowfast_uniformer.engine.meter import Meter, RunningSums, memory_mb
 from slowfast_uniformer.engine.metrics import VideoAggregator
 from slowfast_uniformer.engine.optim import lr_at, set_lr
+from slowfast_uniformer.engine.precision import fp32_note
+from slowfast_uniformer.engine.prefetch import COPIED, prefetch
 from slowfast_uniformer.engine.probe import fit_classifiers
-from slowfast_uniformer.engine.state import RunState, start_run
-from slowfast_uniformer.engine.step import StepResult, training_step
+from slowfast_uniformer.engine.state import RunState, UnreadStep, start_run
+from slowfast_uniformer.engine.step import training_step
 from slowfast_uniformer.engine.test import SHOWN, evaluate, features, record_evaluation
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.runs import checkpoints
@@ -91,17 +91,20 @@ def train_one_epoch(run: RunState, loader: DataLoader, mixup: Mixup | None, reco
     bad_videos = BadVideos(cfg.OUTPUT_DIR, (sample.path for sample in loader.dataset.samples))
     bad_videos.videos = collectives.broadcast_object(bad_videos.videos)  # others may see an older file (NFS)
     loader.dataset.bad_videos |= bad_videos.damaged
+    samples = loader.dataset.samples
+    batches = prefetch(worker_errors_explained(loader, cfg), run.device, COPIED if cfg.TRAIN.ACCUM_STEPS == 1 else ())
     with Phase(f"epoch {run.epoch + 1}", steps, "step", done=run.iter) as phase:
-        for batch, waited in timed(worker_errors_explained(loader, cfg)):
+        for batch, waited in batches:
             status.set_status(f"step {run.step + 1}")
             note_bad_videos(cfg, batch, bad_videos)
             seeding.seed_all(cfg.RNG_SEED, run.epoch, run.iter, topology.rank())
             lr = set_lr(run.optimizer, ranks.lr_scale(cfg) * lr_at(cfg.SOLVER, run.epoch + run.samples_seen / videos))
             step = training_step(run, batch["clips"], batch["labels"], mixup)
             run.iter, run.samples_seen = run.iter + 1, run.samples_seen + videos_per_step
-            note_skipped(run, step, batch, loader.dataset.samples)
             run.meter.add(batch, step, waited)
+            run.unread.append(UnreadStep(run.step, step, batch["videos"].clone()))  # not the worker's shared memory
             if run.iter % cfg.LOG_PERIOD == 0 or run.iter == steps:
+                note_skipped(run, samples)
                 record_steps(run, "train_iter", run.meter.window, steps, lr, recorder)
                 run.meter.window = RunningSums()
                 phase.line_written()
@@ -110,17 +113,9 @@ def train_one_epoch(run: RunState, loader: DataLoader, mixup: Mixup | None, reco
                 if bad_videos.added > SHOWN:
                     logger.warning("replaced in this epoch: %s", counted(bad_videos.added, "unreadable video"))
             phase.advance()
-            save_or_stop(run)
+            save_or_stop(run, samples)
             status.set_status(f"loading the batch of step {run.step + 1}")
     run.epoch, run.iter, run.samples_seen, run.meter, run.meter_state = run.epoch + 1, 0, 0, None, None
-
-
-def timed(batches: Iterable) -> Iterator[tuple[Any, float]]:
-    """Yield (batch, seconds waited for it)."""
-    start = time.perf_counter()
-    for batch in batches:
-        yield batch, time.perf_counter() - start
-        start = time.perf_counter()
 
 
 def record_steps(run: RunState, split: str, sums: RunningSums, steps: int, lr: float, recorder: Recorder) -> None:
@@ -132,15 +127,18 @@ def record_steps(run: RunState, split: str, sums: RunningSums, steps: int, lr: f
     recorder.write(run.step, {**row, "eta_seconds": round(remaining * run.meter.epoch.seconds() / run.iter)})
 
 
-def save_or_stop(run: RunState) -> None:
+def save_or_stop(run: RunState, samples: list[annotations.Sample]) -> None:
     """Write a checkpoint where one is due within the epoch, or raise Interrupted after a signal to any rank; on all
     ranks after the same step."""
     settings = run.cfg.TRAIN
     minutes = (time.monotonic() - run.last_save) / 60
     due = topology.is_main() and 0 < settings.CHECKPOINT_MINUTES <= minutes
     stop, due = run.all_reduce_flags(signals.stop_requested(), due)
+    due = due or (settings.CHECKPOINT_STEPS > 0 and run.step % settings.CHECKPOINT_STEPS == 0)
+    if stop or due:
+        note_skipped(run, samples)  # a checkpoint has the counts of all steps before it
     signals.raise_if_any([stop])
-    if due or (settings.CHECKPOINT_STEPS and run.step % settings.CHECKPOINT_STEPS == 0):
+    if due:
         run.save()
 
 
@@ -162,22 +160,34 @@ def note_bad_videos(cfg: CfgNode, batch: dict, bad_videos: BadVideos) -> None:
     bad_videos.check(cfg.DATA.MAX_BAD_FRACTION)
 
 
-def note_skipped(run: RunState, step: StepResult, batch: dict, samples: list[annotations.Sample]) -> None:
-    """Count and log a skipped step; UserError after TRAIN.MAX_BAD_STEPS consecutive ones."""
-    if step.updated:
-        run.consecutive_skipped = 0
+def note_skipped(run: RunState, samples: list[annotations.Sample]) -> None:
+    """Count and log the skipped ones of the steps since the last call; waits for the device.
+
+    Raises:
+        UserError: TRAIN.MAX_BAD_STEPS of them, or more, were consecutive.
+    """
+    steps, run.unread = run.unread, []
+    if not steps:
         return
-    run.consecutive_skipped += 1
-    run.skipped_steps += 1
-    videos = [samples[i].path for i in dict.fromkeys(batch["videos"].tolist())]
-    loss, norm = float(step.loss), float(step.norm)
-    row = {"step": run.step, "rank": topology.rank(), "loss": str(loss), "grad_norm": str(norm), "videos": videos}
-    append_json_lines(os.path.join(run.cfg.OUTPUT_DIR, "skipped_steps.jsonl"), row)
-    shown = ", ".join(videos)
-    logger.warning("step %d skipped: loss %g, gradient norm %g; its videos: %s", run.step, loss, norm, shown)
-    if run.consecutive_skipped >= run.cfg.TRAIN.MAX_BAD_STEPS:
+    read = torch.stack([torch.stack((r.updated, r.loss, r.norm)) for _, r, _ in steps]).tolist()
+    most = 0
+    for (number, _, videos), (updated, loss, norm) in zip(steps, read, strict=True):
+        if updated:
+            run.consecutive_skipped = 0
+            continue
+        run.consecutive_skipped += 1
+        run.skipped_steps += 1
+        most = max(most, run.consecutive_skipped)
+        paths = [samples[i].path for i in dict.fromkeys(videos.tolist())]
+        row = {"step": number, "rank": topology.rank(), "loss": str(loss), "grad_norm": str(norm), "videos": paths}
+        append_json_lines(os.path.join(run.cfg.OUTPUT_DIR, "skipped_steps.jsonl"), row)
+        shown = ", ".join(paths)
+        logger.warning("step %d skipped: loss %g, gradient norm %g; its videos: %s", number, loss, norm, shown)
+    if run.skipped_steps == run.step:
+        run.optimizer.state.clear()  # begun by a step that was skipped; there has been no other
+    if most >= run.cfg.TRAIN.MAX_BAD_STEPS:
         raise UserError(
-            f"stopped at step {run.step}: {counted(run.consecutive_skipped, 'step')} in a row had a loss or gradient "
+            f"stopped at step {run.step}: {counted(most, 'step')} in a row had a loss or gradient "
             "that is not finite. Lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_EPOCHS, or set TRAIN.MIXED_PRECISION "
             "to bf16 or none"
         )
@@ -268,3 +278,5 @@ def log_run_summary(run: RunState, loader: DataLoader) -> None:
         f"{counted(ranks.videos_per_step(cfg), 'video')} ({counted(ranks.clips_per_step(cfg), 'clip')}), "
         f"learning rate {ranks.learning_rate(cfg):g}"
     )
+    if note := fp32_note(cfg, run.device):
+        logger.info("%s", note)

@@ -7,7 +7,15 @@ import torch
 from conftest import ROOT, tiny_overrides
 from golden_recipe import fill
 from processes import pairs, run_script
-from rank_checks import run_on_two_ranks, stale_listing, take_steps, tensors_read, train_and_test, use_collectives
+from rank_checks import (
+    read_in_steps,
+    run_on_two_ranks,
+    stale_listing,
+    take_steps,
+    tensors_read,
+    train_and_test,
+    use_collectives,
+)
 from tiny_models import PTV, V2
 
 from slowfast_uniformer.config.load import load_config
@@ -18,6 +26,14 @@ from slowfast_uniformer.weights.convert import convert
 
 CHECKPOINTED = ["MODEL.USE_CHECKPOINT", True, "MODEL.CHECKPOINT_NUM", "[1,1,1,1]"]
 FSDP = ["MODEL.PARALLEL", "fsdp"]
+EMA = ["MODEL.EMA_EPOCH", 0]
+READ_IN_STEPS = {
+    "ddp": EMA,
+    "ddp_sgd": ["SOLVER.OPTIMIZING_METHOD", "sgd", "TRAIN.MIXED_PRECISION", "bf16"],
+    "ddp_fp16": ["TRAIN.MIXED_PRECISION", "fp16"],
+    "fsdp": [*FSDP, *EMA],
+    "fsdp_fp16": [*FSDP, "TRAIN.MIXED_PRECISION", "fp16"],
+}
 EVALUATED = ["MODEL.EMA_EPOCH", 1, "TRAIN.MIXED_PRECISION", "bf16", "TEST.TEST_BEST", True]
 
 
@@ -84,6 +100,8 @@ def pair(demo, probe_options, tmp_path_factory):
         checks.steps(f"probe_{name}", [*probe_options, *parallel], 1)
         options = checks.options(f"run_{name}", *EVALUATED, *parallel)
         checks.checks[f"run_{name}"] = (train_and_test, options)
+    for name, options in READ_IN_STEPS.items():
+        checks.checks[f"reads_{name}"] = (read_in_steps, checks.options(f"reads_{name}", *options))
     checks.checks["stale"] = (stale_listing, checks.options("run_ddp", *EVALUATED))
     best = checkpoints.best_path(str(checks.folder / "run_fsdp"), sharded=True)
     checks.checks["read"] = (tensors_read, best)
@@ -96,6 +114,12 @@ def test_collectives(pair):
         assert result["tensor"] == [0.0, 0.0] and result["object"] == {"rank": 0}, rank
         assert result["on_main"] == 0 and result["error"] == "refused on rank 0"
         assert result["mean"] == 0.5 and result["gathered"] == [0, 1]
+
+
+@pytest.mark.parametrize("name", READ_IN_STEPS)
+def test_two_ranks_read_nothing_in_a_step_and_skip_the_same(pair, name):
+    for found, stderr in pair[1][f"reads_{name}"]:
+        assert found == {"found": [], "updated": [True, True, False], "changed": False}, stderr
 
 
 def test_two_ranks_take_the_steps_of_one_process(pair):

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from device_reads import DeviceReads
 from fvcore.common.config import CfgNode
 from golden_recipe import golden_json
 from torch import nn
@@ -17,6 +18,7 @@ from slowfast_uniformer.engine.optim import (
     lr_at,
     param_groups,
     set_lr,
+    step_if,
 )
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.models.registry import build_model
@@ -192,3 +194,48 @@ def test_norm_that_is_not_finite_is_reported():
     parameters = with_gradients()
     parameters[0].grad[0] = math.inf
     assert clip_gradients(parameters, 0) == math.inf and parameters[1].grad == 4.0
+
+
+SGD = {"momentum": 0.9, "weight_decay": 0.1}
+STEPS_IF = {
+    "adamw": (torch.optim.AdamW, {"fused": True}, False),
+    "adam": (torch.optim.Adam, {"fused": True, "weight_decay": 0.1}, False),
+    "sgd": (torch.optim.SGD, {"fused": True, "nesterov": True, **SGD}, False),
+    "sgd without momentum": (torch.optim.SGD, {"fused": True}, False),
+    "sgd with dampening": (torch.optim.SGD, {"fused": True, "dampening": 0.3, **SGD}, "at first"),
+    "not fused": (torch.optim.AdamW, {"fused": False}, True),
+    "without fused kernels": (torch.optim.RMSprop, {}, True),
+}
+
+
+@pytest.mark.parametrize("method", STEPS_IF)
+@pytest.mark.parametrize("finite", [(True, True), (False, True, False, True), (True, False, False, True)])
+def test_steps_that_are_not_finite_are_as_if_they_had_not_been(method, finite):
+    """Whatever the optimizer, and bit for bit; only where it must does it wait for the device."""
+    build, options, waits = STEPS_IF[method]
+    found = []
+    for skipping in (True, False):
+        torch.manual_seed(0)
+        parameters = [nn.Parameter(torch.randn(5, 7)), nn.Parameter(torch.zeros(3)), nn.Parameter(torch.ones(2))]
+        optimizer = build([{"params": parameters[:1]}, {"params": parameters[1:]}], lr=0.1, **options)
+        for number, update in enumerate(finite):
+            if not update and not skipping:
+                continue
+            torch.manual_seed(number)
+            for p in parameters[:2]:  # the last has no gradient
+                p.grad = torch.randn_like(p) if update else torch.full_like(p, math.nan)
+            parameters[0].grad[0] *= -0.0
+            if not skipping:
+                optimizer.step()
+                continue
+            begun = len(optimizer.state) > 0
+            with DeviceReads() as reads:
+                step_if(optimizer, torch.tensor(update))
+            assert bool(reads.found) == (not begun if waits == "at first" else waits)
+            assert not hasattr(optimizer, "found_inf")
+        state = [(name, value) for p in parameters for name, value in optimizer.state.get(p, {}).items()]
+        found.append([("parameter", p.detach()) for p in parameters] + state)
+    assert len(found[0]) == len(found[1])
+    for (name, one), (_, other) in zip(*found, strict=True):
+        bits = (value.view(torch.int32) if value.is_floating_point() else value for value in (one, other))
+        assert torch.equal(*bits), name

@@ -9,15 +9,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from device_reads import DeviceReads
 from mixup_settings import mixup_of
 from processes import pairs
-from tiny_models import LIGHT
+from tiny_models import LIGHT, V2
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.engine.meter import RunningSums
-from slowfast_uniformer.engine.state import start_run
+from slowfast_uniformer.engine.state import RunState, start_run
 from slowfast_uniformer.engine.step import compute_loss, training_step
+from slowfast_uniformer.models.registry import build_model
 from slowfast_uniformer.ops import depthwise
 
 
@@ -98,35 +103,117 @@ def test_a_step_that_is_not_finite_changes_nothing(tiny):
     run = start(tiny, "MODEL.EMA_EPOCH", 0)
     training_step(run, *batch())
     before, moments = (state_of(run), json.dumps(run.optimizer.state_dict()["state"], default=lambda t: t.tolist()))
+    average = {name: value.clone() for name, value in run.ema.module.state_dict().items()}
     clips, labels = batch(seed=1)
     clips[3] = math.inf
     step = training_step(run, clips, labels)
     assert not step.updated
     assert all(torch.equal(before[name], value) for name, value in run.net.state_dict().items())
+    assert all(torch.equal(average[name], value) for name, value in run.ema.module.state_dict().items())
     assert moments == json.dumps(run.optimizer.state_dict()["state"], default=lambda t: t.tolist())
     assert training_step(run, *batch(seed=2)).updated
 
 
-class Synchronizations(TorchDispatchMode):
-    """How often a tensor's value is read, which on a GPU waits for all that was launched."""
+VARIANTS = {
+    "fp32": [],
+    "bf16": ["TRAIN.MIXED_PRECISION", "bf16"],
+    "fp16": ["TRAIN.MIXED_PRECISION", "fp16"],
+    "EMA": ["MODEL.EMA_EPOCH", 0],
+    "SGD": ["SOLVER.OPTIMIZING_METHOD", "sgd", "SOLVER.CLIP_GRADIENT", 0.0],
+    "Adam, accumulated": ["SOLVER.OPTIMIZING_METHOD", "adam", "TRAIN.ACCUM_STEPS", 2],
+    "light": pairs(LIGHT),
+    "V2": pairs(V2),
+}
 
-    count = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_step_reads_nothing_from_the_device(tiny, variant):
+    """Neither the first one, which creates the optimizer's state, nor one that is not finite."""
+    run, mixup = start(tiny, *VARIANTS[variant]), mixup_of(num_classes=8)
+    bad = batch(seed=1)
+    bad[0][3] = math.inf
+    with DeviceReads() as reads:
+        updated = [training_step(run, *batch()), training_step(run, *bad), training_step(run, *batch(), mixup)]
+    assert reads.found == []
+    assert [bool(step.updated) for step in updated] == [True, False, True]
 
 
-def test_a_step_synchronizes_once_and_its_metrics_when_they_are_written(tiny):
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_first_step_that_is_not_finite_is_as_if_it_had_not_been(tiny, variant):
+    """Nor has it begun the optimizer's momentum or the moving average."""
+    states = []
+    for first in ([], [math.nan], [math.inf, math.nan]):
+        run = start(tiny, *VARIANTS[variant], "UNIFORMER.DROP_DEPTH_RATE", 0, "SOLVER.MOMENTUM", 0.9)
+        scaler = run.scaler.state_dict()
+        for value in first:
+            clips, labels = batch(seed=1)
+            clips[0] = value
+            assert not training_step(run, clips, labels).updated
+            assert not run.ema_begun
+        if run.scaler.is_enabled():
+            assert run.scaler.get_scale() < scaler["scale"] or not first, "fp16 tries a smaller scale"
+            run.scaler.load_state_dict(scaler)
+        for seed in (2, 3):
+            torch.manual_seed(seed)
+            assert training_step(run, *batch(seed=seed)).updated
+        average = run.ema.module.state_dict() if run.ema else {}
+        states.append([*run.net.state_dict().values(), *average.values(), *tree_leaves(run.optimizer.state_dict())])
+    for state in states[1:]:
+        same = [
+            torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(state, states[0], strict=True)
+        ]
+        assert all(same)
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+def test_on_a_gpu_nothing_is_copied_back(tiny, monkeypatch):
+    """On a device that is none: PyTorch's fake tensors compute shapes and devices. They have no backward pass there."""
+    cfg = load_config(None, [*tiny, "MODEL.EMA_EPOCH", 0])
+    net, device = build_model(cfg), torch.device("cuda", 0)
+    monkeypatch.setattr("slowfast_uniformer.distributed.topology.device", lambda _: device)
+    copies = []
+
+    class Copies(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            given, made = (
+                {value.device.type for value in tree_leaves(tree) if isinstance(value, torch.Tensor)}
+                for tree in ((args, kwargs), out)
+            )
+            if "cuda" in given and "cpu" in made:
+                copies.append(str(func))
+            return out
+
+    def backward(_):
+        for parameter in net.parameters():
+            parameter.grad = torch.empty_like(parameter)
+
+    monkeypatch.setattr(torch.Tensor, "backward", backward)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for module in net.modules():
+            for name, value in module._parameters.items():
+                module._parameters[name] = value if value is None else nn.Parameter(value.to(device))
+            for name, value in module._buffers.items():
+                module._buffers[name] = value if value is None else value.to(device)
+        run, sums = RunState(cfg, net, None), RunningSums()
+        run.model.train()
+        with Copies():
+            for _ in range(2):
+                step = training_step(run, *batch(), mixup_of(num_classes=8))
+                sums.add({"clips": range(8), "errors": []}, step, 0.0)
+    assert step.loss.device == step.updated.device == device and copies == []
+
+
+def test_metrics_are_read_when_they_are_written(tiny):
     run = start(tiny)
     sums, losses, clips = RunningSums(), [], {"clips": range(8), "errors": []}
-    with Synchronizations() as reads:
+    with DeviceReads() as reads:
         for seed in range(3):
             step = training_step(run, *batch(seed=seed))
             sums.add(clips, step, 0.0)
             losses.append(step.loss)
-    assert reads.count == 3
-    sums.add(clips, step._replace(updated=False, loss=step.loss * math.nan), 0.0)
+        sums.add(clips, step._replace(updated=torch.tensor(False), loss=step.loss * math.nan), 0.0)
+    assert reads.found == []
     found = RunningSums(sums.state()).metrics(run.device)
     assert found["loss"] == pytest.approx(float(sum(losses)) / 3) and math.isfinite(found["grad_norm"])
     assert sums.state()[0] == 3 and sums.state()[3] == 32 and found["clips_per_second"] > 0

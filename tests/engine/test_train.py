@@ -7,10 +7,12 @@ import math
 import pytest
 import torch
 from conftest import tiny_overrides
+from device_reads import DeviceReads
 from processes import record
 
 from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.data.loader import build_loader
+from slowfast_uniformer.data.mixup import Mixup
 from slowfast_uniformer.engine import test as test_module
 from slowfast_uniformer.engine import train as train_module
 from slowfast_uniformer.engine.state import RunState, start_run
@@ -147,6 +149,91 @@ def test_stops_after_consecutive_skipped_steps(tiny, run_net, tmp_path):
     assert "skipped" in errors and ".mp4" in errors, "names the videos of the skipped steps"
     skipped = [json.loads(line) for line in (tmp_path / "run" / "skipped_steps.jsonl").read_text().splitlines()]
     assert all({"step", "rank", "loss", "grad_norm", "videos"} == row.keys() for row in skipped)
+
+
+@pytest.fixture
+def spoil(monkeypatch):
+    """A function that has the clips of the optimizer steps of these numbers not finite, counted from 1 in a run."""
+    step = train_module.training_step
+
+    def spoil(*numbers):
+        def spoiled(run, clips, *others):
+            return step(run, clips * (math.nan if run.step + 1 in numbers else 1), *others)
+
+        monkeypatch.setattr(train_module, "training_step", spoiled)
+
+    return spoil
+
+
+def skipped(folder):
+    return [json.loads(line) for line in (folder / "skipped_steps.jsonl").read_text().splitlines()]
+
+
+def test_skipped_steps_are_told_at_the_next_log_line(tiny, tmp_path, spoil, caplog):
+    """Four steps an epoch, a line after the third and the fourth."""
+    spoil(2, 3, 4, 5)
+    out = tmp_path / "run"
+    out.mkdir()
+    train(load_config(None, [*tiny, "TRAIN.BATCH_SIZE", 4, "LOG_PERIOD", 3, "TRAIN.MAX_BAD_STEPS", 5]))
+    found = skipped(out)
+    assert [row["step"] for row in found] == [2, 3, 4, 5]
+    assert all(row["loss"] == row["grad_norm"] == "nan" and row["rank"] == 0 for row in found)
+    told = [line for line in caplog.messages if "skipped: loss nan, gradient norm nan; its videos: " in line]
+    assert [line.split(": ")[-1].split(", ") for line in told] == [row["videos"] for row in found]
+    assert all(len(set(row["videos"])) == 4 and all(v.endswith(".mp4") for v in row["videos"]) for row in found)
+    lines = rows(out, "train_iter")
+    assert [row["skipped_steps"] for row in lines] == [2, 3, 4, 4]
+    assert [math.isfinite(row["loss"] or math.nan) for row in lines] == [True, False, True, True]
+    assert [row["skipped_steps"] for row in rows(out, "train_epoch")] == [3, 4]
+
+
+def test_consecutive_skipped_steps_are_counted_across_log_lines_and_starts(tiny, tmp_path, spoil):
+    """A checkpoint within a window has the counts of all steps before it, so a continued run stops where the
+    uninterrupted one does."""
+    spoil(3, 4, 5, 6)
+    (tmp_path / "run").mkdir()
+    options = [*tiny, "TRAIN.BATCH_SIZE", 4, "LOG_PERIOD", 3, "TRAIN.CHECKPOINT_STEPS", 5, "TRAIN.EVAL_PERIOD", 0]
+    stopped = "stopped at step 7: 4 steps in a row had a loss or gradient that is not finite"
+    for _ in range(2):
+        with pytest.raises(UserError, match=stopped):
+            train(load_config(None, [*options, "TRAIN.MAX_BAD_STEPS", 4]))
+    assert [row["step"] for row in skipped(tmp_path / "run")] == [3, 4, 5, 6, 6], "the last ones of each start"
+    latest = checkpoints.load_checkpoint(checkpoints.latest(str(tmp_path / "run")))
+    assert (latest["step"], latest["skipped_steps"], latest["bad_in_a_row"]) == (5, 3, 3)
+    train(load_config(None, [*options, "TRAIN.MAX_BAD_STEPS", 5]))
+
+
+def test_a_run_whose_steps_were_all_skipped_has_no_optimizer_state(tiny, tmp_path, spoil):
+    spoil(*range(1, 5))
+    (tmp_path / "run").mkdir()
+    options = ["TRAIN.BATCH_SIZE", 4, "LOG_PERIOD", 100, "SOLVER.OPTIMIZING_METHOD", "sgd", "SOLVER.MAX_EPOCH", 1]
+    train(load_config(None, [*tiny, *options]))
+    saved = checkpoints.load_checkpoint(checkpoints.latest(str(tmp_path / "run")))
+    assert saved["optimizer_state"]["state"] == {} and saved["skipped_steps"] == 4
+
+
+@pytest.mark.parametrize("precision", ["none", "bf16", "fp16"])
+def test_the_loop_reads_from_the_device_at_log_lines_alone(tiny, tmp_path, monkeypatch, precision):
+    """Batches come ready, as of DataLoader workers; one step is not finite."""
+    options = ["TRAIN.BATCH_SIZE", 2, "LOG_PERIOD", 4, "MODEL.EMA_EPOCH", 0, "MIXUP.ENABLE", True]
+    cfg = load_config(None, [*tiny, *options, "TRAIN.MIXED_PRECISION", precision])
+    (tmp_path / "run").mkdir()
+    loader = build_loader(cfg, "train")
+    ready = list(loader)
+    ready[1]["clips"][0] = math.inf
+    monkeypatch.setattr(train_module, "worker_errors_explained", lambda *_: ready)
+    run, recorder = start_run(cfg, None), Recorder(cfg.OUTPUT_DIR, False, 0, "")
+    reads_after = []
+
+    def advance(self, count=1):
+        reads_after.append(len(reads.found))
+        reads.found.clear()
+
+    monkeypatch.setattr(Phase, "advance", advance)
+    with DeviceReads() as reads:
+        train_module.train_one_epoch(run, loader, Mixup(cfg), recorder)
+    assert [count > 0 for count in reads_after] == [False, False, False, True] * 2
+    assert run.skipped_steps == 1 and [row["step"] for row in skipped(tmp_path / "run")] == [2]
 
 
 def test_weights_start_a_run_or_an_error_says_that_they_do_not_fit(demo, trained, tmp_path):

@@ -27,9 +27,9 @@ from slowfast_uniformer.data.loader import build_loader, collate
 from slowfast_uniformer.data.mixup import Mixup
 from slowfast_uniformer.data.transforms import erase
 from slowfast_uniformer.distributed.topology import clips_per_video
+from slowfast_uniformer.engine.prefetch import prefetch
 from slowfast_uniformer.engine.state import start_run
 from slowfast_uniformer.engine.step import training_step
-from slowfast_uniformer.engine.train import timed
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.runs.checkpoints import list_checkpoints
 
@@ -131,12 +131,15 @@ def waiting(cfg: CfgNode, steps: int) -> dict[str, float]:
     run, loader = start_run(cfg, None), build_loader(cfg, "train")
     mixup = Mixup(cfg) if cfg.MIXUP.ENABLE else None
     run.model.train()
+    batches = itertools.islice(_endless(loader), steps + 2)
     waited, start = 0.0, time.perf_counter()
-    for step, (batch, seconds) in enumerate(timed(itertools.islice(_endless(loader), steps + 2))):
+    for step, (batch, seconds) in enumerate(prefetch(batches, run.device)):
         waited += seconds
-        training_step(run, batch["clips"], batch["labels"], mixup)
+        result = training_step(run, batch["clips"], batch["labels"], mixup)
         if step == 1:
+            result.loss.item()  # waits for a GPU
             waited, start = 0.0, time.perf_counter()
+    result.loss.item()
     total = time.perf_counter() - start
     return {"steps": steps, "seconds_per_step": total / steps, "waiting_percent": 100 * waited / total}
 
@@ -191,7 +194,7 @@ def checkpoints(cfg: CfgNode, times: int) -> dict[str, float]:
             written.append(time.perf_counter() - start)
             before, start = run.saver.waited, time.perf_counter()
             run.save()
-            training_step(run, clips, labels)
+            training_step(run, clips, labels).loss.item()  # waits for a GPU
             steps.append(time.perf_counter() - start)
             waited.append(run.saver.waited - before)
             run.saver.finish(raise_on_failure=True)
