@@ -78,7 +78,7 @@ class Video(VideoSource):
         if stream.codec_context.codec.canonical_name != "h264":  # which marks damaged frames as such
             # Others pass over errors, and what stays of an earlier frame differs after a seek.
             stream.codec_context.options = {"err_detect": "explode"}
-        self._numbered, self._next = self._in_sequence(), 0
+        self._demuxer, self._next = container.demux(stream), 0  # of containers that are read in sequence
 
     def _open(self) -> tuple[av.container.InputContainer, av.VideoStream]:
         self._check_time()
@@ -104,7 +104,7 @@ class Video(VideoSource):
         self._codec, self._stored = codec.codec.canonical_name, (codec.width, codec.height)
         content, intra_only = content_reader(self._codec, codec.extradata or b""), codec.codec.intra_only
         packets: list[Packet] = []
-        for p in self._packets(self._container, self._stream):
+        for p in self._packets(self._demuxer):
             key = p.is_keyframe or intra_only
             if key and streams.encrypted(p):
                 raise VideoError(self.path, ffmpeg_errors.ENCRYPTED)
@@ -151,7 +151,7 @@ class Video(VideoSource):
             return True
         container, stream = self._open()
         with container:
-            packets = enumerate(self._packets(container, stream))
+            packets = enumerate(self._packets(container.demux(stream)))
             for first, last, lossy in spans:
                 given = []
                 for at, packet in packets:
@@ -207,15 +207,15 @@ class Video(VideoSource):
     def _failure(self, decoded: int) -> VideoError:
         return ffmpeg_errors.explain(self.path, self._cause, self._open_file, decoded)
 
-    def _packets(self, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+    def _packets(self, demuxer: Iterator[av.Packet]) -> Iterator[av.Packet]:
         """Packets that are not empty, up to the end or to the first error of the container."""
         try:
-            for packet in self._in_time(container.demux(stream)):
+            for packet in self._in_time(demuxer):
                 if packet.size:
                     yield packet
         except av.FFmpegError as error:
             self._check_time()
-            self._cause = error
+            self._cause = error.with_traceback(None)  # which would keep this video alive
             if (fault := self._failure(0)).transient:
                 raise fault from error
 
@@ -225,7 +225,7 @@ class Video(VideoSource):
         try:
             return stream.codec_context.decode(packet)
         except av.FFmpegError as error:
-            self._cause = error
+            self._cause = error.with_traceback(None)
             return []
 
     def _from_start(self) -> Iterator[tuple[int, av.VideoFrame]]:
@@ -233,7 +233,7 @@ class Video(VideoSource):
         container, stream = self._open()
         index, decoded = self._index, 0
         with container:
-            for at, packet in enumerate(chain(self._packets(container, stream), [None])):
+            for at, packet in enumerate(chain(self._packets(container.demux(stream)), [None])):
                 if index and packet:
                     packet.pts = at
                 for frame in self._in_time(self._pictures(stream, packet)):
@@ -248,19 +248,18 @@ class Video(VideoSource):
         index, key = self._index, self._index.packets[start]
         if self._seekable:
             self._container.seek(key.pts if key.dts is None else key.dts, stream=self._stream)
-            packets = self._packets(self._container, self._stream)
+            packets = self._packets(self._container.demux(self._stream))
             found = ((index.position.get(packet.pts, start), packet) for packet in packets)
         else:
             if start < self._next:
                 self._restart()
             elif self._stream.codec_context.is_open:
                 self._stream.codec_context.flush_buffers()
-            found = self._numbered
+            found = self._in_sequence()
         return dropwhile(lambda item: item[0] < start, found)
 
     def _in_sequence(self) -> Iterator[tuple[int, av.Packet]]:
-        self._next = 0
-        for packet in self._packets(self._container, self._stream):
+        for packet in self._packets(self._demuxer):
             self._next += 1
             yield self._next - 1, packet
 

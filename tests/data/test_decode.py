@@ -1,8 +1,10 @@
 """Reading frames: bit for bit those of decoding everything and counting; and what is said when that fails."""
 
 import errno
+import gc
 import os
 import sys
+import weakref
 from contextlib import suppress
 from itertools import count, islice
 from types import SimpleNamespace
@@ -303,15 +305,12 @@ def test_frames_of_an_error_of_the_container(tmp_path, monkeypatch):
     packets = Video._packets
     failure = av.error.InvalidDataError(1, "damaged")
 
-    class Damaged:
-        def demux(self, stream):
-            yield from islice(self.container.demux(stream), 30)
-            raise failure
+    def broken(demuxer):
+        yield from islice(demuxer, 30)
+        raise failure
 
-    def failing(self, container, stream):
-        damaged = Damaged()
-        damaged.container = container
-        return packets(self, damaged, stream)
+    def failing(self, demuxer):
+        return packets(self, broken(demuxer))
 
     monkeypatch.setattr(Video, "_packets", failing)
     with Video(path) as opened:
@@ -563,6 +562,20 @@ def test_any_file_name(tmp_path, monkeypatch):
     factory.write_video(tmp_path / "a.mp4", frames=3, **factory.X264).rename(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     assert len(read_frames(name, [0, 2])) == 2
+
+
+@pytest.mark.parametrize("name", ["b_frames.mp4", "stream.ts", "zeros.mkv", "animation.gif"])
+def test_a_video_is_freed_at_once(video, name):
+    """Nothing that it holds refers to it: Python looks for such circles late, while decoders need much memory."""
+    gc.disable()
+    try:
+        with Video(video(name)) as opened:
+            opened.read([opened.frames - 1, 0])
+        freed = weakref.ref(opened)
+        del opened
+        assert freed() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts in /proc")
