@@ -139,8 +139,9 @@ class Video(VideoSource):
             return
         index = PacketIndex(packets, order, self._codec)
         self._seekable = demuxer in SEEKABLE and index.distinct
-        usual = self._seekable and self._codec in USUAL and context.field_order <= 1
-        usual = usual and len(packets) > 1 and all(p.content != FIELDS for p in packets)
+        progressive = getattr(context, "field_order", 2) <= 1  # PyAV 17 does not tell
+        progressive = progressive and all(p.content != FIELDS for p in packets)
+        usual = self._seekable and self._codec in USUAL and progressive and len(packets) > 1
         whole = not damaged and not self._cause and demuxer not in UNMARKED_ENDS
         if self._verify(index, index.spans(usual, whole)):
             self._index = index

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import BinaryIO
 
 import av
-from av.error import ErrorType
+from av.error import tag_to_code
 
 from slowfast_uniformer.data.video import VideoError
 
@@ -49,16 +49,10 @@ CONTENTS = {
     rb"\0+\Z": f"nothing but zeros at its beginning: the download or copy did not finish; {AGAIN}",
 }
 
-UNSUPPORTED = {
-    errno.ENOSYS,
-    errno.EOPNOTSUPP,
-    ErrorType.PATCHWELCOME,
-    ErrorType.DECODER_NOT_FOUND,
-    ErrorType.DEMUXER_NOT_FOUND,
-    ErrorType.BSF_NOT_FOUND,
-    ErrorType.PROTOCOL_NOT_FOUND,
-    ErrorType.EXPERIMENTAL,
-}
+# FFmpeg's codes for "not yet implemented", for what is not found (decoder, demuxer, filter of packets, protocol), and
+# for "experimental".
+UNSUPPORTED = {tag_to_code(tag) for tag in (b"PAWE", b"\xf8DEC", b"\xf8DEM", b"\xf8BSF", b"\xf8PRO")}
+UNSUPPORTED |= {errno.ENOSYS, errno.EOPNOTSUPP, 0x2BB2AFA8}
 OF_THE_SYSTEM = {
     errno.EACCES: "give this user the right to read it (chmod a+r)",
     errno.EMFILE: "raise the limit (ulimit -n) or set fewer DATA_LOADER.NUM_WORKERS",
