@@ -216,7 +216,7 @@ def test_parquet_and_videos_that_cannot_be_read(command, arguments, trained, dem
         ("--output {video}/out.parquet {video}", "cannot be written; name a file"),
         ("--output {tmp}/out.safetensors {tmp}/none.mp4", "none of 1 video could be read"),
         ("--output {tmp}/out.safetensors {checkpoint}", "none of 1 video could be read"),
-        ("--output {tmp}/out.safetensors {tmp}", "a folder without videos"),
+        ("--output {tmp}/out.safetensors {tmp}", "a folder without any files"),
         ("--output {tmp}/out.safetensors {video} --set NUM_GPUS none", "NUM_GPUS"),
     ],
 )

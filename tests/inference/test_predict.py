@@ -181,7 +181,7 @@ def test_unreadable_videos_are_reported_and_the_others_predicted(command, traine
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{sub}"], "a folder without videos"),
+        (["{sub}"], "a folder without any files"),
         (["{good}", "--overlay", "{good}"], "is one of the videos that were given"),
         (["{good}", "--overlay", "{sub}/x.avi"], "ending in .mp4, or a folder"),
         (["{good}", "{text}", "--picture", "{sub}/x.png"], "one file for 2 videos"),
