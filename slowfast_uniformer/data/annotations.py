@@ -13,48 +13,32 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
 from fvcore.common.config import CfgNode
 
 from slowfast_uniformer import paths
-from slowfast_uniformer.data import classes, shards
+from slowfast_uniformer.data import classes, shards, shared_lists
 from slowfast_uniformer.data.classes import class_names
-from slowfast_uniformer.data.list_reader import HEADER_NAMES, SEPARATOR_NAMES, SEPARATORS, Lines, list_lines, read_table
+from slowfast_uniformer.data.list_reader import (
+    HEADER_NAMES,
+    SEPARATOR_NAMES,
+    SEPARATORS,
+    list_lines,
+    read_table,
+    separators_to_try,
+)
 from slowfast_uniformer.data.list_text import SPACES, check_openable, read_text
+from slowfast_uniformer.data.plain_list import read_plain_list
+from slowfast_uniformer.data.sample_list import UNLABELLED, Sample, SampleList
+from slowfast_uniformer.distributed import topology
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.wording import counted
 
 _COMPARED = 100  # labels of a list for which the nearest class name is looked for, which takes milliseconds
-UNLABELLED = -1  # label of a video whose class only the data set's owner knows; valid in test lists alone
 Fields = dict[str, str]  # name of a column to its text
-Part = tuple[float, float, float]  # start, end and total length, all in one unit
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One video of a list.
-
-    Attributes:
-        path: Video file, frame folder or tar member.
-        label: Class index; with DATA.MULTI_LABEL a tuple of class indices.
-        frames: Number of frames of a frame folder; None for video files.
-        part: The annotated part; None for the whole video.
-    """
-
-    path: str
-    label: int | tuple[int, ...]
-    frames: int | None = None
-    part: Part | None = None
-
-    @property
-    def labels(self) -> tuple[int, ...]:
-        """All labels: one, several with DATA.MULTI_LABEL, none for an unlabelled video."""
-        if isinstance(self.label, tuple):
-            return self.label
-        return () if self.label == UNLABELLED else (self.label,)
 
 
 class Row(NamedTuple):
@@ -84,26 +68,6 @@ def line_rows(text: str, path: str, cfg: CfgNode, columns: tuple[str, ...], labe
         else:
             fields = dict(zip(columns, values, strict=True))
         yield Row(number, where, line, fields)
-
-
-def separators_to_try(cfg: CfgNode, lines: Lines, columns: tuple[str, ...], named: str | None) -> list[str]:
-    """DATA.PATH_LABEL_SEPARATOR; for auto all usual ones, and first the one that the first line has."""
-    separator = cfg.DATA.PATH_LABEL_SEPARATOR
-    if separator != "auto":
-        words = {"tab": "\t", "space": " ", "comma": ",", "semicolon": ";"}
-        if not separator:
-            raise UserError("DATA.PATH_LABEL_SEPARATOR: is empty; set it to auto, or to the character between fields")
-        return [words.get(separator.lower()) or re.sub(r"^\\+t$", "\t", separator)]  # shells leave \t two characters
-    first = named or ("," if lines and not cfg.DATA.MULTI_LABEL and _has_commas(lines[0][1], len(columns)) else " ")
-    return list(dict.fromkeys([first, *SEPARATORS]))
-
-
-def _has_commas(line: str, columns: int) -> bool:
-    """Whether commas separate the fields of a line: all fields but the path are numbers then."""
-    path, *numbers = line.rsplit(",", columns - 1)
-    if re.search(r"[;\t]\s*\d+$", path) and set(numbers) == {"0"}:  # "a.mp4;3,0"
-        return False
-    return len(numbers) == columns - 1 and all(re.fullmatch(r"\s*-?[\d.]+\s*", number) for number in numbers)
 
 
 def _wrong_fields(where: str, line: str, separator: str, columns: tuple[str, ...], cfg: CfgNode) -> UserError:
@@ -200,38 +164,58 @@ def list_path(cfg: CfgNode, split: str) -> str:
     return paths.first_file(candidates) or candidates[0]
 
 
-_loaded: dict[tuple, list[Sample]] = {}  # the latest lists of `load`: they are checked before a run, then used in it
+_loaded: dict[tuple, SampleList] = {}  # the latest lists of `load`: they are checked before a run, then used in it
 
 
-def load(cfg: CfgNode, split: str) -> list[Sample]:
+def load(cfg: CfgNode, split: str) -> SampleList:
     """Read the list of a split, once in a process while its file is the same.
 
     Raises:
         UserError: The list cannot be read or has a wrong line; the message names file and line.
     """
-    path, data = list_path(cfg, split), cfg.DATA
-    key = (split, format_of(cfg, split), _version(path), _version(classes.names_path(cfg)), cfg.MODEL.NUM_CLASSES)
+    path, form, data = list_path(cfg, split), format_of(cfg, split), cfg.DATA
+    version = _version(path)
+    key = (split, form.columns, form.rows.__name__, version, _version(classes.names_path(cfg)), cfg.MODEL.NUM_CLASSES)
     key += (data.PATH_PREFIX, data.PATH_LABEL_SEPARATOR, data.MULTI_LABEL)
     if key not in _loaded:
-        samples, errors = [], []
-        for _, sample in read_rows(cfg, split):
-            (errors if isinstance(sample, UserError) else samples).append(sample)
-        if errors:
-            raise UserError(f"{errors[0]}{_others_like_it(errors)}")
+        if topology.ranks_share_machine(cfg) and version and version[1] >= shared_lists.MIN_BYTES:
+            samples = shared_lists.shared(key, data.PATH_PREFIX, lambda: _read(cfg, split))
+        else:
+            samples = _read(cfg, split)
         check_openable(path, (sample.path for sample in samples))
         if "://" in path:  # it may change without its copy here
             return samples
         while len(_loaded) > 2:
             _loaded.pop(next(iter(_loaded)))
         _loaded[key] = samples
-    return list(_loaded[key])
+    return _loaded[key]
+
+
+def _read(cfg: CfgNode, split: str) -> SampleList:
+    path, form = list_path(cfg, split), format_of(cfg, split)
+    plain = form.rows is line_rows and read_plain_list(path, cfg, form.columns, LabelReader(cfg, split))
+    if plain:
+        return plain
+    errors: list[UserError] = []
+
+    def samples() -> Iterator[Sample]:
+        for _, sample in _read_rows(cfg, split):
+            if isinstance(sample, UserError):
+                errors.append(sample)
+            else:
+                yield sample
+
+    found = SampleList.of(samples(), cfg.DATA.PATH_PREFIX)
+    if errors:
+        raise UserError(f"{errors[0]}{_others_like_it(errors)}")
+    return found
 
 
 def _version(path: str | None) -> tuple | None:
     """Path, size and time of change of a local file."""
     with suppress(OSError, TypeError):
         status = os.stat(path)
-        return path, status.st_size, status.st_mtime_ns
+        return os.path.abspath(path), status.st_size, status.st_mtime_ns
     return None
 
 
@@ -251,6 +235,14 @@ def read_rows(cfg: CfgNode, split: str) -> Iterator[tuple[Row, Sample | UserErro
     Raises:
         UserError: The list as a whole cannot be read or is empty.
     """
+    for row, sample in _read_rows(cfg, split):
+        if isinstance(sample, Sample):
+            sample = replace(sample, path=os.path.join(cfg.DATA.PATH_PREFIX, sample.path))
+        yield row, sample
+
+
+def _read_rows(cfg: CfgNode, split: str) -> Iterator[tuple[Row, Sample | UserError]]:
+    """`read_rows` with paths as they are in the list."""
     path, form = list_path(cfg, split), format_of(cfg, split)
     remedy = (
         ". Set DATA.PATH_TO_DATA_DIR to the folder of your lists; `uniformer lists` writes lists for a folder of class "
@@ -270,14 +262,14 @@ def read_rows(cfg: CfgNode, split: str) -> Iterator[tuple[Row, Sample | UserErro
     labels.look_at_all(label_texts)
     for row in form.rows(text, path, cfg, form.columns, labels):
         try:
-            yield row, _sample(row, cfg.DATA.PATH_PREFIX, labels)
+            yield row, _sample(row, labels)
         except UserError as error:
             yield row, error
     if row is None:
         raise UserError(f"{path}: the {split} list is empty{without}")
 
 
-def _sample(row: Row, prefix: str, labels: "LabelReader") -> Sample:
+def _sample(row: Row, labels: "LabelReader") -> Sample:
     fields, where = row.fields, row.where
     if isinstance(fields, UserError):
         raise UserError(f"{fields}{labels.unlabelled_hint()}")
@@ -286,7 +278,6 @@ def _sample(row: Row, prefix: str, labels: "LabelReader") -> Sample:
         raise UserError(f"{where}: the line names no video, found {row.text!r}")
     if labels.multi_label and path.endswith(","):  # "a.mp4 1, 5"
         raise UserError(f"{where}: commas separate labels, without spaces (path 1,5); found {row.text!r}")
-    path = os.path.join(prefix, path)
     frames = parse_number(fields["frames"], "frames", where) if "frames" in fields else None
     label = labels.read(fields["label"].strip(SPACES), where)
     if frames is not None and frames < 1:
@@ -320,12 +311,23 @@ class LabelReader:
         """Look at all labels of a list where numbers may be class names ("007"): they are where all labels are class
         names, and not all are labels."""
         self._texts = texts
-        with suppress(UserError):  # a file of names that is at fault is reported where names are needed
+        if self.numbers_can_be_names():
+            known = {text: self.lookup.exact(text) is not None for text in set(texts())}
+            outside = any(not text.isdecimal() or int(text) >= self.classes for text in known)
+            self._numbers_are_names = outside and all(known.values())
+
+    def numbers_can_be_names(self) -> bool:
+        """Whether some class has a number for its name, and not its label."""
+        try:
             numeric = {name for name in class_names(self.cfg) or () if name.isdecimal()}
-            if numeric and numeric != {str(label) for label in range(self.classes)}:
-                known = {text: self.lookup.exact(text) is not None for text in set(texts())}
-                outside = any(not text.isdecimal() or int(text) >= self.classes for text in known)
-                self._numbers_are_names = outside and all(known.values())
+        except UserError:  # a file of names that is at fault is reported where names are needed
+            return False
+        return bool(numeric) and numeric != {str(label) for label in range(self.classes)}
+
+    @cached_property
+    def _has_names_of_numbers(self) -> bool:
+        """Whether the name of some class looks like several labels."""
+        return any(re.search(r"\d\s*,\s*\d", name) for name in self.lookup.names)
 
     def is_label(self, text: str) -> bool:
         """Whether a text has the form of a label (or of several)."""
@@ -339,6 +341,10 @@ class LabelReader:
             return (int(text),) if self.multi_label else int(text)
         if self.multi_label and text == "-":
             return ()
+        if self.multi_label and not self._numbers_are_names and not self._has_names_of_numbers:
+            numbers = text.split(",")
+            if all(map(str.isdecimal, numbers)) and max(found := tuple(map(int, numbers))) < self.classes:
+                return found
         parts = text.split(",") if self.multi_label and self._label(text) is None else [text]
         labels = [self._checked(part.strip(SPACES), where) for part in parts]
         return tuple(labels) if self.multi_label else labels[0]

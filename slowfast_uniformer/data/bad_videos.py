@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from slowfast_uniformer.data import shards
+from slowfast_uniformer.data.sample_list import SampleList
 from slowfast_uniformer.data.video import VideoError
 from slowfast_uniformer.errors import UserError, os_errors_reported
 from slowfast_uniformer.paths import atomic_write
@@ -47,19 +48,20 @@ class BadVideos:
 
     Args:
         output_dir: Folder of the run.
-        listed: Paths of the list in use; others in the file are ignored. None for all.
+        listed: The list in use; videos in the file that are not in it are ignored. None for all.
     """
 
-    def __init__(self, output_dir: str, listed: Iterable[str] | None = None):
+    def __init__(self, output_dir: str, listed: SampleList | None = None):
         self.path = os.path.join(output_dir, "bad_files.txt")
-        self.listed = None if listed is None else set(listed)
+        self.listed = listed
         self.videos: dict[str, BadVideo] = {}
         self.added = 0  # by this process
         if os.path.isfile(self.path):
             with open(self.path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
-                for video in filter(None, map(_parse, file)):
-                    if self.listed is None or video.path in self.listed:
-                        self.videos[video.path] = video
+                self.videos = {video.path: video for video in filter(None, map(_parse, file))}
+            if listed is not None:
+                known = listed.among(self.videos)
+                self.videos = {path: video for path, video in self.videos.items() if path in known}
 
     @property
     def damaged(self) -> dict[str, BadVideo]:
@@ -98,7 +100,9 @@ class BadVideos:
 
     def check(self, fraction: float) -> None:
         """Raise UserError if more than this fraction of the listed videos cannot be read, now as then."""
-        total = len(self.listed or ())
+        if not self.videos:
+            return
+        total = self.listed.num_paths if self.listed else 0
         if len(self.videos) <= fraction * total or (self.drop_changed() and len(self.videos) <= fraction * total):
             return
         some = "\n  ".join([video.cause for video in self.videos.values()][:10])
@@ -111,7 +115,7 @@ class BadVideos:
         )
 
 
-def forget_changed(output_dir: str, listed: Iterable[str], fraction: float) -> None:
+def forget_changed(output_dir: str, listed: SampleList, fraction: float) -> None:
     """Take the videos out of bad_files.txt that are worth another try, and log what was found.
 
     Rank 0 does so when a training starts: the same videos are bad on all ranks. Nothing is opened, since there can be
@@ -119,7 +123,7 @@ def forget_changed(output_dir: str, listed: Iterable[str], fraction: float) -> N
 
     Args:
         output_dir: Folder of the run.
-        listed: Paths of the train list.
+        listed: The train list.
         fraction: DATA.MAX_BAD_FRACTION.
 
     Raises:

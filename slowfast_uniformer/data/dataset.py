@@ -1,5 +1,6 @@
 """The data set of videos: a list in, clips out. A video is opened and decoded once for all clips taken from it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,13 @@ from slowfast_uniformer.data import annotations, sampling
 from slowfast_uniformer.data.bad_videos import BadVideo, bad_video
 from slowfast_uniformer.data.flip_labels import flipped_labels
 from slowfast_uniformer.data.open_video import decoder_class, open_sample
+from slowfast_uniformer.data.sample_list import Label, Part, Sample
 from slowfast_uniformer.data.transforms import TrainTransform, ViewTransform
 from slowfast_uniformer.data.video import VideoError, VideoSource, VideoTimeout
 from slowfast_uniformer.data.workers import CurrentFiles
 from slowfast_uniformer.distributed.topology import clips_per_video
 from slowfast_uniformer.seeding import mix, seeded
 
-Label = int | tuple[int, ...]
 Tensors = list[torch.Tensor]
 Item = dict[str, Any]  # see VideoDataset
 
@@ -42,7 +43,7 @@ class VideoDataset(Dataset):
         samples: The videos; None for the split's list.
     """
 
-    def __init__(self, cfg: CfgNode, split: str, samples: list[annotations.Sample] | None = None):
+    def __init__(self, cfg: CfgNode, split: str, samples: Sequence[Sample] | None = None):
         self.cfg, self.split = cfg, split
         self.samples = annotations.load(cfg, split) if samples is None else samples
         self.bad_videos: dict[str, BadVideo] = {}  # by path, those that training skips
@@ -106,7 +107,7 @@ class VideoDataset(Dataset):
             "errors": errors,
         }
 
-    def open(self, sample: annotations.Sample) -> VideoSource:
+    def open(self, sample: Sample) -> VideoSource:
         """Open the video of a sample, to be closed by the caller. VideoError if that fails."""
         self.current_files.set(sample.path)
         data = self.cfg.DATA
@@ -120,7 +121,7 @@ class VideoDataset(Dataset):
         target[list(label)] = 1.0
         return target
 
-    def _random_clips(self, sample: annotations.Sample) -> tuple[Tensors, Tensors]:
+    def _random_clips(self, sample: Sample) -> tuple[Tensors, Tensors]:
         with self.open(sample) as video:
             frames = video.read(self.indices(video, None, sample.part))
         clips = [self.transform(frames) for _ in range(clips_per_video(self.cfg))]
@@ -136,7 +137,7 @@ class VideoDataset(Dataset):
             return clip, label
         return clip.flip(-1), flipped[0] if isinstance(label, int) else flipped
 
-    def _all_views(self, sample: annotations.Sample) -> Tensors:
+    def _all_views(self, sample: Sample) -> Tensors:
         with self.open(sample) as video:
             indices = [self.indices(video, view) for view in range(self.temporal_views)]
             wanted, where = np.unique(np.concatenate(indices), return_inverse=True)
@@ -145,7 +146,7 @@ class VideoDataset(Dataset):
         where = where.reshape(self.temporal_views, -1)
         return [clip for rows in where for clip in self.transform.crops(frames[rows], spatial)]
 
-    def indices(self, video: VideoSource, view: int | None, part: annotations.Part | None = None) -> np.ndarray:
+    def indices(self, video: VideoSource, view: int | None, part: Part | None = None) -> np.ndarray:
         """Frame numbers (T,) of a temporal view, or of a random clip (view None), in an annotated `part` if given."""
         data = self.cfg.DATA
         if part:

@@ -10,7 +10,7 @@ from fvcore.common.config import CfgNode
 from slowfast_uniformer.data import annotations, shards
 from slowfast_uniformer.data.annotations import UNLABELLED, Sample
 from slowfast_uniformer.data.folders import find_images
-from slowfast_uniformer.data.list_reader import Layout, find_header, is_unnamed_header, list_lines
+from slowfast_uniformer.data.list_reader import Layout, find_header, is_unnamed_header, list_lines, separators_to_try
 from slowfast_uniformer.data.list_text import SPACES, check_openable, read_text, unquote
 from slowfast_uniformer.errors import UserError
 
@@ -38,7 +38,7 @@ def read_input_list(path: str, cfg: CfgNode) -> list[Sample]:
         return any(shards.exists(os.path.join(folder, video)) for folder in folders)
 
     lines, named = list_lines(text, exists)
-    separators = annotations.separators_to_try(cfg, lines, columns, named)
+    separators = separators_to_try(cfg, lines, columns, named)
     if len(lines) > 1 and is_unnamed_header(lines[0][1], separators, columns):
         lines = lines[1:]
     header = None

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from fvcore.common.config import CfgNode
 
-from slowfast_uniformer.data.annotations import UNLABELLED, Sample
+from slowfast_uniformer.data.sample_list import SampleList
 from slowfast_uniformer.wording import counted
 
 _SHOWN = 5  # classes that a note names
 
 
-def list_notes(cfg: CfgNode, lists: Mapping[str, Sequence[Sample]], names: Sequence[str] | None) -> Iterator[str]:
+def list_notes(cfg: CfgNode, lists: Mapping[str, SampleList], names: Sequence[str] | None) -> Iterator[str]:
     """Notes on the lists that a run uses.
 
     Args:
@@ -18,10 +18,10 @@ def list_notes(cfg: CfgNode, lists: Mapping[str, Sequence[Sample]], names: Seque
         lists: The samples of each split that is used, of train, val and test.
         names: Class names in label order, or None.
     """
-    labels = {split: {label for sample in samples for label in sample.labels} for split, samples in lists.items()}
+    labels = {split: samples.used_labels for split, samples in lists.items()}
     for split, samples in lists.items():
         yield from _contradictions(cfg, split, samples)
-        if len(samples) > 1 and len({sample.path for sample in samples}) == 1 and samples[0].part is None:
+        if len(samples) > 1 and samples[0].part is None and samples.num_paths == 1:
             yield f"all {len(samples)} lines of the {split} list name the same video, {samples[0].path}"
     if "train" in lists:
         yield from _training_notes(cfg, labels, names)
@@ -36,24 +36,20 @@ def list_notes(cfg: CfgNode, lists: Mapping[str, Sequence[Sample]], names: Seque
             yield f"no video of the {split} list has a label: its mAP is not defined (nan){best}"
 
 
-def _contradictions(cfg: CfgNode, split: str, samples: Sequence[Sample]) -> Iterator[str]:
+def _contradictions(cfg: CfgNode, split: str, samples: SampleList) -> Iterator[str]:
     """A note on videos that a list has with more than one label. Parts of a video may differ."""
-    if cfg.DATA.MULTI_LABEL:
-        return
-    labels: dict[str, int] = {}
-    several = {}
-    for sample in samples:
-        label = labels.setdefault(sample.path, sample.label)
-        if label != sample.label and sample.part is None:
-            several.setdefault(sample.path, f"{label} and {sample.label}")
+    several: dict[str, str] = {}
+    for first, other in [] if cfg.DATA.MULTI_LABEL else samples.contradictions():
+        if samples[other].part is None:
+            several.setdefault(samples[other].path, f"{samples[first].label} and {samples[other].label}")
     if several:
         path, both = next(iter(several.items()))
         yield f"the {split} list has {counted(len(several), 'video')} with more than one label, such as {path} ({both})"
 
 
-def half_labelled(samples: Sequence[Sample]) -> str:
+def half_labelled(samples: SampleList) -> str:
     """A line on a test list where only some videos have a label, or an empty text."""
-    labelled = sum(sample.label != UNLABELLED for sample in samples)
+    labelled = samples.num_labelled
     if labelled in (0, len(samples)):
         return ""
     return f"scores are of the {labelled:,} labelled of {counted(len(samples), 'test video')}; the others have label -1"
@@ -79,13 +75,12 @@ def _training_notes(cfg: CfgNode, labels: Mapping[str, set[int]], names: Sequenc
         yield f"{len(unused)} of {counted(classes, 'class')} have no training video: {_classes(unused, names)}"
 
 
-def _overlap(split: str, lists: Mapping[str, Sequence[Sample]]) -> Iterator[str]:
-    train = {sample.path for sample in lists["train"]}
-    paths = {sample.path for sample in lists[split]}
-    if shared := len(paths & train):
-        which = "all" if shared == len(paths) else f"{shared:,} of the"
+def _overlap(split: str, lists: Mapping[str, SampleList]) -> Iterator[str]:
+    count = lists[split].num_paths
+    if shared := lists[split].paths_shared_with(lists["train"]):
+        which = "all" if shared == count else f"{shared:,} of the"
         yield (
-            f"{which} {counted(len(paths), 'video')} of the {split} list {'is' if shared == 1 else 'are'} in the train "
+            f"{which} {counted(count, 'video')} of the {split} list {'is' if shared == 1 else 'are'} in the train "
             "list, too: scores on videos that were trained on say little"
         )
 

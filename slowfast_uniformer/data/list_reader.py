@@ -8,6 +8,8 @@ for the whole list; a line that does not fit it is an error.
 import re
 from collections.abc import Callable, Iterator, Sequence
 
+from fvcore.common.config import CfgNode
+
 from slowfast_uniformer.data.list_text import SPACES, split_lines, unquote
 from slowfast_uniformer.errors import UserError
 
@@ -57,6 +59,26 @@ def _is_comment(line: str, exists: Callable[[str], bool]) -> bool:
     if re.fullmatch(r"#[^\s#].*[\s,;|](-?\d+|-)", line):
         return False
     return not exists(line) and not exists(re.sub(r"[\s,;|]+[\d,-]+$", "", line))
+
+
+def separators_to_try(cfg: CfgNode, lines: Lines, columns: Sequence[str], named: str | None) -> list[str]:
+    """DATA.PATH_LABEL_SEPARATOR; for auto all usual ones, and first the one that the first line has."""
+    separator = cfg.DATA.PATH_LABEL_SEPARATOR
+    if separator != "auto":
+        words = {"tab": "\t", "space": " ", "comma": ",", "semicolon": ";"}
+        if not separator:
+            raise UserError("DATA.PATH_LABEL_SEPARATOR: is empty; set it to auto, or to the character between fields")
+        return [words.get(separator.lower()) or re.sub(r"^\\+t$", "\t", separator)]  # shells leave \t two characters
+    first = named or ("," if lines and not cfg.DATA.MULTI_LABEL and _has_commas(lines[0][1], len(columns)) else " ")
+    return list(dict.fromkeys([first, *SEPARATORS]))
+
+
+def _has_commas(line: str, columns: int) -> bool:
+    """Whether commas separate the fields of a line: all fields but the path are numbers then."""
+    path, *numbers = line.rsplit(",", columns - 1)
+    if re.search(r"[;\t]\s*\d+$", path) and set(numbers) == {"0"}:  # "a.mp4;3,0"
+        return False
+    return len(numbers) == columns - 1 and all(re.fullmatch(r"\s*-?[\d.]+\s*", number) for number in numbers)
 
 
 class Layout:

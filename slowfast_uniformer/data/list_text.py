@@ -86,6 +86,11 @@ def _encoding(data: bytes) -> str:
     return "utf-8-sig"
 
 
+def is_utf_8(start: bytes) -> bool:
+    """Whether a file that begins so is read as UTF-8."""
+    return _encoding(start) == "utf-8-sig" and not start.startswith(tuple(_OTHER_FILES))
+
+
 def _line_at(data: bytes, position: int) -> str:
     """The line that holds a position, with escapes for what is not UTF-8; of a file without lines, its surroundings."""
     start = max(data.rfind(b"\n", 0, position) + 1, position - 80)

@@ -95,6 +95,12 @@ def local_world_size() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
+def ranks_share_machine(cfg: CfgNode) -> bool:
+    """Whether several ranks of the run are on this machine: this one, or those that it is about to start."""
+    task = slurm_task() or {}
+    return max(local_world_size(), cfg.NUM_GPUS, task.get("LOCAL_WORLD_SIZE", 1)) > 1
+
+
 def num_machines() -> int:
     """Machines of the run; all have equally many ranks."""
     return world_size() // local_world_size()

@@ -209,7 +209,7 @@ def test(cfg: CfgNode) -> dict[str, Any]:
     logger.info("testing %s on %s, %s each", path, videos, views)
     scores, errors = evaluate(model.to(topology.device(cfg)), loader, cfg, "test")
     samples, step = loader.dataset.samples, weights.metadata.get("step", 0)
-    labelled = sum(sample.label != annotations.UNLABELLED for sample in samples)
+    labelled = samples.num_labelled
     metrics = scores.result(labelled) if labelled else scores.counts()
     if half := half_labelled(samples):
         logger.warning("%s", half)

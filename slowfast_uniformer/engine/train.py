@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from collections.abc import Sequence
 
 import torch
 from fvcore.common.config import CfgNode
@@ -59,8 +60,8 @@ def train(cfg: CfgNode, own: str | None = None) -> None:
     recorder.config(cfg)
     log_run_summary(run, loader)
     if run.epochs_finished < cfg.SOLVER.MAX_EPOCH:
-        listed = {sample.path for sample in loader.dataset.samples}
-        collectives.call_on_main(forget_changed, cfg.OUTPUT_DIR, listed, cfg.DATA.MAX_BAD_FRACTION)
+        limit = cfg.DATA.MAX_BAD_FRACTION
+        collectives.call_on_main(forget_changed, cfg.OUTPUT_DIR, loader.dataset.samples, limit)
     try:
         while run.epochs_finished < cfg.SOLVER.MAX_EPOCH:
             if run.epoch == run.epochs_finished:
@@ -88,7 +89,7 @@ def train_one_epoch(run: RunState, loader: DataLoader, mixup: Mixup | None, reco
     steps = run.iter + len(loader)
     videos = run.samples_seen + len(loader) * videos_per_step
     run.meter = Meter(run.meter_state)
-    bad_videos = BadVideos(cfg.OUTPUT_DIR, (sample.path for sample in loader.dataset.samples))
+    bad_videos = BadVideos(cfg.OUTPUT_DIR, loader.dataset.samples)
     bad_videos.videos = collectives.broadcast_object(bad_videos.videos)  # others may see an older file (NFS)
     loader.dataset.bad_videos |= bad_videos.damaged
     samples = loader.dataset.samples
@@ -127,7 +128,7 @@ def record_steps(run: RunState, split: str, sums: RunningSums, steps: int, lr: f
     recorder.write(run.step, {**row, "eta_seconds": round(remaining * run.meter.epoch.seconds() / run.iter)})
 
 
-def save_or_stop(run: RunState, samples: list[annotations.Sample]) -> None:
+def save_or_stop(run: RunState, samples: Sequence[annotations.Sample]) -> None:
     """Write a checkpoint where one is due within the epoch, or raise Interrupted after a signal to any rank; on all
     ranks after the same step."""
     settings = run.cfg.TRAIN
@@ -160,7 +161,7 @@ def note_bad_videos(cfg: CfgNode, batch: dict, bad_videos: BadVideos) -> None:
     bad_videos.check(cfg.DATA.MAX_BAD_FRACTION)
 
 
-def note_skipped(run: RunState, samples: list[annotations.Sample]) -> None:
+def note_skipped(run: RunState, samples: Sequence[annotations.Sample]) -> None:
     """Count and log the skipped ones of the steps since the last call; waits for the device.
 
     Raises:

@@ -200,10 +200,9 @@ def test_class_names_that_are_numbers(tmp_path):
 
 def test_a_list_is_parsed_once_while_it_is_the_same(tmp_path, monkeypatch):
     (tmp_path / "train.csv").write_text("a.mp4 1\n")
-    first = annotations.load(cfg_for(tmp_path), "train")
-    first.clear()
+    annotations.load(cfg_for(tmp_path), "train")
     with monkeypatch.context() as patch:
-        patch.setattr(annotations, "read_rows", None)
+        patch.setattr(annotations, "_read", None)
         assert [s.path for s in annotations.load(cfg_for(tmp_path), "train")] == ["a.mp4"]
     assert annotations.load(cfg_for(tmp_path, "DATA.PATH_PREFIX", "x"), "train")[0].path == "x/a.mp4"
     (tmp_path / "train.csv").write_text("b.mp4 1\nc.mp4 2\n")

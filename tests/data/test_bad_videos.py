@@ -18,19 +18,24 @@ from slowfast_uniformer.data.annotations import UNLABELLED, Sample
 from slowfast_uniformer.data.bad_videos import BadVideo, BadVideos, bad_video, file_state, forget_changed
 from slowfast_uniformer.data.dataset import VideoDataset
 from slowfast_uniformer.data.open_video import open_sample
+from slowfast_uniformer.data.sample_list import SampleList
 from slowfast_uniformer.data.video import VideoError
 from slowfast_uniformer.errors import UserError
 
 
+def list_of(*paths):
+    return SampleList.of(Sample(str(path), 0) for path in paths)
+
+
 def test_bad_videos_are_kept_and_shared(tmp_path):
-    listed = ["a b.mp4", "c.mp4", *map(str, range(8))]
+    listed = list_of("a b.mp4", "c.mp4", *range(8))
     mine, other = BadVideos(str(tmp_path), listed), BadVideos(str(tmp_path), listed)
     assert mine.add(BadVideo("a b.mp4", "cannot read a b.mp4:\n empty")) and not mine.add(BadVideo("a b.mp4", "again"))
     assert other.add(BadVideo("c.mp4", "cannot read c.mp4", (3, 4)))
     mine = BadVideos(str(tmp_path), listed)
     assert mine.videos.keys() == {"a b.mp4", "c.mp4"} and mine.damaged.keys() == {"c.mp4"}
     assert mine.videos["a b.mp4"].cause == "cannot read a b.mp4: empty" and mine.videos["c.mp4"].state == (3, 4)
-    assert BadVideos(str(tmp_path), ["c.mp4"]).videos.keys() == {"c.mp4"}  # others belong to another list
+    assert BadVideos(str(tmp_path), list_of("c.mp4")).videos.keys() == {"c.mp4"}  # others belong to another list
     mine.check(0.2)
     message = (
         r"2 of 10 videos cannot be read.*MAX_BAD_FRACTION 0.1 (?s:.*)c.mp4(?s:.*)2 are not there now.*mount is away"
@@ -111,7 +116,7 @@ def test_a_start_tries_again_what_has_changed_or_come_back(tmp_path, caplog):
     paths = [repaired, damaged, away, gone, str(tmp_path / "frames"), str(tmp_path / "s.tar/m.mp4")]
     note(tmp_path, *paths)
     BadVideos(str(tmp_path)).add(BadVideo("of another list.mp4", "empty"))
-    listed = [*paths, *map(str, range(90))]
+    listed = list_of(*paths, *range(90))
     forget_changed(str(tmp_path), listed, 0.5)
     found = f"2 missing ({away}, {gone}); 4 unchanged, skipped"
     assert lines_of(caplog) == [f"bad_files.txt has 6 unreadable videos: {found}"]
@@ -142,9 +147,9 @@ def test_old_files_without_the_state_of_the_videos(tmp_path, caplog):
     (tmp_path / "bad_files.txt").write_text(
         f"{tmp_path}/a.mp4\tcannot read a.mp4: No such file\n{tmp_path}/b.mp4\tNo such file\n"
     )
-    forget_changed(str(tmp_path), [f"{tmp_path}/a.mp4", f"{tmp_path}/b.mp4"], 0.5)
+    forget_changed(str(tmp_path), list_of(tmp_path / "a.mp4", tmp_path / "b.mp4"), 0.5)
     assert (tmp_path / "bad_files.txt").read_text() == f"{tmp_path}/b.mp4\tNo such file\n"
-    forget_changed(str(tmp_path), ["others"], 0.5)
+    forget_changed(str(tmp_path), list_of("others"), 0.5)
     assert len(lines_of(caplog)) == 1
 
 
@@ -175,7 +180,7 @@ def test_a_video_that_is_back_is_used_by_the_running_training(tiny, demo, tmp_pa
     cfg = load_config(str(ROOT / "tests" / "empty.yaml"), tiny)
     dataset = VideoDataset(cfg, "train")
     path = tmp_path / "a.mp4"
-    dataset.samples[0] = Sample(str(path), 0)
+    dataset.samples = [Sample(str(path), 0), *dataset.samples[1:]]
     assert dataset[0, 0]["errors"][0].path == str(path) and not dataset.bad_videos
     path.write_text("no video")
     assert dataset[0, 0]["errors"][0].state and dataset.bad_videos.keys() == {str(path)}
@@ -186,7 +191,7 @@ def test_a_video_that_is_back_is_used_by_the_running_training(tiny, demo, tmp_pa
 
 def test_what_is_back_does_not_count_as_bad(tmp_path):
     paths = [str(tmp_path / f"{number}.mp4") for number in range(4)]
-    bad_videos = BadVideos(str(tmp_path), paths)
+    bad_videos = BadVideos(str(tmp_path), list_of(*paths))
     for path in paths[:3]:
         bad_videos.add(BadVideo(path, f"cannot read {path}: No such file"))
     with pytest.raises(UserError, match="3 of 4"):

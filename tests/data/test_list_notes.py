@@ -5,8 +5,8 @@ import re
 import pytest
 
 from slowfast_uniformer.config.load import load_config
-from slowfast_uniformer.data.annotations import Sample
 from slowfast_uniformer.data.list_notes import half_labelled, list_notes
+from slowfast_uniformer.data.sample_list import Sample, SampleList
 
 NAMES = [f"class {k}" for k in range(8)]
 
@@ -15,10 +15,10 @@ def notes(lists, classes=3, names=None, *overrides):
     """Of lists of (path, label), or of labels alone whose videos differ."""
     cfg = load_config(None, ["NUM_GPUS", 0, "MODEL.NUM_CLASSES", classes, *overrides])
     samples = {
-        split: [
+        split: SampleList.of(
             Sample(*row) if isinstance(row, tuple) and row else Sample(f"{split}{k}.mp4", row)
             for k, row in enumerate(rows)
-        ]
+        )
         for split, rows in lists.items()
     }
     return list(list_notes(cfg, samples, names))
@@ -82,5 +82,6 @@ def test_several_labels_without_any():
 
 def test_a_list_where_some_have_labels():
     labels = [0, -1, -1, 1, 2]
-    assert "of the 3 labelled of 5 test videos" in half_labelled([Sample("a", label) for label in labels])
-    assert half_labelled([Sample("a", -1)]) == half_labelled([Sample("a", 1)]) == half_labelled([]) == ""
+    assert "of the 3 labelled of 5 test videos" in half_labelled(SampleList.of(Sample("a", label) for label in labels))
+    for alike in ([Sample("a", -1)], [Sample("a", 1)], []):
+        assert half_labelled(SampleList.of(alike)) == ""

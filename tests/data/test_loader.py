@@ -50,3 +50,10 @@ def test_batches_per_rank(tiny, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "8")
     with pytest.raises(UserError, match="TRAIN.BATCH_SIZE: the train list has 16 videos, fewer than one batch of 24; "):
         build_loader(cfg, "train")
+
+
+def test_a_million_videos_are_continued_in_mid_epoch():
+    sampler = EpochSampler(10**6, rank=1, world=2, shuffle=True, seed=3)
+    whole = [index for _, index in sampler]
+    sampler.start = 600_000
+    assert [index for _, index in sampler] == whole[300_000:] and len(sampler) == 200_000

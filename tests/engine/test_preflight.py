@@ -102,8 +102,8 @@ def test_other_inputs_are_found_before_the_training(lists, tmp_path):
 
 def test_lists_are_parsed_once(lists, monkeypatch):
     cfg, parsed = load_config(None, lists[1]), []
-    read_rows = annotations.read_rows
-    monkeypatch.setattr(annotations, "read_rows", lambda cfg, split: parsed.append(split) or read_rows(cfg, split))
+    read = annotations._read
+    monkeypatch.setattr(annotations, "_read", lambda cfg, split: parsed.append(split) or read(cfg, split))
     check_inputs(cfg)
     for split in ("train", "val", "test"):
         annotations.load(cfg, split)
