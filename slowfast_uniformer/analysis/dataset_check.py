@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 from fvcore.common.config import CfgNode
 
+from slowfast_uniformer.analysis import decoding_cost
+from slowfast_uniformer.analysis.decoding_cost import DecodingCost
 from slowfast_uniformer.analysis.video_scan import Facts, make_job, scan_videos
 from slowfast_uniformer.data import annotations
 from slowfast_uniformer.data.bad_videos import BadVideo, BadVideos, file_state
@@ -58,12 +60,14 @@ class Report(NamedTuple):
         files: Number of videos.
         read: Number of videos that were read now; the cache held the others.
         classes: For each split, the number of videos of each class.
+        decoding: What decoding training clips takes; None if training is not checked, or reads no video files.
     """
 
     findings: list[Finding]
     files: int
     read: int
     classes: dict[str, list[int]]
+    decoding: DecodingCost | None
 
 
 def check(cfg: CfgNode, splits: Sequence[str], workers: int, fast: bool = False) -> Report:
@@ -105,7 +109,9 @@ def check(cfg: CfgNode, splits: Sequence[str], workers: int, fast: bool = False)
         _write(cfg, findings, entries, fast)
     except OSError as error:
         raise UserError(f"OUTPUT_DIR: cannot write to {cfg.OUTPUT_DIR}: {error.strerror}") from None
-    return Report(findings, len(facts), read, classes)
+    unreadable = {entry.sample for entry in entries if "error" in entry.facts}
+    train = [entry.sample for entry in entries if entry.split == "train" and entry.sample not in unreadable]
+    return Report(findings, len(facts), read, classes, decoding_cost.measure(cfg, train))
 
 
 def _empty_classes(cfg: CfgNode, classes: dict[str, list[int]]) -> Iterator[Finding]:

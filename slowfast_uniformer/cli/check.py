@@ -4,7 +4,8 @@
 
 Reports malformed lines, videos that cannot be read, are short or unlike the others, duplicates, and videos both in
 training and in testing. OUTPUT_DIR/check_dataset.csv lists the findings; training skips the files in bad_files.txt
-there. A second run reads only files that are new. Exit status: 0 nothing must be fixed, 1 something must, 2 the
+there. A second run reads only files that are new. The last lines say what decoding a training clip takes, and what
+`uniformer transcode` would save. Exit status: 0 nothing must be fixed, 1 something must, 2 the
 config or a list cannot be used.
 """
 
@@ -22,8 +23,11 @@ from slowfast_uniformer.wording import counted
 
 if TYPE_CHECKING:
     from slowfast_uniformer.analysis.dataset_check import Report
+    from slowfast_uniformer.analysis.decoding_cost import DecodingCost
 
 SPLITS = ("train", "val", "test")
+WORTH_WHILE = 1.5  # times fewer pixels to decode
+LONG = 200  # letters; such as 400 classes without videos
 SHOWN = 5  # findings of a kind that are printed; all are in the file
 
 
@@ -62,11 +66,28 @@ def summary(report: "Report", output_dir: str) -> str:
             lines.append(f"{kind}: {len(findings):,}" + ("" if kind in FAULTS else " (for your information)"))
         for finding in findings[:SHOWN]:
             place = f"{finding.split} line {finding.line}" if finding.line else f"{finding.split} list"
-            lines.append(f"  {place}: {finding.path}: {finding.detail}")
+            detail = finding.detail if len(finding.detail) < LONG else f"{finding.detail[:LONG]} ..."
+            lines.append(f"  {place}: {finding.path}: {detail}")
         lines += [f"  and {len(findings) - SHOWN:,} more"] if len(findings) > SHOWN else []
     lines += [] if report.findings else ["nothing found"]
+    lines += [decoding(report.decoding)] if report.decoding else []
     names = ("check_dataset.csv", "bad_files.txt")
     return "\n".join([*lines, *(f"  {os.path.join(output_dir, name)}" for name in names)])
+
+
+def decoding(cost: "DecodingCost") -> str:
+    """What a training clip costs to decode, and whether transcoding the collection would pay."""
+    text = (
+        f"decoding: a training clip goes through {cost.decoded / cost.clips:.0f} frames for "
+        f"{cost.wanted / cost.clips:.0f}, {cost.in_vain:.0%} of them in vain, in "
+        f"{1000 * cost.seconds / cost.clips:.0f} ms of CPU time. "
+    )
+    if cost.gain < WORTH_WHILE:
+        return f"{text}`uniformer transcode` would gain little"
+    return (
+        f"{text}After `uniformer transcode` it would be {cost.decoded_after / cost.clips:.0f} frames, with "
+        f"{cost.gain:.1f} times fewer pixels in all"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -201,6 +201,12 @@ class Video(VideoSource):
             self.path, f"decoding leaves out {counted(len(missing), 'frame')}, first number {min(missing)}"
         )
 
+    def frames_to_decode(self, wanted: list[int]) -> int:
+        """How many frames `read` goes through for some in increasing order, the skipped ones included."""
+        if not self._index:
+            return wanted[-1] + 1
+        return sum(end - start + 1 for start, end, _ in self._index.runs(wanted))
+
     @property
     def passed_over(self) -> str | None:
         return self._cause and (self._cause.strerror or str(self._cause))

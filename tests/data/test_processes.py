@@ -45,6 +45,7 @@ def test_an_error_ends_the_work():
 
 
 def test_ctrl_c_ends_what_is_under_way():
+    handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         list(work(endless, range(4), 2, str))
-    assert multiprocessing.active_children() == [] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert multiprocessing.active_children() == [] and signal.getsignal(signal.SIGINT) is handler
