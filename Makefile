@@ -1,4 +1,4 @@
-# `make demo` and `make test` each do all set-up themselves; Python >= 3.10 and git are all they need.
+# `make demo` and `make test` each do all set-up themselves; Python >= 3.11 and git are all they need.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

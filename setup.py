@@ -18,7 +18,7 @@ setup(
     long_description=long_description,
     long_description_content_type="text/markdown",
     entry_points={"console_scripts": ["uniformer=slowfast_uniformer.cli.main:main"]},
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     packages=[*find_packages(include=["slowfast_uniformer", "slowfast_uniformer.*"]), *FOLDERS],
     package_dir=FOLDERS,
     package_data={
@@ -34,7 +34,7 @@ setup(
         "iopath>=0.1.10",
         "yacs>=0.1.8",
         "simplejson>=3.19,<5",
-        "av>=17,<19",
+        "av>=18,<19",
         "tensorboard>=2.18,<3",
         "timm>=1.0.20,<2",  # RandAugment
         "torchmetrics>=1.4,<2",  # confusion matrix

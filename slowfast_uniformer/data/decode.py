@@ -139,7 +139,7 @@ class Video(VideoSource):
             return
         index = PacketIndex(packets, order, self._codec)
         self._seekable = demuxer in SEEKABLE and index.distinct
-        progressive = getattr(context, "field_order", 2) <= 1  # PyAV 17 does not tell
+        progressive = context.field_order <= 1
         progressive = progressive and all(p.content != FIELDS for p in packets)
         usual = self._seekable and self._codec in USUAL and progressive and len(packets) > 1
         whole = not damaged and not self._cause and demuxer not in UNMARKED_ENDS
