@@ -5,7 +5,7 @@ The values of the page are computed here; report.html lays them out, words them 
 
 import os
 from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -72,7 +72,7 @@ def render(runs: Sequence[RunFolder]) -> str:
         mistakes=[mistakes(run, MISTAKES if len(runs) == 1 else MISTAKES // 2) for run in runs],
         differences=differences(runs),
         costs=costs(runs),
-        written=datetime.now(timezone.utc).strftime("%d %B %Y, %H:%M UTC"),
+        written=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
     )
 
 
