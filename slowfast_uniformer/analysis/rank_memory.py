@@ -29,7 +29,7 @@ class StepCost(NamedTuple):
 
 
 def rank_memory(cfg: CfgNode, model: nn.Module, parallel: str) -> dict[str, int]:
-    """Bytes that a rank holds during the backward pass, beside activations.
+    """Bytes that a rank holds during the backward pass, beside activations and the clips of the step.
 
     With DDP on several ranks gradients are views into its buckets (`gradient_as_bucket_view`). Micro-batches before
     the last one exchange nothing, though: DDP then accumulates in tensors beside the buckets, and FSDP in unsharded
@@ -42,7 +42,8 @@ def rank_memory(cfg: CfgNode, model: nn.Module, parallel: str) -> dict[str, int]
 
     Returns:
         `parameters` (with buffers), `gradients` outside of DDP's buckets, `buckets`, `optimizer`, `moving_average`,
-        and `gathered`, the parameters and gradients that FSDP holds unsharded at a time.
+        `gathered`, the parameters and gradients that FSDP holds unsharded at a time, and `next_batch`, the clips that
+        a GPU is sent beside the step (`engine.prefetch`).
     """
     ranks, accumulates = topology.planned(cfg).ranks, cfg.TRAIN.ACCUM_STEPS > 1
     sizes = {p: p.nbytes if parallel == "ddp" else _shard_bytes(p, ranks) for p in model.parameters()}
@@ -58,6 +59,7 @@ def rank_memory(cfg: CfgNode, model: nn.Module, parallel: str) -> dict[str, int]
     largest = sorted(blocks)[-2:] or [root]
     # FSDP holds unsharded: parameters of the root, a block and the one prefetched, and a block's gradients
     gathered = root + sum(largest) + largest[-1]
+    clips = topology.planned(cfg).clips_per_rank(cfg) if cfg.NUM_GPUS and not accumulates else 0
     return {
         "parameters": parameters,
         "gradients": 0 if buckets and not accumulates else gradients,
@@ -65,6 +67,7 @@ def rank_memory(cfg: CfgNode, model: nn.Module, parallel: str) -> dict[str, int]
         "optimizer": per_element * sum(trained) + 4 * per_parameter * len(trained),
         "moving_average": parameters if cfg.MODEL.EMA_EPOCH >= 0 else 0,
         "gathered": gathered if parallel == "fsdp" else 0,
+        "next_batch": clips * 3 * cfg.DATA.NUM_FRAMES * cfg.DATA.TRAIN_CROP_SIZE**2 * 4,
     }
 
 
