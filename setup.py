@@ -7,6 +7,7 @@ with open("README.md", encoding="utf-8") as readme:
 
 EXPORT = ["onnx>=1.18", "onnxscript>=0.5.4", "onnxruntime>=1.22"]
 FEATURES = ["pyarrow>=17"]
+KERAS = ["h5py>=3.10"]
 APP = ["gradio>=6.31,<7"]  # theme, style and history are arguments of launch there
 # Folders of the checkout that are part of the package when it is installed
 FOLDERS = {"slowfast_uniformer.configs": "configs", "slowfast_uniformer.datasets": "datasets"}
@@ -57,11 +58,13 @@ setup(
             *APP,
             *EXPORT,
             *FEATURES,
+            *KERAS,
         ],
         "app": APP,  # uniformer app
         "completion": ["argcomplete>=3"],  # of commands and options by the shell
         "export": EXPORT,  # uniformer export --format onnx
         "features": FEATURES,  # uniformer features --output OUT.parquet
+        "keras": KERAS,  # MODEL.INIT_FROM weights.h5
         "wandb": ["wandb>=0.19,<1"],  # TRACKER wandb
         "mlflow": ["mlflow>=2.14,<4"],  # TRACKER mlflow; mlflow-skinny is enough for a server
         "torchcodec": ["torchcodec>=0.8"],  # DATA.DECODER torchcodec; needs FFmpeg's shared libraries besides

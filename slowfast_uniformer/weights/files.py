@@ -32,8 +32,8 @@ def read_tensors(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read the named tensors of a weight file and the metadata beside them.
 
     Reads .safetensors, files of torch.save (.pth, .pt, .pyth, .bin), TorchScript archives (tensors only, their code is
-    not loaded) and .dcp folders. Of a run's checkpoint the EMA weights are taken where there are any; prefixes that
-    wrappers add to all names are removed.
+    not loaded), Keras 2's .h5 files and .dcp folders. Of a run's checkpoint the EMA weights are taken where there are
+    any; prefixes that wrappers add to all names are removed.
 
     Args:
         name: a path, name or address (see `registry.find_weights`).
@@ -50,6 +50,8 @@ def read_tensors(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     elif os.path.isdir(path):
         averaged = checkpoints.load_checkpoint(path, only=()).get("ema_state") is not None
         content = checkpoints.load_checkpoint(path, only=["ema_state" if averaged else "model_state"])
+    elif _is_hdf5(path):
+        content = _read_keras(path)
     elif root := _torchscript_root(path):
         content = _read_torchscript(path, root)
     else:
@@ -96,6 +98,42 @@ def _read_torch(path: str) -> object:
             ) from error
         reason = str(error).split("\n")[0] or type(error).__name__
         raise UserError(f"{path}: not a checkpoint, or damaged ({reason}); fetch it again") from error
+
+
+# ------------------------------------------------------------------------------------------------ Keras
+def _is_hdf5(path: str) -> bool:
+    with open(path, "rb") as file:
+        return file.read(8) == b"\x89HDF\r\n\x1a\n"
+
+
+def _read_keras(path: str) -> dict[str, Tensor]:
+    """The tensors of a file of Keras 2's `save_weights` or `save`, by path in it, in the order Keras loads them."""
+    try:
+        import h5py
+    except ImportError:
+        raise UserError(f"{path}: to read Keras's files, pip install 'slowfast_uniformer[keras]'") from None
+    tensors = {}
+    try:
+        with h5py.File(path, "r") as file:
+            root = file.get("model_weights", file)  # `save` keeps the weights beside the model
+            for layer in (*_keras_names(root, "layer_names"), "top_level_model_weights"):
+                for name in _keras_names(root[layer], "weight_names") if layer in root else ():
+                    dataset = root[layer][name]
+                    if dataset.file != file or dataset.external or dataset.is_virtual:
+                        raise ValueError(f"{layer}/{name} is in another file")
+                    tensors[f"{layer}/{name}"] = torch.as_tensor(dataset[()])
+    except Exception as error:  # damaged files raise nearly anything
+        raise UserError(f"{path}: an HDF5 file that cannot be read ({error}); fetch it again") from error
+    if not tensors:
+        raise UserError(f"{path}: an HDF5 file, but not as Keras 2's model.save_weights writes it: no weight_names")
+    return tensors
+
+
+def _keras_names(group: Any, key: str) -> list[str]:
+    """A list of names beside a group of an HDF5 file, which Keras splits into key0, key1... above 64 KiB."""
+    keys = [key, *(f"{key}{index}" for index in range(len(group.attrs)))]
+    names = [name for each in keys for name in group.attrs.get(each, ())]
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 
 
 # ------------------------------------------------------------------------------------------------ TorchScript

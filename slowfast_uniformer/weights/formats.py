@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.weights import keras
 
 _LAYER = r"backbone.transformer.resblocks.\1."
 _OWN_HEAD = "the image model's own head and last norm"
@@ -209,8 +210,14 @@ def _position_embedding(tensors: dict[str, Tensor], cls: Tensor) -> Tensor:
     return torch.cat((given[:1], given[1:] + bias))
 
 
+# ------------------------------------------------------------------------------------------------- Keras
+def _keras(tensors: dict[str, Tensor], hints: Mapping) -> Weights:
+    return Weights("UniFormerV2 (Keras)", keras.rename(tensors))
+
+
 # what in a parameter name shows the format, converter; the first that matches
 _FORMATS: tuple[tuple[str, Callable[[dict[str, Tensor], Mapping], Weights]], ...] = (
+    (r"/kernel:\d+$", _keras),
     (r"^cls_head\.fc_cls\.|^backbone\.(patch_embed1|transformer\.norm)\.", _mmaction2),
     (r"^vision_model\.encoder\.layers\.", _hugging_face),
     (r"^(visual\.trunk\.|backbone\.|encoder\.)?patch_embed\.proj\.weight$", _timm),

@@ -6,7 +6,7 @@ from slowfast_uniformer import paths
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.runs import checkpoints
 
-_ENDINGS = (".pth", ".pyth", ".pt", ".bin", ".safetensors")
+_ENDINGS = (".pth", ".pyth", ".pt", ".bin", ".safetensors", ".h5")
 
 
 def find_weights(name: str) -> str:
