@@ -43,6 +43,8 @@ setup(
         "jinja2>=3.1",  # pages of reports
         "tqdm>=4.66",  # progress bar
         "safetensors>=0.4.3",  # weight files without code in them
+        "huggingface_hub>=1.0,<3",  # published weights (timm needs it, too)
+        "filelock>=3.12",  # one process fetches weights while others wait (PyTorch needs it, too)
         "numpy>=1.26",
         "pillow>=10",
     ],
@@ -65,6 +67,7 @@ setup(
         "export": EXPORT,  # uniformer export --format onnx
         "features": FEATURES,  # uniformer features --output OUT.parquet
         "keras": KERAS,  # MODEL.INIT_FROM weights.h5
+        "gdrive": ["gdown>=6.5,<7"],  # published weights that are on Google Drive only
         "wandb": ["wandb>=0.19,<1"],  # TRACKER wandb
         "mlflow": ["mlflow>=2.14,<4"],  # TRACKER mlflow; mlflow-skinny is enough for a server
         "torchcodec": ["torchcodec>=0.8"],  # DATA.DECODER torchcodec; needs FFmpeg's shared libraries besides

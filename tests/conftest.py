@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["SLOWFAST_UNIFORMER_OFFLINE"] = "1"  # nothing is fetched unless a test has a server for it
 ROOT = Path(__file__).resolve().parents[1]
 VIDEOS = {"train": 16, "val": 9}  # 9: not divisible among two processes
 

@@ -1,6 +1,5 @@
 """The pages keep their word: commands are understood by the programs that they start, keys and files exist,
-links lead somewhere, and every program is run by some test. The commands of docs/model_zoo.md have their own
-test."""
+links lead somewhere, and every program is run by some test."""
 
 import ast
 import functools
@@ -75,8 +74,7 @@ def every_command() -> list:
     recipes = makefile.replace("$(PYTEST)", pytest_line)
     recipes = re.sub(r"^\t(?:\$\(BIN\)/)?", "    ", recipes, flags=re.MULTILINE)
     recipes = re.sub(r"\$\((\w+)\)", "python", recipes)
-    pages = {page: text for page, text in PAGES.items() if page != "docs/model_zoo.md"}
-    found = {(page, x) for page, text in (pages | {"Makefile": recipes}).items() for x in commands(text)}
+    found = {(page, x) for page, text in (PAGES | {"Makefile": recipes}).items() for x in commands(text)}
     return [pytest.param(x, id=f"{page}: {x[:70]}") for page, x in sorted(found)]
 
 

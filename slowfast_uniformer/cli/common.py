@@ -46,7 +46,8 @@ def model_parser(command: str, description: str, videos: bool = True) -> argpars
     usage = "--checkpoint FILE" + (" VIDEO|FOLDER|LIST [...]" if videos else "")
     parser = new_parser(command, description, usage)
     add = parser.add_argument
-    add("--checkpoint", required=True, metavar="FILE", help="a checkpoint, a run's folder, or a file of weights")
+    help_text = "a checkpoint, a run's folder, a file of weights, or the name of published ones"
+    add("--checkpoint", required=True, metavar="FILE", help=help_text)
     help_text = "config files or names of recipes (a run's checkpoint has its own), and KEY VALUE pairs after them"
     add("--cfg", nargs="+", default=[], metavar="FILE.yaml", help=help_text)
     help_text = "override a config key; repeatable"

@@ -15,9 +15,8 @@ from slowfast_uniformer.cli.common import new_parser, parse_arguments
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = new_parser("convert", __doc__)
-    parser.add_argument(
-        "source", type=paths.expand, metavar="IN", help="a file, or its name in $SLOWFAST_UNIFORMER_WEIGHTS"
-    )
+    help_text = "a file, a run's folder, a published name or an address, as in MODEL.INIT_FROM"
+    parser.add_argument("source", type=paths.expand, metavar="IN", help=help_text)
     parser.add_argument("target", type=paths.expand, metavar="OUT", help="the .safetensors (or .pyth) file to write")
     return parse_arguments(parser, argv)
 

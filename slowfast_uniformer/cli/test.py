@@ -15,7 +15,7 @@ from slowfast_uniformer.cli.train import run_parser, start
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = run_parser("test", __doc__)
-    help_text = "a checkpoint, a run's folder or a file of weights (TEST.CHECKPOINT_FILE_PATH)"
+    help_text = "a checkpoint, a run's folder, weights, or the name of published ones (TEST.CHECKPOINT_FILE_PATH)"
     parser.add_argument("--checkpoint", metavar="FILE|RUN", help=help_text)
     return parse_arguments(parser, argv)
 

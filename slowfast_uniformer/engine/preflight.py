@@ -1,4 +1,4 @@
-"""What a run will need later, looked at before its first step: lists, class names, weights to test, output folder.
+"""What a run will need later, looked at before its first step: lists, class names, weights, output folder.
 
 Imports no PyTorch: `uniformer train` refuses faulty input before that is loaded.
 """
@@ -15,6 +15,8 @@ from slowfast_uniformer.data.classes import class_names, visible
 from slowfast_uniformer.data.flip_labels import flipped_labels
 from slowfast_uniformer.data.list_notes import list_notes
 from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.weights.registry import find_checkpoint
+from slowfast_uniformer.weights.resolve import resolve
 from slowfast_uniformer.wording import counted
 
 _TRIED = 8  # videos of each list that are looked for
@@ -42,9 +44,11 @@ def check_inputs(cfg: CfgNode, only: str = "") -> list[str]:
     names = class_names(cfg)
     if training and cfg.DATA.FLIP_LABELS:
         flipped_labels(cfg, names)
+    _check_output_folder(cfg.OUTPUT_DIR)
+    if training:
+        _fetch_initial_weights(cfg)
     if testing:
         _check_weights_to_test(cfg, training)
-    _check_output_folder(cfg.OUTPUT_DIR)
     return list(list_notes(cfg, lists, names))
 
 
@@ -69,15 +73,25 @@ def _check_videos(path: str, samples: Sequence[Sample]) -> None:
     )
 
 
+def _fetch_initial_weights(cfg: CfgNode) -> None:
+    """Find MODEL.INIT_FROM now, and fetch it if need be, unless the run continues from a checkpoint."""
+    own = cfg.TRAIN.AUTO_RESUME and glob.glob(f"{glob.escape(cfg.OUTPUT_DIR)}/checkpoints/epoch_*")
+    name = cfg.MODEL.INIT_FROM
+    if name and not own and not cfg.TRAIN.CHECKPOINT_FILE_PATH and not os.path.exists(name):
+        resolve(name)
+
+
 def _check_weights_to_test(cfg: CfgNode, training: bool) -> None:
     """Refuse a TEST.CHECKPOINT_FILE_PATH that is not there; in OUTPUT_DIR it may be what the training is to write."""
     path, out = cfg.TEST.CHECKPOINT_FILE_PATH, os.path.join(os.path.abspath(cfg.OUTPUT_DIR), "")
-    if not path or "://" in path or os.path.exists(path) or "SLOWFAST_UNIFORMER_WEIGHTS" in os.environ:
+    if not path or os.path.exists(path):
         return
-    if not (training and os.path.abspath(path).startswith(out)):
+    if "://" in path or find_checkpoint(path):
+        resolve(path)
+    elif "SLOWFAST_UNIFORMER_WEIGHTS" not in os.environ and not (training and os.path.abspath(path).startswith(out)):
         raise UserError(
-            f"TEST.CHECKPOINT_FILE_PATH: there is no {path}. Name a checkpoint or a run's folder, or leave the key "
-            "empty to test what is in OUTPUT_DIR"
+            f"TEST.CHECKPOINT_FILE_PATH: there is no {path}. Name a checkpoint, a run's folder or a published one "
+            "(`uniformer weights list`), or leave the key empty to test what is in OUTPUT_DIR"
         )
 
 

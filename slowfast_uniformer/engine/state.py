@@ -25,7 +25,7 @@ from slowfast_uniformer.models.registry import build_model
 from slowfast_uniformer.runs import checkpoints
 from slowfast_uniformer.runs.log import Phase
 from slowfast_uniformer.weights.load import ClassesDiffer, load_weights, read_weights
-from slowfast_uniformer.weights.registry import find_weights
+from slowfast_uniformer.weights.resolve import find_weights
 from slowfast_uniformer.wording import counted
 
 logger = logging.getLogger(__name__)

@@ -26,6 +26,7 @@ from slowfast_uniformer.runs.log import Phase
 from slowfast_uniformer.runs.predictions import write_predictions, write_submission
 from slowfast_uniformer.runs.recorder import Recorder
 from slowfast_uniformer.weights.load import load_weights, read_weights
+from slowfast_uniformer.weights.registry import find_checkpoint
 from slowfast_uniformer.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -163,10 +164,12 @@ def checkpoint_to_test(cfg: CfgNode) -> str:
     best = checkpoints.find_best(cfg.OUTPUT_DIR) if cfg.TEST.TEST_BEST else None
     latest = None if best else checkpoints.latest(cfg.OUTPUT_DIR)
     path = best or latest or cfg.MODEL.INIT_FROM
-    if not path:
+    published = find_checkpoint(path) if path and not os.path.exists(path) else None
+    if not path or (published and not published.recipes):  # an image model has other classes
         raise UserError(
-            f"nothing to test: OUTPUT_DIR {cfg.OUTPUT_DIR} holds no checkpoint. Set "
-            "TEST.CHECKPOINT_FILE_PATH to one, MODEL.INIT_FROM to weights, or train first (uniformer train)"
+            f"nothing to test: OUTPUT_DIR {cfg.OUTPUT_DIR} holds no checkpoint. Set TEST.CHECKPOINT_FILE_PATH to one "
+            "or to a published one (uniformer weights list), MODEL.INIT_FROM to weights, or train first (uniformer "
+            "train)"
         )
     if cfg.TEST.TEST_BEST and latest:
         logger.warning(

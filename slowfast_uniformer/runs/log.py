@@ -145,7 +145,7 @@ class Phase:
         """Write a line if the last one is a minute old."""
         if self._clock() >= self._due:
             self.line_written()
-            _write_line(self.line())
+            write_line(self.line())
 
     def line(self) -> str:
         """The title, what is done, and the time left; or the time so far, where nothing tells that."""
@@ -193,8 +193,8 @@ def is_terminal() -> bool:
     return False
 
 
-def _write_line(line: str) -> None:
-    """To the log or, in a command that keeps none, to standard error."""
+def write_line(line: str) -> None:
+    """Write a line to the log or, in a command that keeps none, to standard error."""
     if logger.hasHandlers():
         logger.info("%s", line)
     else:

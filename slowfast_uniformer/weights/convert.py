@@ -21,7 +21,7 @@ def convert(source: str, target: str) -> list[str]:
     the original does. A .pyth target is for a .dcp folder: it gets the whole checkpoint, optimizer state included.
 
     Args:
-        source: a path or name as in MODEL.INIT_FROM (see `registry.find_weights`).
+        source: a path or name as in MODEL.INIT_FROM (see `resolve.resolve`).
         target: a new file, .safetensors, or .pyth where `source` is a .dcp folder.
 
     Returns:

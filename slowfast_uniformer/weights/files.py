@@ -18,7 +18,7 @@ from torch import Tensor
 from slowfast_uniformer import paths
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.runs import checkpoints
-from slowfast_uniformer.weights.registry import find_weights
+from slowfast_uniformer.weights.resolve import find_weights
 
 # Keys under which checkpoints keep their tensors; the first one present counts
 _STATE_KEYS = ("ema_state", "model_state", "model", "state_dict", "model_ema", "teacher", "module")
@@ -36,7 +36,7 @@ def read_tensors(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     any; prefixes that wrappers add to all names are removed.
 
     Args:
-        name: a path, name or address (see `registry.find_weights`).
+        name: a path, name or address (see `resolve.resolve`).
 
     Returns:
         Tensors by name, on the CPU, and those of `METADATA_KEYS` that the file holds.

@@ -20,7 +20,7 @@ from slowfast_uniformer.models.registry import require
 from slowfast_uniformer.runs.log import Phase
 from slowfast_uniformer.weights.files import first_few, read_tensors
 from slowfast_uniformer.weights.formats import Weights, convert_format
-from slowfast_uniformer.weights.registry import find_weights
+from slowfast_uniformer.weights.resolve import find_weights
 from slowfast_uniformer.wording import counted
 
 MAPS = Path(__file__).parents[1] / "labels"  # published maps from one data set's classes to another's
@@ -96,15 +96,16 @@ def read_weights(name: str) -> Weights:
     """Read weights of any known checkpoint format under this program's parameter names.
 
     Args:
-        name: a path, name or address as in MODEL.INIT_FROM (see `registry.find_weights`).
+        name: a path, name or address as in MODEL.INIT_FROM (see `resolve.resolve`).
 
     Raises:
         UserError: as `files.read_tensors` and `formats.convert_format`.
     """
+    path = find_weights(name)
     with Phase(f"read {name}"):
-        tensors, metadata = read_tensors(name)
+        tensors, metadata = read_tensors(path)
     try:
-        weights = convert_format(tensors, {} if "://" in name else _hints(find_weights(name)))
+        weights = convert_format(tensors, _hints(path))
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
     weights.metadata = metadata

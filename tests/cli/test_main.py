@@ -49,7 +49,14 @@ for words in json.loads(sys.argv[1]):
 def calls(tmp_path_factory) -> dict:
     """Of each call, all in one process one after another: status, output, errors, packages imported so far."""
     empty = str(tmp_path_factory.mktemp("empty"))
-    commands = [[], ["--help"], ["--version"], *([name, "--help"] for name in main.NAMES), ["config"]]
+    commands = [
+        [],
+        ["--help"],
+        ["--version"],
+        *([name, "--help"] for name in main.NAMES),
+        ["config"],
+        ["weights", "list"],
+    ]
     commands += [[word.format(empty=empty) for word in words] for words in CONFIG_ERRORS.values()]
     done = subprocess.run(
         [sys.executable, "-c", RECORD, json.dumps(commands)], capture_output=True, text=True, check=True, cwd=ROOT

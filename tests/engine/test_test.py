@@ -23,6 +23,9 @@ def test_the_order_of_the_checkpoints_to_test(demo, trained, tmp_path):
     assert found("MODEL.INIT_FROM", "initial.pyth", out=out) == "initial.pyth"
     with pytest.raises(UserError, match="nothing to test: .*TEST.CHECKPOINT_FILE_PATH"):
         found(out=out)
+    with pytest.raises(UserError, match="nothing to test: .*uniformer weights list"):
+        found("MODEL.INIT_FROM", "uniformer_small_in1k", out=out)  # an image model
+    assert found("MODEL.INIT_FROM", "k400/uniformer_s", out=out) == "k400/uniformer_s"
     best = checkpoints.best_path(str(out))
     os.makedirs(os.path.dirname(best))
     os.link(latest, best)

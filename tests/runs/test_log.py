@@ -159,7 +159,7 @@ def test_lines_come_while_nothing_is_done(monkeypatch, lines):
     """A thread writes them."""
     monkeypatch.setattr("slowfast_uniformer.runs.log.LINE_SECONDS", 0.0)
     written = threading.Event()
-    monkeypatch.setattr("slowfast_uniformer.runs.log._write_line", lambda line: written.set())
+    monkeypatch.setattr("slowfast_uniformer.runs.log.write_line", lambda line: written.set())
     with Phase("read a.pyth") as phase:
         assert written.wait(60)
     assert phase._ended.is_set()

@@ -1,13 +1,10 @@
-"""docs/model_zoo.md is what its script generates, its figures are those published, and its commands are valid."""
-
-import json
-import shlex
+"""docs/model_zoo.md is what its script generates, and its figures are those published."""
 
 import pytest
 from conftest import ROOT, load_script
 from golden_recipe import golden_json
 
-from slowfast_uniformer.config.load import load_config, split_cfg_arguments
+from slowfast_uniformer.config.load import load_config
 
 REMEDY = "run python tools/model_zoo.py"
 model_zoo = load_script("tools/model_zoo.py")
@@ -28,20 +25,17 @@ def test_the_page_is_up_to_date():
 def test_rows_are_up_to_date_but_for_costs(monkeypatch):
     """Everything on the page that needs no model; the costs are read from the page itself."""
     monkeypatch.setattr(model_zoo, "architecture", lambda cfg: cfg.RECIPE)
-    facts = json.loads((ROOT / "docs/model_zoo.json").read_text())
     for name, cfg in model_zoo.recipes().items():
-        gflops, parameters = CELLS[f"configs/{name}.yaml"][5:7]
+        gflops, parameters = CELLS[f"configs/{name}.yaml"][4:6]
         known = {cfg.RECIPE: (float(parameters.removesuffix(" M")) * 1e6, float(gflops))}
-        fact = facts[cfg.RECIPE]
-        assert f"\n{model_zoo.row(name, cfg, fact, known)}\n" in PAGE, REMEDY
-        assert model_zoo.commands(name, fact) in PAGE, REMEDY
+        assert f"\n{model_zoo.row(name, cfg, known)}" in PAGE, REMEDY
+    assert len(CELLS) == 88 and PAGE.endswith(model_zoo.other_tables()), REMEDY
 
 
 @pytest.mark.parametrize("name", ["k400/uniformer_s", "k400/uniformer_xxs_4x128", "k400/uniformerv2_b16_8x224"])
 def test_the_costs_of_small_models_are_up_to_date(name):
     cfg = load_config(name, runs_here=False)
-    fact = json.loads((ROOT / "docs/model_zoo.json").read_text())[cfg.RECIPE]
-    assert f"\n{model_zoo.row(name, cfg, fact, {})}\n" in PAGE, REMEDY
+    assert f"\n{model_zoo.row(name, cfg, {})}" in PAGE, REMEDY
 
 
 def test_models_of_equal_cost_are_counted_once():
@@ -71,14 +65,15 @@ def test_costs_are_those_of_the_releases(path, golden, frames, size):
     facts = golden_json("keys", golden)
     (gflops,) = [x["gflops"] for x in facts["flops"] if (x["frames"], x["size"]) == (frames, size)]
     cells = CELLS[f"configs/{path}.yaml"]
-    assert float(cells[5]) == pytest.approx(gflops, rel=5e-3, abs=0.06)
-    assert cells[6] == f"{facts['params'] / 1e6:.1f} M"
+    assert float(cells[4]) == pytest.approx(gflops, rel=5e-3, abs=0.06)
+    assert cells[5] == f"{facts['params'] / 1e6:.1f} M"
 
 
-@pytest.mark.slow
-def test_every_command_is_valid(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    lines = [line for line in PAGE.splitlines() if line.startswith("    python tools/run_net.py --cfg ")]
-    assert len(lines) == 3 * 88 and len(CELLS) == 88
-    for words in map(shlex.split, lines):
-        load_config(*split_cfg_arguments(words[3:], []), runs_here=False)
+def test_what_is_known_of_a_source_is_said():
+    small, gone = CELLS["configs/k400/uniformer_s.yaml"], CELLS["configs/k710/uniformerv2_l14_8x336_frozen.yaml"]
+    assert small[6:8] == ["uniformer_small_k400_16x4", "k400_uniformer"]
+    assert small[8].startswith("[Google Drive](") and small[8].endswith(".pth) (fails since 2026-06)")
+    assert gone[8].startswith("[release](") and gone[8].endswith("(gone since 2024-08)")
+    assert "(not certain)" in CELLS["configs/k400/uniformer_b_16x8.yaml"][8]
+    assert CELLS["configs/k400/uniformer_s_32x4.yaml"][6:] == ["-", "-", "-"]
+    assert CELLS["configs/k600/uniformerv2_l14_64x336_k710.yaml"][6] == "k600_k710_uniformerv2_l14_64x336"

@@ -18,7 +18,7 @@ from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.runs import checkpoints
 from slowfast_uniformer.weights.files import read_tensors
 from slowfast_uniformer.weights.load import read_weights
-from slowfast_uniformer.weights.registry import find_weights
+from slowfast_uniformer.weights.resolve import find_weights
 
 
 @pytest.mark.parametrize("zipped", [True, False])
