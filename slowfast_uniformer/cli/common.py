@@ -46,7 +46,7 @@ def model_parser(command: str, description: str, videos: bool = True) -> argpars
     usage = "--checkpoint FILE" + (" VIDEO|FOLDER|LIST [...]" if videos else "")
     parser = new_parser(command, description, usage)
     add = parser.add_argument
-    help_text = "a checkpoint, a run's folder, a file of weights, or the name of published ones"
+    help_text = "a checkpoint, a run's or published folder, hf://USER/NAME, a recipe's or weights' name, or a file"
     add("--checkpoint", required=True, metavar="FILE", help=help_text)
     help_text = "config files or names of recipes (a run's checkpoint has its own), and KEY VALUE pairs after them"
     add("--cfg", nargs="+", default=[], metavar="FILE.yaml", help=help_text)

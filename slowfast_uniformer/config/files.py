@@ -22,14 +22,22 @@ class YamlFile(NamedTuple):
     places: dict[str, str]
 
 
-def read_yaml(path: str) -> YamlFile:
+def read_yaml(path: str, bases: bool = True) -> YamlFile:
     """Read a config file, merged over its `_BASE_` files, whose paths start at its folder; later ones win.
 
     A value of a key of text stays as it is written, also where YAML would read a number or a date.
 
+    Args:
+        bases: False refuses a file with `_BASE_`, which names other files or addresses.
+
     Raises:
         UserError: names file and line: it cannot be read, is no config, or has a section or key twice.
     """
+    if not bases:
+        found = _read_one(path)
+        if _BASE in found.content:
+            raise UserError(f"{found.places[_BASE]}: this config must not build on others ({_BASE}); write it out")
+        return found
     return _read(path, ())
 
 

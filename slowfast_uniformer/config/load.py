@@ -30,7 +30,7 @@ _OTHER_TYPES = {
     "UNIFORMERV2.NORM_EPS": (float, str),
 }
 _TEXT_LISTS = ("SOLVER.SPECIAL_LIST", "MODEL.INIT_ALLOW")  # the other lists hold numbers
-_PATHS = read_table(DEFAULTS.with_name("limits.yaml"))["paths"]
+PATHS: list[str] = read_table(DEFAULTS.with_name("limits.yaml"))["paths"]  # keys that hold paths
 _TYPE_NAMES = {bool: "True or False", int: "an integer", float: "a number", str: "text", list: "a list"}
 _TYPE_NAMES |= {CfgNode: "a section", type(None): "a number"}
 
@@ -228,7 +228,7 @@ def _expand_paths(cfg: CfgNode, places: dict[str, str], complete: bool) -> None:
     Those of a config that is not `complete` or that comes with a checkpoint, of another machine perhaps, stay as they
     are where this machine does not know them.
     """
-    for key in _PATHS:
+    for key in PATHS:
         place = places.get(key, "default")
         value = dict(flatten(cfg))[key]
         mark = "map:" if value.startswith("map:") else ""  # of MODEL.INIT_HEAD

@@ -16,6 +16,11 @@ def configs_folder() -> Path:
     return inside if inside.is_dir() else PACKAGE.parent / "configs"
 
 
+def labels_folder() -> Path:
+    """Return the folder of the class names of public data sets, inside the package or beside it as `configs_folder`."""
+    return configs_folder().parent / "datasets" / "labels"
+
+
 def list_recipes() -> dict[str, str]:
     """Return the path of every shipped config by its name, without those of _base_."""
     folder = configs_folder()

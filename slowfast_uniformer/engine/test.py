@@ -220,7 +220,8 @@ def test(cfg: CfgNode) -> dict[str, Any]:
     if topology.is_main():
         out, probabilities = os.path.join(cfg.OUTPUT_DIR, "predictions.csv"), scores.probabilities()
         write_predictions(out, samples, probabilities, scores.predicted, names, scores.multi_label)
-        recorder.write(step, {"split": "test_final", **metrics, "checkpoint": path})
+        views = f"{cfg.TEST.NUM_ENSEMBLE_VIEWS} x {cfg.TEST.NUM_SPATIAL_CROPS}"  # clips x crops
+        recorder.write(step, {"split": "test_final", **metrics, "views": views, "checkpoint": path})
         if labelled < len(samples):
             write_submission(os.path.join(cfg.OUTPUT_DIR, "submission.csv"), samples, scores.scores, names)
         if labelled:

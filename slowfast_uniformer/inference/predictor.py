@@ -1,6 +1,7 @@
 """A trained model with its config and class names, ready for inference."""
 
 import hashlib
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
@@ -19,8 +20,10 @@ from torch.utils.data import get_worker_info
 from slowfast_uniformer import paths
 from slowfast_uniformer.config.compat import RENAMED
 from slowfast_uniformer.config.load import load_config, variant
+from slowfast_uniformer.config.recipes import labels_folder, list_recipes
 from slowfast_uniformer.data import annotations
 from slowfast_uniformer.data.annotations import UNLABELLED, Sample
+from slowfast_uniformer.data.classes import read_class_names
 from slowfast_uniformer.data.dataset import VideoDataset
 from slowfast_uniformer.data.input_lists import path_sample
 from slowfast_uniformer.data.list_text import SPACES
@@ -35,6 +38,10 @@ from slowfast_uniformer.models.registry import build_model, require
 from slowfast_uniformer.runs import checkpoints
 from slowfast_uniformer.runs.log import Phase
 from slowfast_uniformer.weights.load import Weights, load_weights, read_weights
+from slowfast_uniformer.weights.registry import Checkpoint
+from slowfast_uniformer.weights.resolve import Found, resolve
+
+logger = logging.getLogger(__name__)
 
 # What a run's config says about training and its machines does not apply to inference.
 _INFERENCE_OVERRIDES = {
@@ -68,8 +75,11 @@ def load_model(
     """Load a trained model for inference, on a GPU if there is one, else on the CPU.
 
     Args:
-        path: a checkpoint, a run's folder (its best checkpoint, or its last), or a file of weights.
-        cfg: one or more YAML files. A run's checkpoint carries its config; other weights need this.
+        path: a checkpoint, a run's folder (its best checkpoint, or its last), a published folder or the address of one
+            (hf://USER/NAME), a file of weights, or the name of a released checkpoint or of its recipe, such as
+            "k400/uniformer_s" (`uniformer weights list`), which is fetched if need be.
+        cfg: one or more YAML files. Checkpoints, published folders and released checkpoints have a config; other
+            weights need this.
         overrides: a flat KEY, VALUE, ... list that wins over the config.
         allow_import: import the module that a config stored in the checkpoint names (MODEL.IMPORT).
         allow_fetch: fetch class names from an address that a config stored in the checkpoint names.
@@ -103,12 +113,17 @@ def _read(
         allowed: `allow_import` and `allow_fetch` of `load_model`.
     """
     path = checkpoints.find_checkpoint(paths.expand(fspath(path)))
-    weights = read_weights(path)
+    found = resolve(path)
+    weights = read_weights(found.path)
     stored = weights.metadata.get("cfg")
+    if found.checkpoint:
+        cfg = cfg or _recipe(path, found.checkpoint)
     if not cfg and not isinstance(stored, dict):
         raise UserError(f"{path}: carries no config; name that of its model with --cfg FILE.yaml")
     defaults = {"NUM_GPUS": min(1, torch.cuda.device_count()), **_INFERENCE_OVERRIDES}
     config = load_config(cfg or stored, [*(word for pair in defaults.items() for word in pair), *overrides])
+    if found.checkpoint and not config.DATA.CLASS_NAMES:
+        weights.metadata.setdefault("class_names", _released_names(found))
     callers = {RENAMED.get(key, key) for key in overrides[::2]}
     for action, key, value in [] if cfg else _stored_requests(config, weights):
         if key not in callers and not allowed.get(f"allow_{action}"):
@@ -116,7 +131,23 @@ def _read(
                 f"{path}: its stored config asks to {action} {value} ({key}). If you trust it, allow that with "
                 f"--allow-{action} (in Python allow_{action}=True), or set {key} yourself"
             )
-    return path, weights, config
+    return found.path, weights, config
+
+
+def _recipe(name: str, checkpoint: Checkpoint) -> str | None:
+    """The config of a released checkpoint: the recipe that was named, or else the one that it is the result of."""
+    return name if name in list_recipes() else next(iter(checkpoint.recipes), None)
+
+
+def _released_names(found: Found) -> list[str] | None:
+    """The class names of a released checkpoint in the order of its classifier; None where it has none of these."""
+    if not found.classes:
+        return None
+    if found.checkpoint and not found.checkpoint.classes_certain and not (found.source and found.source.classes):
+        logger.warning(
+            "%s: the order of its classes is likely to be that of %s, but was not checked", found.path, found.classes
+        )
+    return read_class_names(str(labels_folder() / f"{found.classes}.txt"))
 
 
 def _stored_requests(config: CfgNode, weights: Weights) -> Iterator[tuple[str, str, str]]:

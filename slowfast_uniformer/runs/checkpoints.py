@@ -32,6 +32,7 @@ from slowfast_uniformer.distributed import collectives, topology
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.paths import atomic_path, atomic_write, flush_to_disk, is_utf_8
 from slowfast_uniformer.runs.log import Phase
+from slowfast_uniformer.runs.published import WEIGHTS, is_published
 
 logger = logging.getLogger(__name__)
 _NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?(\.pyth|\.dcp)$")
@@ -62,7 +63,7 @@ def find_best(output_dir: str) -> str | None:
 
 
 def find_checkpoint(path: str, best: bool = True) -> str:
-    """The best or else the latest checkpoint of a run's folder; any other path as it is.
+    """The best or else latest checkpoint of a run's folder, the weights of a published one; any other path as it is.
 
     Args:
         best: False looks for the latest only, from which a run is continued.
@@ -72,6 +73,8 @@ def find_checkpoint(path: str, best: bool = True) -> str:
     """
     if not os.path.isdir(path) or path.endswith(".dcp"):
         return path
+    if is_published(path):  # first, as a published folder is not read from a pickle that lies in it
+        return os.path.join(path, WEIGHTS)
     if found := (best and find_best(path)) or latest(path):
         return found
     before = [name for name in sorted(os.listdir(path)) if list_checkpoints(os.path.join(path, name))]
@@ -381,7 +384,10 @@ def load_checkpoint(
     if not os.path.exists(path):
         raise UserError(f"{path}: no such checkpoint")
     try:
-        state = _read_folder(path, own or {}, only) if os.path.isdir(path) else _read_file(path)
+        if path.endswith(".safetensors"):  # weights alone
+            state = {}
+        else:
+            state = _read_folder(path, own or {}, only) if os.path.isdir(path) else _read_file(path)
     except Exception as error:  # a damaged file raises whatever its bytes happen to trigger
         raise UserError(
             f"{path}: not a readable checkpoint ({_cause(error)}); take another one of its run (remove this one, and "

@@ -2,9 +2,12 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save
+from torch import Tensor
 
 from slowfast_uniformer.errors import UserError, os_errors_reported
 from slowfast_uniformer.paths import atomic_path
@@ -41,14 +44,19 @@ def convert(source: str, target: str) -> list[str]:
     # the key in files stays "arithmetic": files written by earlier versions must load
     metadata = weights.metadata | {"arithmetic": weights.vit_variant, "image": weights.image}
     metadata = {key: metadata[key] for key in METADATA_KEYS if metadata.get(key)}
-    tensors = {name: value.contiguous().clone() for name, value in weights.tensors.items()}
     with os_errors_reported(f"cannot write {target}"), atomic_path(target) as temporary:
-        data = save(tensors, {"format": "pt", "slowfast_uniformer": json.dumps(metadata)})
-        Path(temporary).write_bytes(data)  # safetensors' own writing reports a full disk in another way
-    size = sum(value.numel() for value in tensors.values())
+        write_safetensors(temporary, weights.tensors, metadata)
+    size = sum(value.numel() for value in weights.tensors.values())
     details = [*dropped_summary(weights.dropped), *(f"{key}: {value}" for key, value in weights.vit_variant.items())]
     return [
         f"{source}: {weights.checkpoint_format}" if weights.checkpoint_format else source,
-        f"  {counted(len(tensors), 'tensor')}, {size / 1e6:.2f} M numbers, to {target}",
+        f"  {counted(len(weights.tensors), 'tensor')}, {size / 1e6:.2f} M numbers, to {target}",
         *(f"  {line}" for line in details),
     ]
+
+
+def write_safetensors(path: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write tensors with metadata (those of `files.METADATA_KEYS` are read again). Raises OSError."""
+    own = {name: value.cpu().contiguous().clone() for name, value in tensors.items()}
+    data = save(own, {"format": "pt", "slowfast_uniformer": json.dumps(metadata)})
+    Path(path).write_bytes(data)  # safetensors' own writing reports a full disk in another way

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from slowfast_uniformer import paths
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.runs import checkpoints
+from slowfast_uniformer.runs import checkpoints, published
 from slowfast_uniformer.weights.resolve import find_weights
 
 # Keys under which checkpoints keep their tensors; the first one present counts
@@ -29,7 +29,7 @@ METADATA_KEYS = {"class_names": list, "step": int, "cfg": dict, "arithmetic": di
 
 
 def read_tensors(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read the named tensors of a weight file and the metadata beside them.
+    """Read the named tensors of a weight file and the metadata beside them, of a published folder those in its files.
 
     Reads .safetensors, files of torch.save (.pth, .pt, .pyth, .bin), TorchScript archives (tensors only, their code is
     not loaded), Keras 2's .h5 files and .dcp folders. Of a run's checkpoint the EMA weights are taken where there are
@@ -77,9 +77,13 @@ def _read_safetensors(path: str) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get("slowfast_uniformer", "{}"))
-            return {"model": {name: file.get_tensor(name) for name in file.keys()}, **metadata}  # noqa: SIM118
+            content = {"model": {name: file.get_tensor(name) for name in file.keys()}, **metadata}  # noqa: SIM118
     except (SafetensorError, ValueError, TypeError) as error:
         raise UserError(f"{path}: not a readable safetensors file ({error}); fetch it again") from error
+    folder, name = os.path.split(path)
+    if name == published.WEIGHTS and metadata and published.is_published(folder):
+        content |= published.read_published(folder)
+    return content
 
 
 def _read_torch(path: str) -> object:

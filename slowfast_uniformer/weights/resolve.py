@@ -17,6 +17,7 @@ from pathlib import Path
 from slowfast_uniformer import paths
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.paths import atomic_write
+from slowfast_uniformer.runs import published
 from slowfast_uniformer.runs.log import Phase, write_line
 from slowfast_uniformer.weights import download
 from slowfast_uniformer.weights.cache import cache_folder, find_cached, record_path, with_recorded_hash, write_record
@@ -136,7 +137,7 @@ def _in_folder(name: str, checkpoint: Checkpoint | None) -> Found | None:
         path = os.path.join(folder, file)
         if os.path.isfile(path) or (os.path.isdir(path) and path.endswith(".dcp")):
             return Found(path, checkpoint, sources.get(os.path.basename(path)))
-        if os.path.isdir(os.path.join(path, "checkpoints")):
+        if os.path.isdir(os.path.join(path, "checkpoints")) or published.is_published(path):
             return Found(_of_run(path))
     return None
 
@@ -271,7 +272,10 @@ def _from_hub(address: str, timeout: float) -> str:
     try:
         with suppress(download.FetchError):  # says what the parameter names do not (`load._hints`)
             download.hub_download(repo, "config.json", revision, timeout, **options)
-        return download.hub_download(repo, file, revision, timeout, **options)
+        path = download.hub_download(repo, file, revision, timeout, **options)
+        if file == published.WEIGHTS:
+            _fetch_beside(repo, path, timeout, options)
+        return path
     except download.FetchError as error:
         reason = f"{error}, and {offline()} is set" if offline() else str(error)
         raise UserError(
@@ -280,6 +284,14 @@ def _from_hub(address: str, timeout: float) -> str:
         ) from None
     except OSError as error:
         raise UserError(f"{address}: cannot be written to the hub's cache ({error}); set HF_HOME to a folder") from None
+
+
+def _fetch_beside(repo: str, path: str, timeout: float, options: dict[str, bool]) -> None:
+    """Fetch what a published model has beside its weights. Repositories of other programs have no metrics.json."""
+    commit = os.path.basename(os.path.dirname(path))  # the files of the newest may be of a later one
+    with suppress(download.FetchError):  # what is missing is reported where the folder is read
+        for name in (published.METRICS, published.CONFIG, published.CLASSES):
+            download.hub_download(repo, name, commit, timeout, **options)
 
 
 # --------------------------------------------------------------------------------------------------- messages

@@ -29,6 +29,7 @@ CONFIG_ERRORS = {
     "/nowhere/test.csv": ["test", "--cfg", "demo/uniformer", "DATA.PATH_TO_DATA_DIR", "/nowhere"],
     "no class folders": ["lists", "{empty}"],
     "no VIDEO, FOLDER or LIST": ["predict", "--checkpoint", "runs/demo"],
+    "not given away without a licence": ["publish", "runs/demo", "published"],
 }
 RECORD = """
 import contextlib, io, json, sys

@@ -1,5 +1,6 @@
 """load_model, consent to what a stored config asks for, windows and timelines."""
 
+import shutil
 import sys
 
 import pytest
@@ -7,11 +8,15 @@ import torch
 
 from slowfast_uniformer import load_model, paths
 from slowfast_uniformer.config.keys import flatten
+from slowfast_uniformer.config.load import load_config
+from slowfast_uniformer.config.recipes import labels_folder
 from slowfast_uniformer.data import annotations
 from slowfast_uniformer.data.decode import Video
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.inference.predictor import config_of, window_starts
+from slowfast_uniformer.models.registry import build_model
 from slowfast_uniformer.runs import checkpoints
+from slowfast_uniformer.weights import registry
 
 ADDRESS = "http://127.0.0.1:9"  # nobody listens there
 
@@ -36,6 +41,41 @@ def test_weights_without_a_config_need_one(trained, tmp_path):
     seven = ["MODEL.NUM_CLASSES", 7, "DATA.PATH_TO_DATA_DIR", ""]
     with pytest.raises(UserError, match="weights.pth.*class"):
         load_model(tmp_path / "weights.pth", str(config), seven)
+
+
+# -------------------------------------------------------------------------------------------- released checkpoints
+@pytest.mark.parametrize("recipe", ["k400/uniformer_s", "k400/uniformer_s_1gpu", "sthv2/uniformer_s_f16_k400"])
+def test_a_recipe_is_its_released_checkpoint_with_its_classes(tmp_path, monkeypatch, caplog, recipe):
+    overrides = ["UNIFORMER.EMBED_DIM", [8, 8, 16, 16], "UNIFORMER.DEPTH", [1, 1, 1, 1], "UNIFORMER.HEAD_DIM", 8]
+    checkpoint = registry.released_checkpoint(recipe)
+    cfg = load_config(recipe, overrides, runs_here=False)
+    weights = build_model(cfg).state_dict()
+    (tmp_path / "weights").mkdir()
+    torch.save(weights, tmp_path / "weights" / f"{checkpoint.name}.pth")
+    monkeypatch.setenv("SLOWFAST_UNIFORMER_WEIGHTS", str(tmp_path / "weights"))
+    # Lists of this machine, in another order of classes than the release's, do not name the classes
+    place = tmp_path / "data" / "k400"
+    place.mkdir(parents=True)
+    shutil.copy(labels_folder() / "k400.txt", place / "classes.txt")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("K400_DIR", raising=False)
+    model = load_model(recipe, overrides=overrides)
+    assert model.names == (labels_folder() / f"{checkpoint.classes}.txt").read_text().splitlines()
+    assert model.names[0] == ("riding a bike" if "k400/" in recipe else "Approaching something with your camera")
+    assert model.cfg.DATA.NUM_FRAMES == 16 and model.cfg.OUTPUT_DIR.endswith(recipe)
+    assert torch.equal(model.model.state_dict()["head.weight"], weights["head.weight"])
+    assert ("was not checked" in caplog.text) != checkpoint.classes_certain
+    # By the checkpoint's name it is the same; names that the caller gives win
+    own = [f"class {k}" for k in range(len(model.names))]
+    (tmp_path / "own.txt").write_text("\n".join(own))
+    assert load_model(checkpoint.name, overrides=overrides).names == model.names
+    assert load_model(recipe, overrides=[*overrides, "DATA.CLASS_NAMES", "own.txt"]).names == own
+
+
+def test_a_recipe_that_was_never_released_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLOWFAST_UNIFORMER_WEIGHTS", str(tmp_path))
+    with pytest.raises(UserError, match="demo/uniformer.*no such file.*uniformer weights list"):
+        load_model("demo/uniformer")
 
 
 # ----------------------------------------------------------------------------------------------------- consent
