@@ -10,7 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from slowfast_uniformer.models.uniformer import Uniformer, UniformerLight
+from slowfast_uniformer.models.uniformerv2 import BACKBONES, Uniformerv2
+
 GOLDEN = Path(__file__).parent / "golden"
+V1_OPTIONS = ("num_classes", "embed_dim", "depth", "head_dim", "mlp_ratio", "qkv_bias", "qkv_scale")
+V2_IGNORED = ("output_dim", "t_size", "num_frames", "use_checkpoint", "checkpoint_num", "backbone")
 
 
 def golden_json(area: str, case: str) -> dict:
@@ -24,6 +29,18 @@ def golden_json(area: str, case: str) -> dict:
 def golden_cases(area: str, pattern: str) -> list[str]:
     """Names of the cases of an area that match a glob pattern, sorted."""
     return sorted({path.name.split(".")[0] for path in (GOLDEN / area).glob(f"{pattern}.json*")})
+
+
+def golden_model(case: str, config: dict) -> nn.Module:
+    """The model of a case in the areas forward and keys; of which family it is stands in the case's name."""
+    if "v2" in case:
+        options = {key: value for key, value in config.items() if key not in V2_IGNORED}
+        return Uniformerv2(**options | BACKBONES.get(config.get("backbone"), {}))
+    options = {key: config[key] for key in V1_OPTIONS} | {"drop_depth_rate": 0.0}
+    if "light" not in case:
+        return Uniformer(split=config["split"], std=config["std"], **options)
+    options |= {key: config[key] for key in ("prune_ratio", "trade_off")}
+    return UniformerLight(layer_scale="_ls_" in case, init_value=config["init_value"], fp32="fp32" in case, **options)
 
 
 def drawn(name: str, shape: Sequence[int]) -> Tensor:

@@ -48,8 +48,11 @@ def wrap_ddp(model: nn.Module, device: torch.device, static_graph: bool) -> nn.M
     `static_graph`: whether every backward pass synchronizes gradients (see `set_gradient_sync`). DDP can then learn
     from the first which parameters are used.
     """
-    if world_size() == 1 or is_sharded(model):
-        return model
+    return model if world_size() == 1 or is_sharded(model) else ddp(model, device, static_graph)
+
+
+def ddp(model: nn.Module, device: torch.device, static_graph: bool) -> nn.Module:
+    """The model in DistributedDataParallel, in a group of any size; arguments as of `wrap_ddp`."""
     devices = [device] if device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True, static_graph=static_graph)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_recipe import GOLDEN, fill, golden_cases, golden_clip, golden_json, summary
+from golden_recipe import GOLDEN, fill, golden_cases, golden_clip, golden_json, golden_model, summary
 from small_models import small_clip, small_model
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -13,7 +13,6 @@ from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.models.uniformer import GlobalBlock, LocalBlock, Uniformer, UniformerLight
 from slowfast_uniformer.ops.implementations import set_implementations
 
-SHARED = ("num_classes", "embed_dim", "depth", "head_dim", "mlp_ratio", "qkv_bias", "qkv_scale")
 REDUCED = {"num_classes": 5, "embed_dim": [16, 32, 64, 128], "depth": [1, 1, 2, 1], "head_dim": 16}
 REDUCED |= {"drop_depth_rate": 0.0}
 PRUNING = {"prune_ratio": [[], [], [1, 0.5], [0.5]], "trade_off": [[], [], [1, 0.5], [0.5]]}
@@ -21,20 +20,11 @@ PRUNED_FIRST = {"prune_ratio": [[], [], [1, 0.5, 1], [0.5]], "trade_off": [[], [
 CLIP = (2, 3, 4, 32, 32)
 
 
-def build(case: str, config: dict) -> nn.Module:
-    """The model of a golden case; which light model it is stands in the case's name."""
-    options = {key: config[key] for key in SHARED} | {"drop_depth_rate": 0.0}
-    if "light" not in case:
-        return Uniformer(split=config["split"], std=config["std"], **options)
-    options |= {key: config[key] for key in ("prune_ratio", "trade_off")}
-    return UniformerLight(layer_scale="_ls_" in case, init_value=config["init_value"], fp32="fp32" in case, **options)
-
-
 @pytest.mark.parametrize("case", golden_cases("keys", "uniformer_*"))
 def test_names_shapes_and_order_of_the_state_dict(case):
     golden = golden_json("keys", case)
     with torch.device("meta"):
-        model = build(case, golden["config"])
+        model = golden_model(case, golden["config"])
     assert [[name, list(value.shape)] for name, value in model.state_dict().items()] == golden["keys"]
     assert sum(value.numel() for value in model.parameters()) == golden["params"]
 
@@ -43,7 +33,7 @@ def test_names_shapes_and_order_of_the_state_dict(case):
 def test_reduced_models_in_evaluation_and_training(case):
     golden = golden_json("forward", case)
     arrays = np.load(GOLDEN / "forward" / f"{case}.npz")
-    model, clip = fill(build(case, golden["config"])), golden_clip(golden["input_shape"])
+    model, clip = fill(golden_model(case, golden["config"])), golden_clip(golden["input_shape"])
     with torch.no_grad():
         logits = model.eval()(clip)
     np.testing.assert_allclose(logits, arrays["eval_logits"], rtol=0, atol=2e-5)
@@ -86,7 +76,7 @@ QUICK = ("full_uniformer_s_16x224", "full_uniformer_light_xxs_16x128")
 )
 def test_full_size_models(case):
     golden = golden_json("forward", case)
-    model = fill(build(case, golden["config"])).eval()
+    model = fill(golden_model(case, golden["config"])).eval()
     with torch.no_grad():
         logits = model(golden_clip(golden["input_shape"]))
     np.testing.assert_allclose(logits, np.load(GOLDEN / "forward" / f"{case}.npz")["eval_logits"], rtol=0, atol=1e-4)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_recipe import GOLDEN, fill, golden_cases, golden_clip, golden_json, summary
+from golden_recipe import GOLDEN, fill, golden_cases, golden_clip, golden_json, golden_model, summary
 from torch import nn
 
 from slowfast_uniformer.config.keys import get_cfg
@@ -13,9 +13,8 @@ from slowfast_uniformer.engine.optim import param_groups
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.models.layers import resize_position
 from slowfast_uniformer.models.registry import build_model
-from slowfast_uniformer.models.uniformerv2 import BACKBONES, GlobalBlock, Layer, Uniformerv2
+from slowfast_uniformer.models.uniformerv2 import GlobalBlock, Layer, Uniformerv2
 
-IGNORED = ("output_dim", "t_size", "num_frames", "use_checkpoint", "checkpoint_num")
 VIT = {"width": 32, "layers": 4, "heads": 4, "patch_size": 8, "input_resolution": 32}
 SMALL = VIT | {
     "num_classes": 5,
@@ -32,14 +31,6 @@ FUSIONS = ("sequential", "parallel", "hierarchical_kv", "hierarchical_q")
 CLIP = (2, 3, 4, 32, 32)
 
 
-def build(config: dict) -> Uniformerv2:
-    """The model of a golden case."""
-    options = {key: value for key, value in config.items() if key not in (*IGNORED, "backbone")}
-    if "backbone" in config:
-        options |= BACKBONES[config["backbone"]]
-    return Uniformerv2(**options)
-
-
 def small(**options) -> Uniformerv2:
     torch.manual_seed(0)
     return Uniformerv2(**SMALL | options)
@@ -49,7 +40,7 @@ def small(**options) -> Uniformerv2:
 def test_names_shapes_and_order_of_the_state_dict(case):
     golden = golden_json("keys", case)
     with torch.device("meta"):
-        model = build(golden["config"])
+        model = golden_model(case, golden["config"])
     assert [[name, list(value.shape)] for name, value in model.state_dict().items()] == golden["keys"]
     assert sum(p.numel() for p in model.parameters()) == golden["params"]
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == golden["trainable_params"]
@@ -59,7 +50,7 @@ def test_names_shapes_and_order_of_the_state_dict(case):
 def test_reduced_models_in_evaluation_and_training(case):
     golden = golden_json("forward", case)
     arrays = np.load(GOLDEN / "forward" / f"{case}.npz")
-    model, clip = fill(build(golden["config"])), golden_clip(golden["input_shape"])
+    model, clip = fill(golden_model(case, golden["config"])), golden_clip(golden["input_shape"])
     with torch.no_grad():
         logits = model.eval()(clip)
     np.testing.assert_allclose(logits, arrays["eval_logits"], rtol=0, atol=5e-6)
@@ -83,7 +74,7 @@ def test_reduced_models_in_evaluation_and_training(case):
 @pytest.mark.slow
 def test_the_full_size_model():
     golden = golden_json("forward", "full_uniformerv2_b16_k_f8")
-    model = fill(build(golden["config"])).eval()
+    model = fill(golden_model("full_uniformerv2_b16_k_f8", golden["config"])).eval()
     with torch.no_grad():
         logits = model(golden_clip(golden["input_shape"]))
     wanted = np.load(GOLDEN / "forward" / "full_uniformerv2_b16_k_f8.npz")["eval_logits"]

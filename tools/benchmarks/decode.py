@@ -49,19 +49,19 @@ LONG = {
 }
 
 
-def pictures() -> Iterator[np.ndarray]:
+def pictures(frames: int = FRAMES) -> Iterator[np.ndarray]:
     """A texture that moves behind another one, with some noise."""
     noise = np.random.RandomState(0)
     textures = noise.randn(2, HEIGHT + 2 * FRAMES, WIDTH + 2 * FRAMES, 3).cumsum(1).cumsum(2)
     textures = 255 * (textures - textures.min()) / np.ptp(textures)
     grain = noise.randn(8, HEIGHT, WIDTH, 1) * 3
-    for n in range(FRAMES):
+    for n in range(frames):
         picture = textures[0, n : n + HEIGHT, n : n + WIDTH] + grain[n % 8]
         picture[60:200, 80:240] = textures[1, n : n + 140, 2 * n : 2 * n + 160]
         yield picture.clip(0, 255).astype(np.uint8)
 
 
-def render(path: Path, gop: int, kind: str = "h264.mp4", repeats: int = 1) -> str:
+def render(path: Path, gop: int, kind: str = "h264.mp4", repeats: int = 1, frames: int = FRAMES) -> str:
     """Write a clip, its packets again and again `repeats` times."""
     codec, pix_fmt, options = LONG[kind]
     with av.open(path, "w") as container:
@@ -70,7 +70,7 @@ def render(path: Path, gop: int, kind: str = "h264.mp4", repeats: int = 1) -> st
         stream.codec_context.gop_size, stream.codec_context.time_base = gop, Fraction(1, FPS)
         stream.codec_context.max_b_frames = 0 if codec in ("mjpeg", "libvpx", "mpeg4") else 3
         packets = []
-        for n, picture in enumerate(pictures()):
+        for n, picture in enumerate(pictures(frames)):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts, frame.time_base = n, Fraction(1, FPS)
             packets += stream.encode(frame)
@@ -79,7 +79,7 @@ def render(path: Path, gop: int, kind: str = "h264.mp4", repeats: int = 1) -> st
         for repeat, (content, pts, dts, key) in itertools.product(range(repeats), contents):
             packet = av.Packet(content)
             packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, FPS), key
-            packet.pts, packet.dts = pts + repeat * FRAMES, dts + repeat * FRAMES
+            packet.pts, packet.dts = pts + repeat * frames, dts + repeat * frames
             container.mux(packet)
     return str(path)
 

@@ -29,9 +29,9 @@ from slowfast_uniformer.ops import implementations
 KINDS = ("forward", "step")
 
 
-def peak_rate(device: torch.device, dtype: torch.dtype, clock: Clock) -> float:
-    """GFLOP/s (a multiply-add counts twice) of a product of two large matrices."""
-    size = 2048 if device.type == "cpu" else 8192
+def peak_rate(device: torch.device, dtype: torch.dtype, clock: Clock, size: int = 0) -> float:
+    """GFLOP/s (a multiply-add counts twice) of a product of two large matrices; `size` 0 is by device."""
+    size = size or (2048 if device.type == "cpu" else 8192)
     a, b = torch.randn(2, size, size, device=device, dtype=dtype)
     return 2 * size**3 / 1e9 / interleaved({"mm": lambda: a @ b}, 8, clock, device, warmups=1)["mm"]
 
