@@ -136,8 +136,10 @@ def build_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
     groups = param_groups(model, solver, cfg.BN.WEIGHT_DECAY)
     if not groups:
         raise UserError(f"{type(model).__name__} has no parameter that trains: all are frozen")
+    # PyTorch's fused SGD takes no sharded parameters
+    fused = build is not torch.optim.SGD or cfg.MODEL.PARALLEL != "fsdp"
     try:
-        optimizer = build(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, fused=True, **options)
+        optimizer = build(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, fused=fused, **options)
     except ValueError as error:  # such as NESTEROV without MOMENTUM
         raise UserError(f"SOLVER: {solver.OPTIMIZING_METHOD} refuses these settings: {error}") from None
     set_lr(optimizer, solver.BASE_LR)

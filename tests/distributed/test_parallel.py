@@ -27,6 +27,7 @@ from slowfast_uniformer.weights.convert import convert
 CHECKPOINTED = ["MODEL.USE_CHECKPOINT", True, "MODEL.CHECKPOINT_NUM", "[1,1,1,1]"]
 FSDP = ["MODEL.PARALLEL", "fsdp"]
 EMA = ["MODEL.EMA_EPOCH", 0]
+SGD = ["SOLVER.OPTIMIZING_METHOD", "sgd", "SOLVER.BASE_LR", 0.1, "UNIFORMER.DROP_DEPTH_RATE", 0]
 READ_IN_STEPS = {
     "ddp": EMA,
     "ddp_sgd": ["SOLVER.OPTIMIZING_METHOD", "sgd", "TRAIN.MIXED_PRECISION", "bf16"],
@@ -97,6 +98,7 @@ def pair(demo, probe_options, tmp_path_factory):
     checks.steps("ddp", ["UNIFORMER.DROP_DEPTH_RATE", 0, *CHECKPOINTED, "TRAIN.ACCUM_STEPS", 2], 3)
     add_sharded_sequence(checks, "V1", CHECKPOINTED, 3)
     for name, parallel in {"ddp": [], "fsdp": FSDP}.items():
+        checks.steps(f"sgd_{name}", [*SGD, *parallel], 2)
         checks.steps(f"probe_{name}", [*probe_options, *parallel], 1)
         options = checks.options(f"run_{name}", *EVALUATED, *parallel)
         checks.checks[f"run_{name}"] = (train_and_test, options)
@@ -176,6 +178,11 @@ def test_a_test_reads_of_a_sharded_checkpoint_the_weights_alone(pair):
 def test_sharded_steps_are_those_of_ddp_and_either_continues_the_other(pair):
     checks, found = pair
     assert_sharded_sequence(found, checks, "V1", 3)
+
+
+def test_sharded_sgd_takes_the_steps_of_ddp(pair):
+    losses = [pair[1][f"sgd_{name}"][0][0]["losses"] for name in ("ddp", "fsdp")]
+    torch.testing.assert_close(*losses, rtol=0, atol=1e-5)
 
 
 SEQUENCES = {
