@@ -6,6 +6,7 @@ from typing import NamedTuple
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from slowfast_uniformer.data.raw_clips import transforms_on_device
 from slowfast_uniformer.distributed import topology
 
 # Numbers that an optimizer keeps for each element, and for each parameter (Adam's step count)
@@ -43,7 +44,7 @@ def rank_memory(cfg: CfgNode, model: nn.Module, parallel: str) -> dict[str, int]
     Returns:
         `parameters` (with buffers), `gradients` outside of DDP's buckets, `buckets`, `optimizer`, `moving_average`,
         `gathered`, the parameters and gradients that FSDP holds unsharded at a time, and `next_batch`, the clips that
-        a GPU is sent beside the step (`engine.prefetch`).
+        are on a GPU beside those of the step or its micro-batch (`engine.prefetch`).
     """
     ranks, accumulates = topology.planned(cfg).ranks, cfg.TRAIN.ACCUM_STEPS > 1
     sizes = {p: p.nbytes if parallel == "ddp" else _shard_bytes(p, ranks) for p in model.parameters()}
@@ -59,7 +60,6 @@ def rank_memory(cfg: CfgNode, model: nn.Module, parallel: str) -> dict[str, int]
     largest = sorted(blocks)[-2:] or [root]
     # FSDP holds unsharded: parameters of the root, a block and the one prefetched, and a block's gradients
     gathered = root + sum(largest) + largest[-1]
-    clips = topology.planned(cfg).clips_per_rank(cfg) if cfg.NUM_GPUS and not accumulates else 0
     return {
         "parameters": parameters,
         "gradients": 0 if buckets and not accumulates else gradients,
@@ -67,8 +67,17 @@ def rank_memory(cfg: CfgNode, model: nn.Module, parallel: str) -> dict[str, int]
         "optimizer": per_element * sum(trained) + 4 * per_parameter * len(trained),
         "moving_average": parameters if cfg.MODEL.EMA_EPOCH >= 0 else 0,
         "gathered": gathered if parallel == "fsdp" else 0,
-        "next_batch": clips * 3 * cfg.DATA.NUM_FRAMES * cfg.DATA.TRAIN_CROP_SIZE**2 * 4,
+        "next_batch": _clips_beside(cfg) * 3 * cfg.DATA.NUM_FRAMES * cfg.DATA.TRAIN_CROP_SIZE**2 * 4,
     }
+
+
+def _clips_beside(cfg: CfgNode) -> int:
+    """Clips on a GPU beside those of the micro-batch: the next batch. With gradient accumulation it is sent a
+    micro-batch at a time, unless clips are made there: then the rest of this batch is there, too."""
+    clips, steps = topology.planned(cfg).clips_per_rank(cfg), cfg.TRAIN.ACCUM_STEPS
+    if not cfg.NUM_GPUS or (steps > 1 and not transforms_on_device(cfg)):
+        return 0
+    return 2 * clips - -(-clips // steps)
 
 
 def peak_memory(held: dict[str, int], cost: StepCost, parallel: str) -> int:

@@ -22,7 +22,7 @@ PARTS = {
     "moving_average": "exponential moving average",
     "buckets": "DDP buckets",
     "gathered": "all-gathered blocks",
-    "next_batch": "clips of the next batch",
+    "next_batch": "clips beside the step",
 }
 CHECKPOINTING = {
     "none": "no activation checkpointing:",

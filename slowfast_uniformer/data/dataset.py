@@ -12,14 +12,16 @@ from slowfast_uniformer.data import annotations, sampling
 from slowfast_uniformer.data.bad_videos import BadVideo, bad_video
 from slowfast_uniformer.data.flip_labels import flipped_labels
 from slowfast_uniformer.data.open_video import decoder_class, open_sample
+from slowfast_uniformer.data.raw_clips import RawClips, pack, transforms_on_device
 from slowfast_uniformer.data.sample_list import Label, Part, Sample
-from slowfast_uniformer.data.transforms import TrainTransform, ViewTransform
+from slowfast_uniformer.data.transforms import ClipPlan, TrainTransform, ViewTransform
 from slowfast_uniformer.data.video import VideoError, VideoSource, VideoTimeout
 from slowfast_uniformer.data.workers import CurrentFiles
 from slowfast_uniformer.distributed.topology import clips_per_video
 from slowfast_uniformer.seeding import mix, seeded
 
 Tensors = list[torch.Tensor]
+Clips = torch.Tensor | RawClips
 Item = dict[str, Any]  # see VideoDataset
 
 
@@ -30,7 +32,8 @@ class VideoDataset(Dataset):
     NUM_SPATIAL_CROPS views. An unreadable video is replaced by a random other one in training only.
 
     `dataset[epoch, index]` is an item, a dict of
-        clips: (n, 3, T, H, W) float32, or None if the video cannot be read;
+        clips: (n, 3, T, H, W) float32, or where they are made on the device (AUG.DEVICE) RawClips; or None if the
+            video cannot be read;
         label: class index, or with DATA.MULTI_LABEL a multi-hot vector (K,);
         targets: the label of each clip, stacked (n,) or (n, K); differs from `label` for flipped clips;
         video: index of the video in the list;
@@ -55,6 +58,7 @@ class VideoDataset(Dataset):
         crop_size = cfg.DATA.TEST_CROP_SIZE if split == "test" else cfg.DATA.TRAIN_CROP_SIZE
         self.transform = TrainTransform(cfg) if split == "train" else ViewTransform(cfg, crop_size)
         label_aware = split == "train" and cfg.DATA.FLIP_LABELS
+        self.on_device = transforms_on_device(cfg)
         self.flip_labels = flipped_labels(cfg, annotations.class_names(cfg)) if label_aware else None
 
     def __len__(self) -> int:
@@ -96,14 +100,14 @@ class VideoDataset(Dataset):
             index = mix(self.cfg.RNG_SEED, epoch, first, attempt) % len(self.samples)
         return self._item(index, None, errors)
 
-    def _item(self, index: int, clips: Tensors | None, errors: list[BadVideo], targets: Tensors | None = None) -> Item:
+    def _item(self, index: int, clips: Clips | None, errors: list[BadVideo], targets: Tensors | None = None) -> Item:
         label = self._target(self.samples[index].label)
         return {
-            "clips": None if clips is None else torch.stack(clips),
+            "clips": clips,
             "label": label,
             "targets": None if clips is None else torch.stack(targets or [label] * len(clips)),
             "video": index,
-            "views": torch.arange(len(clips or ())),
+            "views": torch.arange(0 if clips is None else len(clips)),
             "errors": errors,
         }
 
@@ -121,30 +125,37 @@ class VideoDataset(Dataset):
         target[list(label)] = 1.0
         return target
 
-    def _random_clips(self, sample: Sample) -> tuple[Tensors, Tensors]:
+    def _random_clips(self, sample: Sample) -> tuple[Clips, Tensors]:
         with self.open(sample) as video:
             frames = video.read(self.indices(video, None, sample.part))
-        clips = [self.transform(frames) for _ in range(clips_per_video(self.cfg))]
-        pairs = [self._flip(clip, sample.label) for clip in clips]
-        return [clip for clip, _ in pairs], [self._target(label) for _, label in pairs]
+        plans = [self.transform.plan(*frames.shape[:3]) for _ in range(clips_per_video(self.cfg))]
+        pairs = [self._flip(plan, sample.label) for plan in plans]
+        plans, targets = [plan for plan, _ in pairs], [self._target(label) for _, label in pairs]
+        maker = self.transform.maker
+        if self.on_device:
+            return pack(frames, plans, maker), targets
+        return torch.stack([maker.execute(frames, plan) for plan in plans]), targets
 
-    def _flip(self, clip: torch.Tensor, label: Label) -> tuple[torch.Tensor, Label]:
+    def _flip(self, plan: ClipPlan, label: Label) -> tuple[ClipPlan, Label]:
         """With DATA.FLIP_LABELS: with probability 0.5 the clip flipped left to right and the label it then has."""
         if self.flip_labels is None or np.random.uniform() >= 0.5:
-            return clip, label
+            return plan, label
         flipped = tuple(self.flip_labels[k] for k in ([label] if isinstance(label, int) else label))
         if None in flipped:
-            return clip, label
-        return clip.flip(-1), flipped[0] if isinstance(label, int) else flipped
+            return plan, label
+        return plan._replace(flip=True), flipped[0] if isinstance(label, int) else flipped
 
-    def _all_views(self, sample: Sample) -> Tensors:
+    def _all_views(self, sample: Sample) -> Clips:
         with self.open(sample) as video:
             indices = [self.indices(video, view) for view in range(self.temporal_views)]
             wanted, where = np.unique(np.concatenate(indices), return_inverse=True)
             frames = video.read(wanted)
         spatial = [sampling.split_view(view, self.spatial_crops)[1] for view in range(self.spatial_crops)]
         where = where.reshape(self.temporal_views, -1)
-        return [clip for rows in where for clip in self.transform.crops(frames[rows], spatial)]
+        if self.on_device:
+            plans = self.transform.plans(*frames.shape[1:3], spatial)
+            return pack(frames, plans * len(where), self.transform.maker, where.repeat(len(plans), axis=0))
+        return torch.stack([clip for rows in where for clip in self.transform.crops(frames[rows], spatial)])
 
     def indices(self, video: VideoSource, view: int | None, part: Part | None = None) -> np.ndarray:
         """Frame numbers (T,) of a temporal view, or of a random clip (view None), in an annotated `part` if given."""

@@ -11,6 +11,7 @@ from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader, Sampler
 
 from slowfast_uniformer.data.dataset import VideoDataset
+from slowfast_uniformer.data.raw_clips import join_clips
 from slowfast_uniformer.data.workers import kill_workers
 from slowfast_uniformer.distributed import signals, topology
 from slowfast_uniformer.errors import UserError
@@ -54,7 +55,7 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
         A dict of
-            clips: (N, 3, T, H, W) float32, or None if no video could be read;
+            clips: (N, 3, T, H, W) float32, or RawClips of N clips (AUG.DEVICE), or None if no video could be read;
             labels: (N,) int64, or multi-hot (N, K);
             videos, views: (N,) int64, each clip's index in the list and view number;
             errors: the BadVideo of each video that could not be read;
@@ -63,7 +64,7 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     read = [item for item in items if item["clips"] is not None]
     counts = torch.tensor([len(item["clips"]) for item in read], dtype=torch.int64)
     return {
-        "clips": torch.cat([item["clips"] for item in read]) if read else None,
+        "clips": join_clips([item["clips"] for item in read]) if read else None,
         "labels": torch.cat([item["targets"] for item in read]) if read else torch.empty(0),
         "videos": torch.tensor([item["video"] for item in read], dtype=torch.int64).repeat_interleave(counts),
         "views": torch.cat([item["views"] for item in read]) if read else torch.empty(0, dtype=torch.int64),

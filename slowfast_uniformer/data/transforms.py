@@ -1,7 +1,8 @@
 """Spatial transforms: decoded frames to normalised clips, random for training and fixed for validation and testing.
 
-Frames are uint8 RGB (T, H, W, 3), clips float32 (3, T, size, size). Random draws come from the global generators
-of `random`, `numpy.random` and `torch`, in the order of the UniFormer releases; the caller seeds them.
+Frames are uint8 RGB (T, H, W, 3), clips float32 (3, T, size, size). What becomes of a clip is first described by a
+`ClipPlan`, then executed: here on the CPU, in device_transforms.py on any device. Random draws come from the global
+generators of `random`, `numpy.random` and `torch`, in the order of the UniFormer releases; the caller seeds them.
 """
 
 import math
@@ -14,6 +15,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch.nn.functional import interpolate
 
+from slowfast_uniformer.data.augment import Operation, augment, clip_augment
 from slowfast_uniformer.errors import UserError
 
 Frames = np.ndarray | torch.Tensor
@@ -34,6 +36,47 @@ class Crop(NamedTuple):
     size: tuple[int, int]
     corner: tuple[int, int] = (0, 0)
     flip: bool = False
+
+
+class Patch(NamedTuple):
+    """A box of a clip that is erased in all frames.
+
+    Attributes:
+        top, left, height, width: of the box.
+        values: what fills it, (T, 3, height, width) or one colour per frame (T, 3, 1, 1); None for 0.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    values: torch.Tensor | None
+
+
+class ClipPlan(NamedTuple):
+    """What becomes of a clip's frames, in the order of the attributes.
+
+    Attributes:
+        operations: of the augmentation, on whole frames.
+        crop: how they are cropped and resized.
+        size: (height, width) of the clip.
+        patches: what is erased of it.
+        flip: whether the clip is then flipped left to right (DATA.FLIP_LABELS).
+    """
+
+    operations: tuple[Operation, ...]
+    crop: Crop
+    size: tuple[int, int]
+    patches: tuple[Patch, ...] = ()
+    flip: bool = False
+
+
+class Normalisation(NamedTuple):
+    """A value 0 to 255 of a channel, times `scale` plus `shift`, is the clip's; with `reverse` channels are BGR."""
+
+    scale: tuple[float, float, float]
+    shift: tuple[float, float, float]
+    reverse: bool
 
 
 def short_side_size(height: int, width: int, size: int) -> tuple[int, int]:
@@ -82,35 +125,43 @@ def random_box(height: int, width: int, scale: Range, ratio: Range) -> tuple[int
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def erase(clip: torch.Tensor, probability: float, mode: str, max_count: int = 1) -> torch.Tensor:
-    """Random erasing (arXiv 1708.04896), in place; boxes are the same in all frames.
+def random_patches(
+    shape: tuple[int, int, int, int], probability: float, mode: str, max_count: int = 1
+) -> tuple[Patch, ...]:
+    """The boxes of random erasing (arXiv 1708.04896), the same in all frames.
 
     Args:
-        clip: (3, T, H, W) float32.
+        shape: of the clip, (3, T, H, W).
         probability: Probability that anything is erased.
         mode: Fill: "pixel" for normal noise, "rand" for a random colour per frame, "const" for 0.
         max_count: Largest number of boxes; they share 2 to 33 % of the area.
-
-    Returns:
-        `clip`.
     """
     if random.random() > probability:
-        return clip
-    channels, _, height, width = clip.shape
+        return ()
+    channels, frames, height, width = shape
     count = 1 if max_count == 1 else random.randint(1, max_count)
+    patches = []
     for _ in range(count):
         for _ in range(100):
             h, w = _random_sides(height * width / count, (0.02, 1 / 3), (0.3, 1 / 0.3))
             if h < height and w < width:
                 top, left = random.randint(0, height - h), random.randint(0, width - w)
-                for frame in clip[:, :, top : top + h, left : left + w].unbind(1):
-                    noise = (channels, h, w) if mode == "pixel" else (channels, 1, 1)
-                    frame[:] = 0 if mode == "const" else torch.randn(noise)
+                noise = (channels, h, w) if mode == "pixel" else (channels, 1, 1)
+                # Frame by frame: PyTorch's normal numbers depend on how many are drawn at a time.
+                values = None if mode == "const" else torch.stack([torch.randn(noise) for _ in range(frames)])
+                patches.append(Patch(top, left, h, w, values))
                 break
+    return tuple(patches)
+
+
+def fill_patches(clip: torch.Tensor, patches: Iterable[Patch]) -> torch.Tensor:
+    """Erase boxes of a clip (3, T, H, W) float32, in place; returns it."""
+    for top, left, height, width, values in patches:
+        clip[:, :, top : top + height, left : left + width] = 0 if values is None else values.transpose(0, 1)
     return clip
 
 
-class _ClipMaker:
+class ClipMaker:
     """Cropping, resizing and normalisation, with the constants of a config."""
 
     def __init__(self, cfg: CfgNode):
@@ -140,6 +191,17 @@ class _ClipMaker:
         """RGB to the model's channel order, or back."""
         return clip.flip(0) if self.reverse else clip
 
+    def execute(self, frames: Frames, plan: ClipPlan) -> torch.Tensor:
+        """Frames (T, H, W, 3) to the clip (3, T, height, width) that a plan describes."""
+        if plan.operations:
+            frames = augment(np.asarray(frames), plan.operations)
+        clip = self.channel_order(fill_patches(self.clip(frames, plan.crop, *plan.size), plan.patches))
+        return clip.flip(-1) if plan.flip else clip
+
+    def normalisation(self) -> Normalisation:
+        """The constants as plain numbers."""
+        return Normalisation(tuple(self.scale.flatten().tolist()), tuple(self.shift.flatten().tolist()), self.reverse)
+
 
 class TrainTransform:
     """The random transform of a training clip.
@@ -154,7 +216,7 @@ class TrainTransform:
 
     def __init__(self, cfg: CfgNode):
         data, aug = cfg.DATA, cfg.AUG
-        self.maker = _ClipMaker(cfg)
+        self.maker = ClipMaker(cfg)
         self.size = data.TRAIN_CROP_SIZE
         self.scale, self.ratio = data.TRAIN_JITTER_SCALES_RELATIVE, data.TRAIN_JITTER_ASPECT_RELATIVE
         self.jitter = data.TRAIN_JITTER_SCALES
@@ -166,19 +228,19 @@ class TrainTransform:
         self.flip = data.RANDOM_FLIP and not data.FLIP_LABELS  # label-aware flips: data/dataset.py
         self.augment = None
         if aug.ENABLE and aug.AA_TYPE:
-            from slowfast_uniformer.data.augment import clip_augment
-
             self.augment = clip_augment(aug.AA_TYPE, aug.INTERPOLATION)
         self.erasing = (aug.RE_PROB, aug.RE_MODE, aug.RE_COUNT) if aug.ENABLE and aug.RE_PROB > 0 else None
 
     def __call__(self, frames: Frames) -> torch.Tensor:
         """Frames (T, H, W, 3) to a random clip (3, T, size, size)."""
-        if self.augment:
-            frames = self.augment(np.asarray(frames))
-        clip = self.maker.clip(frames, self.random_crop(*frames.shape[1:3]), self.size, self.size)
-        if self.erasing:
-            erase(clip, *self.erasing)
-        return self.maker.channel_order(clip)
+        return self.maker.execute(frames, self.plan(*frames.shape[:3]))
+
+    def plan(self, count: int, height: int, width: int) -> ClipPlan:
+        """Make the draws of a clip of `count` frames of a height and width."""
+        operations = self.augment(height, width) if self.augment else ()
+        crop = self.random_crop(height, width)
+        patches = random_patches((3, count, self.size, self.size), *self.erasing) if self.erasing else ()
+        return ClipPlan(operations, crop, (self.size, self.size), patches)
 
     def random_crop(self, height: int, width: int) -> Crop:
         """A random crop of frames of this size."""
@@ -199,7 +261,7 @@ class ViewTransform:
     """The fixed transform of validation and testing: short side resized to `size`, one of three square crops."""
 
     def __init__(self, cfg: CfgNode, size: int):
-        self.maker = _ClipMaker(cfg)
+        self.maker = ClipMaker(cfg)
         self.size = size
 
     def __call__(self, frames: Frames, spatial: int = 1) -> torch.Tensor:
@@ -208,15 +270,22 @@ class ViewTransform:
 
     def crops(self, frames: Frames, spatial: Iterable[int]) -> list[torch.Tensor]:
         """Several spatial crops of the same frames, which are resized once for all of them."""
-        height, width = frames.shape[1:3]
-        size = short_side_size(height, width, self.size)
-        resized = self.maker.channel_order(self.maker.clip(frames, Crop((0, 0, height, width), size), *size))
-        corners = [view_corner(*size, self.size, crop) for crop in spatial]
+        plans = self.plans(*frames.shape[1:3], spatial)
+        crop = plans[0].crop
+        resized = self.maker.channel_order(self.maker.clip(frames, crop._replace(corner=(0, 0)), *crop.size))
+        corners = [plan.crop.corner for plan in plans]
         return [resized[..., y : y + self.size, x : x + self.size] for y, x in corners]
+
+    def plans(self, height: int, width: int, spatial: Iterable[int]) -> list[ClipPlan]:
+        """The plans of spatial crops of frames of a height and width."""
+        size = short_side_size(height, width, self.size)
+        crop = Crop((0, 0, height, width), size)
+        corners = [view_corner(*size, self.size, number) for number in spatial]
+        return [ClipPlan((), crop._replace(corner=corner), (self.size, self.size)) for corner in corners]
 
 
 def to_display(clip: torch.Tensor, cfg: CfgNode) -> torch.Tensor:
     """Undo normalisation: a clip (3, T, H, W) to uint8 RGB frames (T, H, W, 3)."""
-    maker = _ClipMaker(cfg)
+    maker = ClipMaker(cfg)
     values = (maker.channel_order(clip.cpu().float()) - maker.shift) / maker.scale
     return values.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0)

@@ -1,4 +1,7 @@
-"""Batches on their way to the device: the next one is copied while the device computes the step before it."""
+"""Batches on their way to the device: the next one is copied while the device computes the step before it.
+
+With AUG.DEVICE device its clips are made there, too.
+"""
 
 import time
 from collections import deque
@@ -7,6 +10,8 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+
+from slowfast_uniformer.data.raw_clips import to_device
 
 COPIED = ("clips", "labels")
 
@@ -17,13 +22,16 @@ def prefetch(
     """Yield (batch, seconds waited for data) with the tensors of `keys` on the device.
 
     Launching a step on a GPU takes less time than the step. So when the loop asks for the next batch, the GPU is still
-    busy, and the copy from pinned memory runs beside it in a stream of its own. No batch is taken from `batches` before
-    the loop asks for it: a run that stops has read no video in vain, and a stop waits for no batch.
+    busy, and the copy from pinned memory and the making of clips run beside it in a stream of their own. No batch is
+    taken from `batches` before the loop asks for it: a run that stops has read no video in vain, and a stop waits for
+    no batch.
 
     Args:
-        batches: of `data.loader.collate`; clips are None where no video could be read.
-        device: of the model. On the CPU nothing is copied.
-        keys: what to copy. With gradient accumulation nothing: the device holds a micro-batch at a time.
+        batches: of `data.loader.collate`; clips are RawClips with AUG.DEVICE device, and None where no video could be
+            read.
+        device: of the model. On the CPU nothing is copied, and clips are made as on a GPU.
+        keys: what to copy. With gradient accumulation nothing, as the device holds a micro-batch at a time; unless
+            clips are made there, which is done for a whole batch.
     """
     gpu = _Gpu(device) if device.type == "cuda" else None
     start = time.perf_counter()
@@ -31,8 +39,8 @@ def prefetch(
         waited = time.perf_counter() - start
         if gpu:
             gpu.wait_for_room()
-        with gpu.copies if gpu else nullcontext():
-            copied = {key: batch[key].to(device, non_blocking=True) for key in keys if batch[key] is not None}
+        with gpu.beside_steps if gpu else nullcontext():
+            copied = {key: to_device(batch[key], device) for key in keys if batch[key] is not None}
         if gpu:
             waited = gpu.begin_step(copied.values(), waited)
         yield {**batch, **copied}, waited
@@ -45,7 +53,7 @@ class _Gpu:
     """The streams of `prefetch`, and events in the compute stream at both ends of each step.
 
     Attributes:
-        copies: context in which copies run beside the compute stream.
+        beside_steps: context in which copies and the making of clips run beside the compute stream.
     """
 
     def __init__(self, device: torch.device):
@@ -54,7 +62,7 @@ class _Gpu:
         self.ends: deque[torch.cuda.Event] = deque()
 
     @property
-    def copies(self) -> torch.cuda.StreamContext:
+    def beside_steps(self) -> torch.cuda.StreamContext:
         return torch.cuda.stream(self.stream)
 
     def wait_for_room(self) -> None:

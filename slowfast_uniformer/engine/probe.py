@@ -12,6 +12,7 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from slowfast_uniformer.data.raw_clips import to_device
 from slowfast_uniformer.data.workers import worker_errors_explained
 from slowfast_uniformer.distributed import collectives, signals, status, topology
 from slowfast_uniformer.engine.step import autocast, loss_function
@@ -86,8 +87,9 @@ def _extract(net: nn.Module, loader: DataLoader, cfg: CfgNode) -> tuple[dict[str
                 if signals.stop_requested():
                     break
                 if batch["clips"] is not None:
+                    made = to_device(batch["clips"], device)
                     with autocast(cfg, device):
-                        net(batch["clips"].to(device, non_blocking=True))
+                        net(made)
                     targets.append(batch["labels"])
                 phase.advance(clips)
                 status.set_status("loading for the probe")

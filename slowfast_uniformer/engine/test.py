@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from slowfast_uniformer.data import annotations
 from slowfast_uniformer.data.list_notes import half_labelled
 from slowfast_uniformer.data.loader import build_loader, loader_of
+from slowfast_uniformer.data.raw_clips import to_device
 from slowfast_uniformer.data.transforms import to_display
 from slowfast_uniformer.data.workers import worker_errors_explained
 from slowfast_uniformer.distributed import collectives, signals, status, topology
@@ -65,9 +66,9 @@ def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, title: str) -> 
             errors += [video.cause for video in batch["errors"]]
             if batch["clips"] is None:
                 continue
-            chunks = batch["clips"].split(clips_per_forward)
+            chunks = to_device(batch["clips"], device).split(clips_per_forward)
             with autocast(cfg, device):
-                logits = [model(clips.to(device, non_blocking=True)) for clips in chunks]
+                logits = [model(clips) for clips in chunks]
             scores.update(torch.cat(logits).float(), batch["videos"], batch["views"], batch["labels"])
             if signals.stop_requested():
                 break
@@ -122,10 +123,11 @@ def _own_features(
                 break
             if batch["clips"] is None:
                 continue
+            clips = to_device(batch["clips"], device)
             with autocast(cfg, device):
-                rows = model.forward_features(batch["clips"].to(device)).float().cpu()
+                rows = model.forward_features(clips).float().cpu()
             middle = cfg.DATA.NUM_FRAMES // 2
-            frames = torch.stack([to_display(clip, cfg)[middle] for clip in batch["clips"]])
+            frames = torch.stack([to_display(clip, cfg)[middle] for clip in clips])
             frames = frames.permute(0, 3, 1, 2).float() / 255
             pictures = nn.functional.interpolate(frames, (side, side), mode="bilinear", antialias=True)
             yield from zip(batch["videos"].tolist(), rows, pictures, strict=True)

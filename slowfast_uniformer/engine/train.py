@@ -14,6 +14,7 @@ from slowfast_uniformer.data import annotations
 from slowfast_uniformer.data.bad_videos import BadVideos, forget_changed
 from slowfast_uniformer.data.loader import build_loader
 from slowfast_uniformer.data.mixup import Mixup
+from slowfast_uniformer.data.raw_clips import to_device, transforms_on_device
 from slowfast_uniformer.data.transforms import to_display
 from slowfast_uniformer.data.workers import worker_errors_explained
 from slowfast_uniformer.distributed import collectives, signals, status, topology
@@ -93,7 +94,8 @@ def train_one_epoch(run: RunState, loader: DataLoader, mixup: Mixup | None, reco
     bad_videos.videos = collectives.broadcast_object(bad_videos.videos)  # others may see an older file (NFS)
     loader.dataset.bad_videos |= bad_videos.damaged
     samples = loader.dataset.samples
-    batches = prefetch(worker_errors_explained(loader, cfg), run.device, COPIED if cfg.TRAIN.ACCUM_STEPS == 1 else ())
+    copied = COPIED if cfg.TRAIN.ACCUM_STEPS == 1 or transforms_on_device(cfg) else ()
+    batches = prefetch(worker_errors_explained(loader, cfg), run.device, copied)
     with Phase(f"epoch {run.epoch + 1}", steps, "step", done=run.iter) as phase:
         for batch, waited in batches:
             status.set_status(f"step {run.step + 1}")
@@ -238,7 +240,7 @@ def show_clips(run: RunState, loader: DataLoader, scores: VideoAggregator, recor
     probability, best = scores.probabilities().max(dim=1)
     clips, captions = [], []
     for video in chosen:
-        clips.append(to_display(loader.dataset[0, video]["clips"][0], run.cfg))
+        clips.append(to_display(to_device(loader.dataset[0, video]["clips"], run.device)[0], run.cfg))
         captions.append((label_names(run, loader, video), run.class_name(int(best[video])), float(probability[video])))
     recorder.clips("val", clips, captions, run.step)
 

@@ -28,6 +28,7 @@ from slowfast_uniformer.data.dataset import VideoDataset
 from slowfast_uniformer.data.input_lists import path_sample
 from slowfast_uniformer.data.list_text import SPACES
 from slowfast_uniformer.data.loader import EpochSampler, loader_of
+from slowfast_uniformer.data.raw_clips import RawClips
 from slowfast_uniformer.data.video import VideoSource
 from slowfast_uniformer.data.workers import worker_errors_explained
 from slowfast_uniformer.distributed import topology
@@ -224,7 +225,8 @@ class Predictor:
         dataset = _TestViews(variant(self.cfg, ["DATA_LOADER.NUM_WORKERS", workers]), samples, longer_than)
         loader = loader_of(dataset, EpochSampler(len(samples)), 1)
         loader.collate_fn = itemgetter(0)  # of a batch of one
-        yield from worker_errors_explained(loader, dataset.cfg)
+        for found in worker_errors_explained(loader, dataset.cfg):
+            yield found.make(self.device) if isinstance(found, RawClips) else found
 
     def clip(self, video: VideoSource, at: float | None = None) -> tuple[np.ndarray, Tensor]:
         """Read one clip of an open video.
@@ -378,7 +380,7 @@ class _TestViews(VideoDataset):
         super().__init__(cfg, "test", samples)
         self.longer_than = longer_than
 
-    def __getitem__(self, key: tuple[int, int]) -> Tensor | UserError | VideoSource | None:
+    def __getitem__(self, key: tuple[int, int]) -> Tensor | RawClips | UserError | VideoSource | None:
         try:
             self._video = super().open(self.samples[key[1]])
         except UserError as error:

@@ -362,11 +362,13 @@ def test_the_command(capsys, tiny):
     assert capsys.readouterr().err.startswith("error: TRAIN.BATCH_SIZE: 32 cannot be divided among 3")
 
 
-@pytest.mark.parametrize("gpus, accum_steps, clips", [(0, 1, 0), (1, 1, 8), (2, 1, 4), (1, 2, 0)])
-def test_the_batch_ahead_of_a_gpu_is_counted(tiny, gpus, accum_steps, clips):
-    """One is copied beside the step; with accumulation none is (engine/prefetch.py)."""
-    cfg = load_config(
-        None, [*tiny, "NUM_GPUS", gpus, "TRAIN.BATCH_SIZE", 8, "TRAIN.ACCUM_STEPS", accum_steps], runs_here=False
-    )
+@pytest.mark.parametrize(
+    "gpus, accum_steps, device, clips",
+    [(0, 1, "auto", 0), (1, 1, "auto", 8), (1, 1, "cpu", 8), (2, 1, "auto", 4), (1, 2, "cpu", 0), (1, 2, "auto", 12)],
+)
+def test_the_batch_ahead_of_a_gpu_is_counted(tiny, gpus, accum_steps, device, clips):
+    """One is copied beside the step; with accumulation none is, unless clips are made there (engine/prefetch.py)."""
+    options = ["NUM_GPUS", gpus, "TRAIN.BATCH_SIZE", 8, "TRAIN.ACCUM_STEPS", accum_steps, "AUG.DEVICE", device]
+    cfg = load_config(None, [*tiny, *options], runs_here=False)
     size = 3 * cfg.DATA.NUM_FRAMES * cfg.DATA.TRAIN_CROP_SIZE**2 * torch.float32.itemsize
     assert rank_memory(cfg, plan.meta_model(cfg), "ddp")["next_batch"] == clips * size

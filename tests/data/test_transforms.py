@@ -12,12 +12,13 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 from slowfast_uniformer.config.keys import get_cfg
-from slowfast_uniformer.data.augment import affine, clip_augment, image_augment
+from slowfast_uniformer.data.augment import affine, augment, clip_augment, draw, image_augment
 from slowfast_uniformer.data.transforms import (
     TrainTransform,
     ViewTransform,
-    erase,
+    fill_patches,
     random_box,
+    random_patches,
     short_side_size,
     to_display,
     view_corner,
@@ -54,6 +55,15 @@ def seed(number):
     random.seed(number)
     np.random.seed(number)
     torch.manual_seed(number)
+
+
+def erase(clip, *settings):
+    return fill_patches(clip, random_patches(clip.shape, *settings))
+
+
+def augmented(frames, name, interpolation):
+    """Frames after draws of an augmentation."""
+    return augment(frames, clip_augment(name, interpolation)(*frames.shape[1:3]))
 
 
 def states():
@@ -161,16 +171,16 @@ def test_random_box_that_cannot_fit_becomes_the_centre():
 @pytest.mark.parametrize("interpolation", ["bilinear", "random"])
 def test_augmentation_draws_once_for_all_frames(name, interpolation):
     frames = picture()
-    augment, whole = image_augment(name, interpolation), clip_augment(name, interpolation)
+    timms = image_augment(name, interpolation)
     changed = False
     for number in range(6):
         expected = []
         for frame in frames:
             seed(number)
-            expected.append(np.asarray(augment(Image.fromarray(frame))))
+            expected.append(np.asarray(timms(Image.fromarray(frame))))
         after = states()
         seed(number)
-        result = whole(frames)
+        result = augmented(frames, name, interpolation)
         assert str(states()) == str(after)
         assert np.abs(result - np.stack(expected).astype(int)).max() <= 8  # roundings that later steps amplify
         assert (result != expected).mean() < 0.01
@@ -180,7 +190,7 @@ def test_augmentation_draws_once_for_all_frames(name, interpolation):
 
 def test_operations_that_move_nothing_are_pillows():
     names = ("rand-m7-mstd0.5-inc1", "bicubic")
-    operations = zip(clip_augment(*names).ops, image_augment(*names).ops, strict=True)
+    operations = zip(clip_augment(*names).args[0].ops, image_augment(*names).ops, strict=True)
     noise = np.random.default_rng(0).integers(0, 256, (3, 20, 31, 3), dtype=np.uint8)
     pairs = [pair for pair in operations if not pair[0].name.startswith(("Rotate", "Shear", "Translate"))]
     assert len(pairs) == 10
@@ -189,13 +199,13 @@ def test_operations_that_move_nothing_are_pillows():
             whole.prob = single.prob = 1.0
             for number in range(5):
                 seed(number)
-                result = whole(frames)
+                result = augment(frames, draw(whole, *frames.shape[1:3]))
                 for frame, got in zip(frames, result, strict=True):
                     seed(number)
                     assert np.array_equal(got, single(Image.fromarray(frame))), whole.name
 
 
-@pytest.mark.parametrize("filter", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC])
+@pytest.mark.parametrize("filter", [Image.Resampling.NEAREST, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC])
 @pytest.mark.parametrize(
     "matrix",
     [
@@ -220,7 +230,7 @@ def test_affine_is_pillows(matrix, filter):
 def reference(frames, number, size, aa_type):
     """The releases' order: augment, normalise, crop, scale, flip, erase."""
     seed(number)
-    frames = torch.from_numpy(clip_augment(aa_type, "bicubic")(frames))
+    frames = torch.from_numpy(augmented(frames, aa_type, "bicubic"))
     clip = ((frames.float() / 255 - 0.45) / 0.225).permute(3, 0, 1, 2)
     top, left, height, width = random_box(*clip.shape[2:], (0.08, 1.0), (0.75, 1.3333))
     clip = clip[:, :, top : top + height, left : left + width]

@@ -26,6 +26,7 @@ from slowfast_uniformer.weights.convert import convert
 
 CHECKPOINTED = ["MODEL.USE_CHECKPOINT", True, "MODEL.CHECKPOINT_NUM", "[1,1,1,1]"]
 FSDP = ["MODEL.PARALLEL", "fsdp"]
+ON_DEVICE = ["AUG.ENABLE", True, "AUG.DEVICE", "device"]
 EMA = ["MODEL.EMA_EPOCH", 0]
 SGD = ["SOLVER.OPTIMIZING_METHOD", "sgd", "SOLVER.BASE_LR", 0.1, "UNIFORMER.DROP_DEPTH_RATE", 0]
 READ_IN_STEPS = {
@@ -97,7 +98,7 @@ def pair(demo, probe_options, tmp_path_factory):
     checks.checks["collectives"] = (use_collectives,)
     checks.steps("ddp", ["UNIFORMER.DROP_DEPTH_RATE", 0, *CHECKPOINTED, "TRAIN.ACCUM_STEPS", 2], 3)
     add_sharded_sequence(checks, "V1", CHECKPOINTED, 3)
-    for name, parallel in {"ddp": [], "fsdp": FSDP}.items():
+    for name, parallel in {"ddp": [], "fsdp": [*FSDP, *ON_DEVICE]}.items():
         checks.steps(f"sgd_{name}", [*SGD, *parallel], 2)
         checks.steps(f"probe_{name}", [*probe_options, *parallel], 1)
         options = checks.options(f"run_{name}", *EVALUATED, *parallel)
@@ -139,7 +140,8 @@ def test_two_ranks_take_the_steps_of_one_process(pair):
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_two_ranks_begin_with_the_probe_of_one_process(pair, probe_options, parallel):
     checks, found = pair
-    one = take_steps(checks.options(f"alone_{parallel}", *probe_options), 1)["state"]
+    options = [*probe_options, *(ON_DEVICE if parallel == "fsdp" else [])]
+    one = take_steps(checks.options(f"alone_{parallel}", *options), 1)["state"]
     two = found[f"probe_{parallel}"][0][0]["state"]
     torch.testing.assert_close(two["head.weight"], one["head.weight"], rtol=1e-3, atol=1e-4)
     assert one["head.weight"].abs().max() > 0.1  # not the small numbers of a new one
@@ -152,7 +154,8 @@ def test_testing_on_two_ranks_gives_the_metrics_of_one_process(pair, parallel):
     out = checks.folder / f"run_{parallel}"
     (two, stderr), (other, _) = found[f"run_{parallel}"]
     assert two == other and "Warning" not in stderr, stderr
-    one = evaluate_test_split(load_config(None, checks.options(out.name, *EVALUATED)))
+    clips_made_in_workers = load_config(None, checks.options(out.name, *EVALUATED, "AUG.DEVICE", "cpu"))
+    one = evaluate_test_split(clips_made_in_workers)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert len([row for row in rows if row["split"] == "val_epoch"]) == 2
     assert two["num_videos"] == one["num_videos"] == 9 and two["coverage"] == 100

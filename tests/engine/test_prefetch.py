@@ -6,6 +6,8 @@ from unittest.mock import Mock
 import pytest
 import torch
 
+from slowfast_uniformer.data.raw_clips import RawClip, RawClips, Stored
+from slowfast_uniformer.data.transforms import Normalisation
 from slowfast_uniformer.engine import prefetch as module
 from slowfast_uniformer.engine.prefetch import prefetch
 
@@ -132,6 +134,34 @@ def test_on_a_gpu_copies_run_beside_the_step_before_and_one_batch_is_ahead(clock
     expected.insert(2 * 6, "host waits for 2")
     expected.insert(3 * 6 + 1, "host waits for 4")
     assert gpu.log == expected
+
+
+class Made(RawClips):
+    """Clips that a GPU makes and that say when."""
+
+    def __init__(self, gpu):
+        self.gpu = gpu
+
+    def make(self, device):
+        assert device == GPU
+        self.gpu.log.append(f"clips made on {self.gpu.current}")
+        return Mock(record_stream=lambda stream: self.gpu.log.append(f"clips kept for {stream.name}"))
+
+
+def test_on_a_gpu_clips_are_made_beside_the_step_before(clock, monkeypatch):
+    gpu = Gpu(clock, monkeypatch)
+    for _ in prefetch([{"clips": Made(gpu)}] * 2, GPU, keys=("clips",)):
+        gpu.step()
+    assert gpu.log == ["clips made on side", "compute waits for side", "clips kept for compute", "step"] * 2
+
+
+def test_on_the_cpu_clips_are_made_too():
+    normalisation = Normalisation((1.0,) * 3, (0.0,) * 3, False)
+    clip = RawClip(Stored(0, torch.float32, (3, 2, 4, 4)))
+    buffer = torch.arange(96, dtype=torch.float32)
+    raw = RawClips(buffer.view(torch.uint8), [clip], normalisation, (3, 2, 4, 4))
+    ((batch, _),) = prefetch([{"clips": raw, "labels": torch.zeros(1)}], CPU)
+    assert torch.equal(batch["clips"], buffer.view(1, 3, 2, 4, 4))
 
 
 def test_on_a_gpu_waiting_is_the_time_without_work(clock, monkeypatch):

@@ -136,16 +136,17 @@ def test_a_full_disk_stops_training_at_its_end_only(tiny, tmp_path, short, monke
 # --------------------------------------------------------------------------------------------- processes
 @pytest.fixture(scope="module")
 def undisturbed(demo, tmp_path_factory):
-    """A function that makes the run which nothing disturbs, once for each number of ranks; returns its folder."""
+    """A function that makes the run which nothing disturbs, once for each number of ranks and options; returns its
+    folder."""
     made = {}
 
-    def make(ranks: int):
-        if ranks not in made:
+    def make(ranks: int, *options):
+        if (ranks, options) not in made:
             out = tmp_path_factory.mktemp("undisturbed") / "run"
-            status, errors = finish(start([*tiny_overrides(demo, out), *pairs(LONG_RUN)], out, ranks), out)
+            status, errors = finish(start([*tiny_overrides(demo, out), *pairs(LONG_RUN), *options], out, ranks), out)
             assert status == 0, errors
-            made[ranks] = out
-        return made[ranks]
+            made[ranks, options] = out
+        return made[ranks, options]
 
     return make
 
@@ -170,10 +171,12 @@ def test_a_signal_ends_a_run_that_then_continues(tiny, tmp_path, undisturbed, ra
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_a_killed_run_continues(tiny, tmp_path, undisturbed, ranks):
-    reference, out, draw = undisturbed(ranks), tmp_path / "run", random.Random(ranks)
-    options, killed = [*tiny, *pairs(LONG_RUN), "DATA_LOADER.NUM_WORKERS", 1], set()
+@pytest.mark.parametrize(("ranks", "device"), [(1, "cpu"), (2, "cpu"), (1, "device"), (2, "device")])
+def test_a_killed_run_continues(tiny, tmp_path, undisturbed, ranks, device):
+    augmented = () if device == "cpu" else ("AUG.ENABLE", True, "AUG.DEVICE", device)
+    reference, out, draw = undisturbed(ranks, *augmented), tmp_path / "run", random.Random(ranks)
+    tiny = [*tiny, *pairs(LONG_RUN), *augmented]
+    options, killed = [*tiny, "DATA_LOADER.NUM_WORKERS", 1], set()
     for _ in range(int(os.environ.get("KILLS", 2))):
         process, before = start(options, out, ranks), steps_done(out)
         until(lambda p=process, n=before: p.poll() is not None or steps_done(out) > n or draw.random() < 1e-3)
@@ -186,7 +189,7 @@ def test_a_killed_run_continues(tiny, tmp_path, undisturbed, ranks):
         if steps_done(out) >= 8:  # there would be little left to disturb
             for path in checkpoints.list_checkpoints(str(out))[draw.randrange(3) :]:
                 os.remove(path)
-    status, errors = finish(start([*tiny, *pairs(LONG_RUN)], out, ranks), out)
+    status, errors = finish(start(tiny, out, ranks), out)
     assert status == 0, errors
     assert_same_end(reference, out)
     until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in killed))

@@ -29,8 +29,8 @@ def rows(folder, split):
 
 
 def test_a_run_writes_its_files(tiny, demo, run_net, tmp_path):
-    """With TensorBoard's projector, which shows what the classifier reads."""
-    board = ["TENSORBOARD.ENABLE", True, "TENSORBOARD.PROJECTOR", True]
+    """With TensorBoard's projector, which shows what the classifier reads, and clips that are made on the device."""
+    board = ["TENSORBOARD.ENABLE", True, "TENSORBOARD.PROJECTOR", True, "AUG.DEVICE", "device"]
     options = [*tiny, *board, "MIXUP.ENABLE", True, "AUG.ENABLE", True]
     status, _, errors = run_net(options)
     assert status == 0, errors
@@ -47,7 +47,7 @@ def test_a_run_writes_its_files(tiny, demo, run_net, tmp_path):
     assert len(predictions) == 10 and predictions[0].startswith("video,label,label_name,prediction")
     correct = sum(int(line.split(",")[5]) for line in predictions[1:])
     assert final["top1_acc"] == pytest.approx(100 * correct / 9)
-    again = load_config(str(run / "config.yaml"))
+    again = load_config(str(run / "config.yaml"), ["AUG.DEVICE", "cpu"])
     assert again.SOLVER.MAX_EPOCH == 2
 
     (folder,) = (run / "tensorboard").glob("*/val")
@@ -126,8 +126,10 @@ def test_slow_steps_write_a_line_a_minute(tiny, monkeypatch, caplog):
     ]
 
 
-def test_a_continued_run_repeats_the_uninterrupted_one(tiny, tmp_path):
+@pytest.mark.parametrize("device", ["cpu", "device"])
+def test_a_continued_run_repeats_the_uninterrupted_one(tiny, tmp_path, device):
     options = [*tiny, "MIXUP.ENABLE", True, "MODEL.EMA_EPOCH", 0, "UNIFORMER.DROP_DEPTH_RATE", 0.5]
+    options += ["AUG.ENABLE", True, "AUG.DEVICE", device, "TRAIN.ACCUM_STEPS", 1 if device == "cpu" else 2]
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     train(load_config(None, [*options, "OUTPUT_DIR", str(straight)]))
     cfg = load_config(None, [*options, "OUTPUT_DIR", str(broken)])
@@ -212,15 +214,21 @@ def test_a_run_whose_steps_were_all_skipped_has_no_optimizer_state(tiny, tmp_pat
     assert saved["optimizer_state"]["state"] == {} and saved["skipped_steps"] == 4
 
 
-@pytest.mark.parametrize("precision", ["none", "bf16", "fp16"])
-def test_the_loop_reads_from_the_device_at_log_lines_alone(tiny, tmp_path, monkeypatch, precision):
+@pytest.mark.parametrize(
+    ("precision", "device"), [("none", "cpu"), ("none", "device"), ("bf16", "cpu"), ("fp16", "cpu")]
+)
+def test_the_loop_reads_from_the_device_at_log_lines_alone(tiny, tmp_path, monkeypatch, precision, device):
     """Batches come ready, as of DataLoader workers; one step is not finite."""
     options = ["TRAIN.BATCH_SIZE", 2, "LOG_PERIOD", 4, "MODEL.EMA_EPOCH", 0, "MIXUP.ENABLE", True]
+    options += ["AUG.ENABLE", True, "AUG.AA_TYPE", "rand-m7-n4-mstd0.5-inc1", "AUG.DEVICE", device]
     cfg = load_config(None, [*tiny, *options, "TRAIN.MIXED_PRECISION", precision])
     (tmp_path / "run").mkdir()
     loader = build_loader(cfg, "train")
     ready = list(loader)
-    ready[1]["clips"][0] = math.inf
+    if device == "device":
+        ready[1]["clips"].values = ready[1]["clips"].values._replace(shift=(math.inf,) * 3)
+    else:
+        ready[1]["clips"][0] = math.inf
     monkeypatch.setattr(train_module, "worker_errors_explained", lambda *_: ready)
     run, recorder = start_run(cfg, None), Recorder(cfg.OUTPUT_DIR, False, 0, "")
     reads_after = []

@@ -29,6 +29,14 @@ def test_workers_read_the_same_clips(model):
     assert together == pytest.approx(alone, abs=1e-6) and len(alone) == 9
 
 
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_clips_that_the_device_makes_are_the_same(model, trained, workers):
+    videos = annotations.load(model.cfg, "test")
+    made = load_model(trained, overrides=["AUG.DEVICE", "device"]).clips(videos, workers)
+    for found, expected in zip(made, model.clips(videos), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
 def test_weights_without_a_config_need_one(trained, tmp_path):
     state = torch.load(checkpoints.latest(str(trained)), weights_only=True)
     torch.save(state["model_state"], tmp_path / "weights.pth")

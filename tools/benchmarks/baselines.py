@@ -15,7 +15,14 @@ from slowfast_uniformer import seeding
 from slowfast_uniformer.data import sampling
 from slowfast_uniformer.data.augment import image_augment
 from slowfast_uniformer.data.dataset import VideoDataset
-from slowfast_uniformer.data.transforms import TrainTransform, ViewTransform, erase, short_side_size, view_corner
+from slowfast_uniformer.data.transforms import (
+    TrainTransform,
+    ViewTransform,
+    fill_patches,
+    random_patches,
+    short_side_size,
+    view_corner,
+)
 from slowfast_uniformer.distributed.topology import clips_per_video
 
 
@@ -92,4 +99,5 @@ def _pil_clip(images: list[Image.Image], transform: TrainTransform, cfg: CfgNode
     (top, left, height, width), size, corner, flip = transform.random_crop(*clip.shape[2:])
     clip = _cut(clip[:, :, top : top + height, left : left + width], transform, size, corner)
     clip = (clip.flip(-1) if flip else clip).contiguous()
-    return transform.maker.channel_order(erase(clip, *transform.erasing) if transform.erasing else clip)
+    patches = random_patches(clip.shape, *transform.erasing) if transform.erasing else ()
+    return transform.maker.channel_order(fill_patches(clip, patches))

@@ -22,10 +22,11 @@ from torch.utils.data import DataLoader
 
 from slowfast_uniformer import seeding
 from slowfast_uniformer.config.load import variant
+from slowfast_uniformer.data.augment import augment
 from slowfast_uniformer.data.dataset import VideoDataset
 from slowfast_uniformer.data.loader import build_loader, collate
 from slowfast_uniformer.data.mixup import Mixup
-from slowfast_uniformer.data.transforms import erase
+from slowfast_uniformer.data.transforms import fill_patches, random_patches
 from slowfast_uniformer.distributed.topology import clips_per_video
 from slowfast_uniformer.engine.prefetch import prefetch
 from slowfast_uniformer.engine.state import start_run
@@ -80,17 +81,17 @@ def _stages_of_video(dataset: VideoDataset, index: int, watch: Stopwatch) -> Non
         with video, watch("decode"):
             frames = video.read(dataset.indices(video, None))
         transform = dataset.transform
-        for _ in range(clips_per_video(dataset.cfg)):  # as in `TrainTransform.__call__`
+        for _ in range(clips_per_video(dataset.cfg)):  # as with AUG.DEVICE cpu
             augmented = frames
             if transform.augment:
                 with watch("augment"):
-                    augmented = transform.augment(frames)
+                    augmented = augment(frames, transform.augment(*frames.shape[1:3]))
             with watch("crop and normalise"):
                 crop = transform.random_crop(*augmented.shape[1:3])
                 clip = transform.maker.clip(augmented, crop, transform.size, transform.size)
             if transform.erasing:
                 with watch("erase"):
-                    erase(clip, *transform.erasing)
+                    fill_patches(clip, random_patches(clip.shape, *transform.erasing))
             with watch("crop and normalise"):
                 transform.maker.channel_order(clip)
 
