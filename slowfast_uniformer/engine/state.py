@@ -169,6 +169,10 @@ class RunState:
             anew = "begin a new run: set another OUTPUT_DIR, or TRAIN.AUTO_RESUME False, which sets this one aside"
         weights = f"MODEL.INIT_FROM {source} then takes its weights"
         classes = f"To train with these classes, {anew}; {weights}, with MODEL.INIT_HEAD new"
+        needed = ("model_state", "optimizer_state", "scaler_state", "sums", *COUNTERS.values())
+        if not {*needed} <= state.keys() or "method" not in state["optimizer_state"]:
+            other = f"{source} holds no state of a training of this program, only weights or another program's state"
+            raise UserError(f"{other}. To start from its weights, {anew}; {weights}")
         try:
             check_same_classes(state.get("class_names"), self.class_names, source)
         except UserError as error:

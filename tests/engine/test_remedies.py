@@ -99,6 +99,14 @@ def test_a_given_checkpoint_that_does_not_fit(run, nine, tmp_path):
     advised(error, "set MODEL.INIT_FROM to it", 'TRAIN.CHECKPOINT_FILE_PATH ""')
     run(*other, "TRAIN.CHECKPOINT_FILE_PATH", "", "MODEL.INIT_FROM", weights)
 
+    state = {"epoch": 3, "optimizer_state": {"state": {}, "param_groups": []}, "cfg": "NUM_GPUS: 8"}  # SlowFast's
+    torch.save(torch.load(weights) | state, weights)
+    other = ["OUTPUT_DIR", tmp_path / "fourth"]
+    with pytest.raises(UserError) as error:
+        run(*other, "TRAIN.CHECKPOINT_FILE_PATH", weights)
+    advised(error, 'set TRAIN.CHECKPOINT_FILE_PATH ""', f"MODEL.INIT_FROM {weights} then takes its weights")
+    run(*other, "TRAIN.CHECKPOINT_FILE_PATH", "", "MODEL.INIT_FROM", weights)
+
 
 def test_a_folder_stands_for_its_run(run, tmp_path, caplog):
     """For all keys that name weights or a checkpoint."""

@@ -201,7 +201,7 @@ def test_waiting_is_that_of_the_windows_between_the_first_and_the_last(tmp_path,
     monkeypatch.setattr(feeding, "render", render_nothing)
     monkeypatch.setattr(feeding, "train_run", lambda cfg: None)
     monkeypatch.setattr(feeding, "read_json_lines", lambda path: rows)
-    row = feeding.training(0, str(tmp_path), feeding.places()[0], workers=1)
+    row = feeding.training(0, str(tmp_path), feeding.PLACES[1], workers=1)
     assert row["data_wait_percent"] == pytest.approx((2 * 40 + 10) / 3)  # the slower window lasts twice as long
     assert row["clips_per_second"] == pytest.approx(2 / (1 / 10 + 1 / 20)) and row["workers"] == 1
 

@@ -13,7 +13,6 @@ from timing import median_seconds
 
 from gpu_parts.cases import Case, Row
 from gpu_parts.speed import TINY, TINY_CLIPS, precision
-from slowfast_uniformer.config.keys import get_cfg
 from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.data.dataset import VideoDataset
 from slowfast_uniformer.data.loader import collate
@@ -23,23 +22,19 @@ from slowfast_uniformer.runs.files import read_json_lines
 
 RECIPE = str(Path(__file__).resolve().parents[3] / "configs/k400/uniformer_s.yaml")
 WORKERS = {True: (4, 8, 16), False: (1, 2)}  # on a GPU, and in the dry run
+PLACES = ("cpu", "device")  # AUG.DEVICE
 ROUNDS = 4  # of batches that all workers make. In the first one they begin, in the last one they end.
 
 
 def cases(gpus: int, folder: str) -> list[Case]:
     """The cases of this part; `gpus` 0 is the dry run on the CPU."""
     shared = {"gpus": gpus, "folder": folder}
-    found = [Case(f"transforms, {place}", transform_rate, {**shared, "place": place}) for place in places()]
-    for place in reversed(places()):
+    found = [Case(f"transforms, {place}", transform_rate, {**shared, "place": place}) for place in PLACES]
+    for place in reversed(PLACES):
         for workers in WORKERS[gpus > 0]:
             arguments = {**shared, "place": place, "workers": workers}
             found.append(Case(f"training, transforms {place}, {workers} workers", training, arguments, 90.0))
     return found
-
-
-def places() -> list[str]:
-    """Where clips can be made: the values of AUG.DEVICE but auto."""
-    return ["cpu", "device"] if "DEVICE" in get_cfg().AUG else ["cpu"]
 
 
 def videos_per_step(gpus: int) -> int:
@@ -60,7 +55,7 @@ def feeding_cfg(gpus: int, folder: str, place: str, steps: int, *overrides: Any)
         "TRAIN.EVAL_PERIOD",
         0,
     ]
-    fresh += ["SOLVER.MAX_EPOCH", 1, "SOLVER.WARMUP_EPOCHS", 0, *(["AUG.DEVICE", place] if len(places()) > 1 else [])]
+    fresh += ["SOLVER.MAX_EPOCH", 1, "SOLVER.WARMUP_EPOCHS", 0, "AUG.DEVICE", place]
     tiny = [] if gpus else [*TINY["Uniformer"], *TINY_CLIPS]
     return load_config(RECIPE, [*fresh, *tiny, *overrides])
 
