@@ -173,7 +173,7 @@ class Job:
 
     name: str
     motion: str
-    key: tuple[int, int, int]
+    key: tuple[int, ...]
     as_jpeg: bool
 
 

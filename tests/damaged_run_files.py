@@ -10,6 +10,7 @@ DAMAGED = [
     ("starts.jsonl", "{\n{}\n", "starts.jsonl, line 1: not JSON"),
     ("config.yaml", "a: [\n", "config.yaml, line 2: not valid YAML"),
     ("config.yaml", "only text", "config.yaml: not a config"),
+    ("class_balance.csv", "a,b\n", "class_balance.csv, line 1: expected the columns label"),
     ("predictions.csv", "", "predictions.csv, line 1: expected the columns video"),
     ("predictions.csv", HEAD + "a,0\n", "predictions.csv, line 2: 2 fields"),
     ("predictions.csv", HEAD + "a,x,n,0,n,1,0.5\n", "line 2: 'x' is no label"),

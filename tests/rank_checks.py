@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.data.loader import build_loader
 from slowfast_uniformer.distributed import collectives, launch, parallel, topology
+from slowfast_uniformer.engine.class_balance import balance_classes
 from slowfast_uniformer.engine.probe import fit_classifiers
 from slowfast_uniformer.engine.state import start_run
 from slowfast_uniformer.engine.step import training_step
@@ -24,6 +25,7 @@ from slowfast_uniformer.engine.test import test
 from slowfast_uniformer.engine.train import train
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.runs import checkpoints
+from slowfast_uniformer.runs.recorder import Recorder
 
 
 def run_on_two_ranks(folder: Path, checks: dict[str, tuple]) -> dict[str, list]:
@@ -106,6 +108,7 @@ def take_steps(options: list, *counts: int) -> dict:
     """
     cfg = load_config(None, options)
     run = start_run(cfg, None, lambda net: fit_classifiers(net, build_loader(cfg, "train"), cfg))
+    balance_classes(run, build_loader(cfg, "train"), Recorder(cfg.OUTPUT_DIR, False, topology.rank()))
     run.model.eval()  # batch norms would see half the batch each
     rank, world, losses = topology.rank(), topology.world_size(), []
     for count in counts:

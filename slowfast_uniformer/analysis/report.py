@@ -17,6 +17,7 @@ from slowfast_uniformer.analysis.report_classes import classes, mistakes
 from slowfast_uniformer.analysis.report_figures import Points, chart
 from slowfast_uniformer.config.keys import flatten, get_cfg
 from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.runs.class_balance import shown as shown_classes
 from slowfast_uniformer.runs.files import Row
 from slowfast_uniformer.runs.folder import RunFolder, is_number, read_run
 from slowfast_uniformer.runs.log import Phase
@@ -69,6 +70,7 @@ def render(runs: Sequence[RunFolder]) -> str:
         curves=charts(runs, CURVES),
         speed=charts(runs, SPEED),
         classes=[classes(run) for run in runs],
+        balances=[shown_classes(run.class_balance) for run in runs],
         mistakes=[mistakes(run, MISTAKES if len(runs) == 1 else MISTAKES // 2) for run in runs],
         differences=differences(runs),
         costs=costs(runs),

@@ -5,6 +5,7 @@ The values that single keys accept are in `limits.yaml` beside this file.
 
 import glob
 import importlib.util
+import math
 import sys
 from collections.abc import Iterator
 
@@ -41,6 +42,7 @@ def _faults(cfg: CfgNode) -> Iterator[str]:
     for key, lengths in _LIMITS["lengths"].items():
         if len(values[key]) not in lengths:
             yield f"{key}: {values[key]} must be a list of {' or '.join(map(str, lengths))} numbers"
+    yield from _class_weight_faults(cfg)
     devices = max(cfg.NUM_GPUS, 1)
     for key in ("TRAIN.BATCH_SIZE", "TEST.BATCH_SIZE"):
         if values[key] % devices:
@@ -70,6 +72,22 @@ def _faults(cfg: CfgNode) -> Iterator[str]:
         yield "DATA.FLIP_LABELS: defines label changes under a flip, but DATA.RANDOM_FLIP is False: set it True"
     if bool(cfg.DATA.TRAIN_JITTER_SCALES_RELATIVE) != bool(cfg.DATA.TRAIN_JITTER_ASPECT_RELATIVE):
         yield "DATA.TRAIN_JITTER_SCALES_RELATIVE and DATA.TRAIN_JITTER_ASPECT_RELATIVE: set both or neither"
+
+
+def _class_weight_faults(cfg: CfgNode) -> Iterator[str]:
+    weights, names = cfg.SOLVER.CLASS_WEIGHTS, ("none", "inverse", "inv_sqrt", "effective")
+    if not isinstance(weights, list):
+        if weights not in names:
+            yield f"SOLVER.CLASS_WEIGHTS: {weights!r} is not one of {', '.join(names)}, or a list of numbers"
+    elif len(weights) != cfg.MODEL.NUM_CLASSES:
+        yield (
+            f"SOLVER.CLASS_WEIGHTS: {counted(len(weights), 'weight')}, but MODEL.NUM_CLASSES is "
+            f"{cfg.MODEL.NUM_CLASSES}; give one for each class, in label order"
+        )
+    elif wrong := [w for w in weights if not isinstance(w, int | float) or not 0 <= w < math.inf]:
+        yield f"SOLVER.CLASS_WEIGHTS: {wrong[0]} must be a number of 0 or more"
+    if not cfg.SOLVER.CLASS_WEIGHT_BETA < 1:
+        yield f"SOLVER.CLASS_WEIGHT_BETA: {cfg.SOLVER.CLASS_WEIGHT_BETA} must be below 1"
 
 
 def num_gpus() -> int:

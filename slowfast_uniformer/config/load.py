@@ -22,6 +22,7 @@ _STORED = "stored config"
 # Keys that also accept other types than their default's
 _OTHER_TYPES = {
     "UNIFORMER.MLP_RATIO": (int, float, list),
+    "SOLVER.CLASS_WEIGHTS": (str, list),
     "TRAIN.MIXED_PRECISION": (bool, str),
     "TRAIN.TF32": (bool, str),
     "TRAIN.CUDNN_BENCHMARK": (bool, str),

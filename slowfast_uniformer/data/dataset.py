@@ -31,7 +31,8 @@ class VideoDataset(Dataset):
     `train` gives AUG.NUM_SAMPLE random clips of each video, `val` one fixed clip, `test` NUM_ENSEMBLE_VIEWS x
     NUM_SPATIAL_CROPS views. An unreadable video is replaced by a random other one in training only.
 
-    `dataset[epoch, index]` is an item, a dict of
+    `dataset[epoch, index]` is an item; `dataset[epoch, index, n]` is one with other random draws, for a video that an
+    epoch has had n times before (DATA.SAMPLER). It is a dict of
         clips: (n, 3, T, H, W) float32, or where they are made on the device (AUG.DEVICE) RawClips; or None if the
             video cannot be read;
         label: class index, or with DATA.MULTI_LABEL a multi-hot vector (K,);
@@ -69,10 +70,10 @@ class VideoDataset(Dataset):
         """Number of views of each video in testing."""
         return self.temporal_views * self.spatial_crops
 
-    def __getitem__(self, key: tuple[int, int]) -> Item:
-        epoch, index = key
+    def __getitem__(self, key: tuple[int, ...]) -> Item:
+        epoch, index, *repeat = key
         if self.split == "train":
-            return self._train_item(epoch, index)
+            return self._train_item(epoch, index, repeat)
         sample = self.samples[index]
         try:
             with seeded(self.cfg.RNG_SEED, epoch, index):
@@ -80,7 +81,7 @@ class VideoDataset(Dataset):
         except VideoError as error:
             return self._item(index, None, [bad_video(sample.path, error)])
 
-    def _train_item(self, epoch: int, first: int) -> Item:
+    def _train_item(self, epoch: int, first: int, repeat: Sequence[int] = ()) -> Item:
         errors: list[BadVideo] = []
         index = first
         for attempt in range(self.cfg.TRAIN.MAX_BAD_VIDEOS):
@@ -88,7 +89,7 @@ class VideoDataset(Dataset):
             bad = self.bad_videos.get(path)
             if not bad:
                 try:
-                    with seeded(self.cfg.RNG_SEED, epoch, first, *([attempt] if attempt else [])):
+                    with seeded(self.cfg.RNG_SEED, epoch, first, *([attempt] if attempt or repeat else []), *repeat):
                         clips, targets = self._random_clips(self.samples[index])
                     return self._item(index, clips, errors, targets)
                 except VideoError as error:
@@ -97,7 +98,7 @@ class VideoDataset(Dataset):
                         self.bad_videos[path] = bad
             errors.append(bad)
             # a function of the position, so that it is the same whether the bad video was known or tried
-            index = mix(self.cfg.RNG_SEED, epoch, first, attempt) % len(self.samples)
+            index = mix(self.cfg.RNG_SEED, epoch, first, attempt, *repeat) % len(self.samples)
         return self._item(index, None, errors)
 
     def _item(self, index: int, clips: Clips | None, errors: list[BadVideo], targets: Tensors | None = None) -> Item:

@@ -10,6 +10,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader, Sampler
 
+from slowfast_uniformer.data.class_balance import Draws, draws, occurrences
 from slowfast_uniformer.data.dataset import VideoDataset
 from slowfast_uniformer.data.raw_clips import join_clips
 from slowfast_uniformer.data.workers import kill_workers
@@ -19,19 +20,31 @@ from slowfast_uniformer.wording import counted
 
 
 class EpochSampler(Sampler):
-    """Yields (epoch, index) of this rank's videos: every `world`-th of an order that all ranks share.
+    """Yields (epoch, index) of this rank's videos: every `world`-th of an order that all ranks share; and
+    (epoch, index, n) where the epoch has had the same video n times before, n above 0.
 
     Shuffled (training), the order is a function of (seed, epoch), so global batch k holds the same videos for
     any number of ranks; the remainder that would give ranks unequal numbers is dropped, as all ranks must take
     the same number of steps. Unshuffled (evaluation), every video comes once and ranks may differ by one.
+
+    With `draws` a shuffled epoch is as long as the list, too, but has some videos several times and others not at all.
 
     Attributes:
         epoch: The epoch, set by the training loop.
         start: Number of videos of the order that all ranks together have seen already.
     """
 
-    def __init__(self, length: int, rank: int = 0, world: int = 1, shuffle: bool = False, seed: int = 0):
+    def __init__(
+        self,
+        length: int,
+        rank: int = 0,
+        world: int = 1,
+        shuffle: bool = False,
+        seed: int = 0,
+        draws: Draws | None = None,
+    ):
         self.length, self.rank, self.world, self.shuffle, self.seed = length, rank, world, shuffle, seed
+        self.draws = draws
         self.epoch = self.start = 0
 
     def _slice(self) -> slice:
@@ -42,10 +55,15 @@ class EpochSampler(Sampler):
     def __len__(self) -> int:
         return len(range(self.length)[self._slice()])
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.arange(self.length)
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
+        rng, order = np.random.default_rng([self.seed, self.epoch]), np.arange(self.length)
+        if self.draws and self.shuffle:
+            order = self.draws.order(rng)
+            for index, number in zip(order[self._slice()], occurrences(order)[self._slice()], strict=True):
+                yield (self.epoch, int(index), int(number)) if number else (self.epoch, int(index))
+            return
         if self.shuffle:
-            np.random.default_rng([self.seed, self.epoch]).shuffle(order)
+            rng.shuffle(order)
         for index in order[self._slice()]:
             yield self.epoch, int(index)
 
@@ -113,7 +131,8 @@ def build_loader(cfg: CfgNode, split: str) -> Loader:
             "set a smaller one"
         )
     test_videos = max(1, ranks.test_clips_per_rank(cfg) // dataset.views)  # a video's views stay together
-    sampler = EpochSampler(len(dataset), topology.rank(), ranks.ranks, shuffle=train, seed=cfg.RNG_SEED)
+    drawn = draws(cfg, dataset.samples) if train else None
+    sampler = EpochSampler(len(dataset), topology.rank(), ranks.ranks, train, cfg.RNG_SEED, drawn)
     return loader_of(dataset, sampler, ranks.videos_per_rank(cfg) if train else test_videos)
 
 

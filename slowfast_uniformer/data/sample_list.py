@@ -145,6 +145,15 @@ class SampleList(Sequence[Sample]):
         """The labels that some video has."""
         return set(self._columns["labels"]) - {UNLABELLED}
 
+    def label_pairs(self) -> tuple["np.ndarray", "np.ndarray"]:  # noqa: F821
+        """Each label of each video, and the number of that video: (L,) int32 and int64, without UNLABELLED."""
+        import numpy as np
+
+        labels, videos = np.array(self._columns["labels"], np.int32), np.arange(len(self))
+        if ends := self._columns["label_ends"]:
+            videos = np.repeat(videos, np.diff(ends))
+        return labels[labels != UNLABELLED], videos[labels != UNLABELLED]
+
     @property
     def num_labelled(self) -> int:
         """Videos that have a label; with DATA.MULTI_LABEL all."""

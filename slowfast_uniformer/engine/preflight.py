@@ -41,6 +41,8 @@ def check_inputs(cfg: CfgNode, only: str = "") -> list[str]:
     lists = {split: annotations.load(cfg, split) for split in splits}
     for split, samples in lists.items():
         _check_videos(annotations.list_path(cfg, split), samples)
+    if training:
+        _check_class_balance(cfg, lists["train"].used_labels)
     names = class_names(cfg)
     if training and cfg.DATA.FLIP_LABELS:
         flipped_labels(cfg, names)
@@ -79,6 +81,19 @@ def _fetch_initial_weights(cfg: CfgNode) -> None:
     name = cfg.MODEL.INIT_FROM
     if name and not own and not cfg.TRAIN.CHECKPOINT_FILE_PATH and not os.path.exists(name):
         resolve(name)
+
+
+def _check_class_balance(cfg: CfgNode, used: set[int]) -> None:
+    """Refuse a sampler or weights that the labels of the train list give nothing to go by."""
+    sampler, weights = cfg.DATA.SAMPLER, cfg.SOLVER.CLASS_WEIGHTS
+    if not used and sampler != "uniform":
+        raise UserError(
+            f"DATA.SAMPLER: {sampler} goes by labels, and no video of the train list has one; set DATA.SAMPLER uniform"
+        )
+    if not used and weights != "none":
+        raise UserError("SOLVER.CLASS_WEIGHTS: no video of the train list has a label; set SOLVER.CLASS_WEIGHTS none")
+    if isinstance(weights, list) and not any(weights[label] for label in used):
+        raise UserError("SOLVER.CLASS_WEIGHTS: all classes that have training videos weigh 0; give some more than 0")
 
 
 def _check_weights_to_test(cfg: CfgNode, training: bool) -> None:

@@ -68,6 +68,7 @@ class RunState:
         meter: of the current epoch; None between epochs.
         meter_state: from which the meter of a resumed epoch goes on.
         unread: steps since results were last read; they count as neither skipped nor not. None left in a checkpoint.
+        class_weights: (K,) on the device, what classes weigh in the loss; None: all the same.
         last_save: time of the last checkpoint, by time.monotonic().
         inputs: see `changes.inputs`; None where nobody has set it.
         former: `cfg` and `inputs` of the checkpoint that the run continues from.
@@ -82,6 +83,7 @@ class RunState:
         self.meter: Meter | None = None
         self.meter_state: Any = None
         self.unread: list[UnreadStep] = []
+        self.class_weights: Tensor | None = None
         self.last_save = time.monotonic()
         self.inputs: dict[str, Any] | None = None
         self.former: dict[str, Any] = {}

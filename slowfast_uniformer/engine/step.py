@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from slowfast_uniformer.data.mixup import Mixup
+from slowfast_uniformer.data.mixup import Mixup, smooth_one_hot
 from slowfast_uniformer.distributed import parallel
 from slowfast_uniformer.engine.optim import clip_gradients, step_if
 
@@ -45,16 +45,59 @@ def loss_function(multi_label: bool) -> Callable[..., Tensor]:
     return F.binary_cross_entropy_with_logits if multi_label else F.cross_entropy
 
 
-def compute_loss(output: Tensor | tuple[Tensor, ...], targets: Tensor, multi_label: bool) -> Tensor:
-    """The loss of a model's output: the mean over its heads, in fp32.
+def compute_loss(
+    output: Tensor | tuple[Tensor, ...],
+    targets: Tensor,
+    multi_label: bool,
+    class_weights: Tensor | None = None,
+    focal_gamma: float = 0.0,
+) -> Tensor:
+    """The loss of a model's output: the mean over its heads and over the clips, in fp32.
+
+    It is not divided by the weights of the batch, as PyTorch does for labels: then the loss of a batch would not be the
+    mean of those of its micro-batches and ranks.
 
     Args:
         output: logits (N, K), or a tuple of them where a model has several heads in training.
         targets: labels (N,), or probabilities (N, K).
         multi_label: DATA.MULTI_LABEL: independent classes.
+        class_weights: (K,), the factor of each class's share of the cross entropy, also where targets are soft; with
+            `multi_label` that of its positive term (`pos_weight`).
+        focal_gamma: SOLVER.FOCAL_GAMMA: see `focal_loss`; 0 is cross entropy.
     """
     heads = output if isinstance(output, tuple) else (output,)
-    return torch.stack([loss_function(multi_label)(head.float(), targets) for head in heads]).mean()
+    if focal_gamma > 0:
+        losses = [focal_loss(head.float(), targets, multi_label, class_weights, focal_gamma) for head in heads]
+    elif class_weights is None:
+        losses = [loss_function(multi_label)(head.float(), targets) for head in heads]
+    elif multi_label:
+        losses = [F.binary_cross_entropy_with_logits(h.float(), targets, pos_weight=class_weights) for h in heads]
+    else:
+        losses = [F.cross_entropy(h.float(), targets, class_weights, reduction="none").mean() for h in heads]
+    return torch.stack(losses).mean()
+
+
+def focal_loss(
+    logits: Tensor, targets: Tensor, multi_label: bool, class_weights: Tensor | None, gamma: float
+) -> Tensor:
+    """The focal loss (Lin et al., arXiv 1708.02002): cross entropy times (1 - p) ** gamma, with p the probability of
+    what is true, so that clips which are well classified already count less.
+
+    With a softmax, and soft targets t, it is the sum over classes of t (1 - p) ** gamma (-log p). With `multi_label` it
+    is that of the paper, torchvision.ops.sigmoid_focal_loss(alpha=-1), which has no weights by class and takes seconds
+    to import in each process.
+    """
+    tiny = 1e-12  # instead of 0, where a power below 1 has no derivative
+    if multi_label:
+        loss = F.binary_cross_entropy_with_logits(logits, targets, pos_weight=class_weights, reduction="none")
+        p = logits.sigmoid()
+        wrong = p * (1 - targets) + (1 - p) * targets
+        return (loss * wrong.clamp(min=tiny) ** gamma).mean()
+    log_p = logits.log_softmax(1)
+    if targets.ndim == 1:
+        targets = smooth_one_hot(targets, logits.shape[1])
+    weights = targets if class_weights is None else targets * class_weights
+    return -(weights * (1 - log_p.exp()).clamp(min=tiny) ** gamma * log_p).sum(1).mean()
 
 
 def training_step(run: "RunState", clips: Tensor, targets: Tensor, mixup: Mixup | None = None) -> StepResult:
@@ -82,7 +125,8 @@ def training_step(run: "RunState", clips: Tensor, targets: Tensor, mixup: Mixup 
         parallel.set_gradient_sync(run.model, number == len(micro_batches))
         with autocast(cfg, device):
             output = run.model(x)
-        loss = compute_loss(output, y, cfg.DATA.MULTI_LABEL) * len(x) / len(clips)
+        loss = compute_loss(output, y, cfg.DATA.MULTI_LABEL, run.class_weights, cfg.SOLVER.FOCAL_GAMMA)
+        loss = loss * len(x) / len(clips)
         run.scaler.scale(loss).backward()
         total_loss += loss.detach()
         if not soft_targets:

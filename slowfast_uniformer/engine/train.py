@@ -19,6 +19,7 @@ from slowfast_uniformer.data.transforms import to_display
 from slowfast_uniformer.data.workers import worker_errors_explained
 from slowfast_uniformer.distributed import collectives, signals, status, topology
 from slowfast_uniformer.engine import changes
+from slowfast_uniformer.engine.class_balance import balance_classes
 from slowfast_uniformer.engine.meter import Meter, RunningSums, memory_mb
 from slowfast_uniformer.engine.metrics import VideoAggregator
 from slowfast_uniformer.engine.optim import lr_at, set_lr
@@ -60,6 +61,7 @@ def train(cfg: CfgNode, own: str | None = None) -> None:
     recorder.resume(run.step, run.epochs_finished)
     recorder.config(cfg)
     log_run_summary(run, loader)
+    balance_classes(run, loader, recorder)
     if run.epochs_finished < cfg.SOLVER.MAX_EPOCH:
         limit = cfg.DATA.MAX_BAD_FRACTION
         collectives.call_on_main(forget_changed, cfg.OUTPUT_DIR, loader.dataset.samples, limit)

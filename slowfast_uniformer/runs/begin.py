@@ -25,7 +25,7 @@ from slowfast_uniformer.runs.starts import is_restart
 # (bad_files.txt, check_dataset.*), and so do SLURM's logs, which the job in progress writes.
 FILES = ("checkpoints", "predictions.csv", "submission.csv", "metrics.jsonl", "skipped_steps.jsonl", "tensorboard")
 FILES += ("tracker.json", "tracker.log", "wandb", "report.html", "config.yaml", "config_resolved.yaml")
-FILES += ("logs", "log.txt", "starts.jsonl")
+FILES += ("class_balance.csv", "logs", "log.txt", "starts.jsonl")
 _MOVING = ".moving"
 _BEFORE = re.compile(rf"before_(\d+)({re.escape(_MOVING)})?")
 

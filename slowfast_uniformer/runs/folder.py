@@ -9,6 +9,7 @@ from typing import Any
 from slowfast_uniformer.config.files import read_yaml
 from slowfast_uniformer.config.keys import flatten
 from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.runs.class_balance import ClassBalance, read_class_balance
 from slowfast_uniformer.runs.files import Row, read_json_lines
 from slowfast_uniformer.runs.predictions import Prediction, read_predictions
 
@@ -24,6 +25,7 @@ class RunFolder:
         config: values of the resolved config by key; empty without a config file.
         predictions: rows of predictions.csv; None before the test.
         classes: class names, where videos have several labels.
+        class_balance: what the training did about unbalanced classes; empty where it did nothing.
     """
 
     path: str
@@ -32,6 +34,7 @@ class RunFolder:
     config: dict[str, Any]
     predictions: list[Prediction] | None
     classes: list[str]
+    class_balance: list[ClassBalance]
 
     def of(self, *splits: str) -> list[Row]:
         """The rows of metrics.jsonl of these splits."""
@@ -78,7 +81,7 @@ def read_run(path: str) -> RunFolder:
     tested = os.path.isfile(predictions)
     found, classes = read_predictions(predictions) if tested else (None, [])
     begun = read_json_lines(starts) if os.path.isfile(starts) else []
-    return RunFolder(path, rows, begun, _config(path), found, classes)
+    return RunFolder(path, rows, begun, _config(path), found, classes, read_class_balance(path))
 
 
 def is_number(value: Any) -> bool:

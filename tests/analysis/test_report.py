@@ -12,6 +12,7 @@ from slowfast_uniformer.analysis.report_figures import chart, thin
 from slowfast_uniformer.cli.common import finish
 from slowfast_uniformer.cli.report import main
 from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.runs.class_balance import ClassBalance, write_class_balance
 from slowfast_uniformer.runs.folder import read_run
 from slowfast_uniformer.runs.predictions import COLUMNS
 
@@ -284,6 +285,18 @@ def test_multi_label_classes_are_ranked_by_average_precision(make):
     assert "77.80 %" in html and "mAP" in html and "75.00 % predicted" in html
     assert html.index(">100.0<") < html.index(">63.9<")  # b: (1/2 + 2/3 + 3/4) / 3
     assert "Confusion" not in html and "average precision" in html
+
+
+def test_class_balance(make):
+    """Of a run that has done something about it."""
+    balanced, plain = make("balanced", rows_of(1)), make("plain", rows_of(1))
+    assert "Class balance" not in render([read_run(plain)])
+    write_class_balance(balanced, [ClassBalance(k, f"<{k}>", 1000 * k + 7, 2.25 * k, 0.5) for k in range(400)])
+    html = render([read_run(plain), read_run(balanced)])
+    assert html.count('<h2 id="balance">') == 1 and "without the 380 classes between" in html
+    row = '<tr><th scope="row">&lt;{}&gt;</th><td class="number">{}</td><td class="number">{}</td>'
+    assert row.format(0, 7, "0.0") in html and row.format(399, "399,007", "897.8") in html
+    assert row.format(200, "200,007", "450.0") not in html and html.count('<td class="number">0.5</td>') == 20
 
 
 def test_list_without_labels(make):

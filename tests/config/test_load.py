@@ -1,5 +1,6 @@
 """Loading a config: read, merge, check, freeze; variants, and the words of a command line."""
 
+import math
 import subprocess
 import sys
 
@@ -214,7 +215,7 @@ def test_a_name_on_the_command_line_stays_as_it_is(name):
 PATH_KEYS = yaml.safe_load((ROOT / "slowfast_uniformer/config/limits.yaml").read_text())["paths"]
 # Keys of text that are no paths; every key of text has to be in one of the two lists, or to have choices.
 OTHER_TEXT = """TRAIN.DATASET TEST.DATASET DATA.PATH_LABEL_SEPARATOR DATA.IMAGE_TEMPLATE AUG.AA_TYPE MODEL.MODEL_NAME
-MODEL.IMPORT UNIFORMERV2.NORM_EPS DIST_BACKEND RECIPE""".split()
+MODEL.IMPORT SOLVER.CLASS_WEIGHTS UNIFORMERV2.NORM_EPS DIST_BACKEND RECIPE""".split()
 
 
 def test_every_key_of_text_is_a_path_or_known_not_to_be_one():
@@ -325,6 +326,28 @@ def test_gpus_are_counted_without_torch_where_there_is_no_device(monkeypatch):
     monkeypatch.setattr(check, "GPU_DEVICES", ("/dev/null",))
     with pytest.raises(ImportError):
         check.num_gpus()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["DATA.SAMPLER", "class"], "DATA.SAMPLER: 'class' is not one of 'uniform', 'balanced', 'sqrt'"),
+        (["SOLVER.CLASS_WEIGHTS", "inv"], "SOLVER.CLASS_WEIGHTS: 'inv' is not one of none, inverse, inv_sqrt, effecti"),
+        (["SOLVER.CLASS_WEIGHTS", 3], "SOLVER.CLASS_WEIGHTS: '?3'? is not one of none, .*, or a list of numbers"),
+        (["SOLVER.CLASS_WEIGHTS", [1, 2]], "SOLVER.CLASS_WEIGHTS: 2 weights, but MODEL.NUM_CLASSES is 3; give one for"),
+        (["SOLVER.CLASS_WEIGHTS", "[1, 2, -1]"], "SOLVER.CLASS_WEIGHTS: -1 must be a number of 0 or more"),
+        (["SOLVER.CLASS_WEIGHTS", [1, 2, math.nan]], "SOLVER.CLASS_WEIGHTS: nan must be a number of 0 or more"),
+        (["SOLVER.CLASS_WEIGHTS", [1, 2, [3]]], r"SOLVER.CLASS_WEIGHTS: \[3\] must be a number of 0 or more"),
+        (["SOLVER.CLASS_WEIGHTS", ["a", 2, 3]], "SOLVER.CLASS_WEIGHTS: .* is not a list of numbers"),
+        (["SOLVER.CLASS_WEIGHT_BETA", 1], "SOLVER.CLASS_WEIGHT_BETA: 1.0 must be below 1"),
+        (["SOLVER.CLASS_WEIGHT_BETA", -0.5], "SOLVER.CLASS_WEIGHT_BETA: -0.5 must be 0 or more"),
+        (["SOLVER.CLASS_WEIGHT_CAP", 0.5], "SOLVER.CLASS_WEIGHT_CAP: 0.5 must be 1 or more"),
+        (["SOLVER.FOCAL_GAMMA", -1], "SOLVER.FOCAL_GAMMA: -1.0 must be 0 or more"),
+    ],
+)
+def test_what_is_wrong_about_class_weights_is_refused(overrides, message):
+    with pytest.raises(UserError, match=message):
+        load_config(None, ["NUM_GPUS", 0, "MODEL.NUM_CLASSES", 3, *overrides])
 
 
 def test_a_config_is_loaded_and_refused_without_torch():

@@ -53,3 +53,11 @@ def test_bad_videos_are_replaced_in_training_and_never_in_testing(tiny, demo, tm
     assert batch["failed"] == [(0, 5)] and "gone.mp4" in batch["errors"][0][0]
     assert batch["videos"].tolist() == [1] * 6 and batch["clips"].shape[0] == 6
     assert collate([test[0, 0]])["clips"] is None
+
+
+def test_a_video_that_an_epoch_draws_again_is_cropped_and_sampled_anew(tiny):
+    dataset = VideoDataset(load_config(None, tiny), "train")
+    first, again, third = dataset[1, 4], dataset[1, 4, 1], dataset[1, 4, 2]
+    assert torch.equal(again["clips"], dataset[1, 4, 1]["clips"])
+    assert first["label"] == again["label"] and again["video"] == 4
+    assert not torch.equal(first["clips"], again["clips"]) and not torch.equal(third["clips"], again["clips"])

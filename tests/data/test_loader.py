@@ -3,7 +3,9 @@
 import pytest
 
 from slowfast_uniformer.config.load import load_config
+from slowfast_uniformer.data.class_balance import Draws
 from slowfast_uniformer.data.loader import EpochSampler, build_loader
+from slowfast_uniformer.data.sample_list import Sample, SampleList
 from slowfast_uniformer.errors import UserError
 
 
@@ -57,3 +59,44 @@ def test_a_million_videos_are_continued_in_mid_epoch():
     whole = [index for _, index in sampler]
     sampler.start = 600_000
     assert [index for _, index in sampler] == whole[300_000:] and len(sampler) == 200_000
+
+
+@pytest.fixture(scope="module")
+def unbalanced() -> Draws:
+    return Draws(SampleList.of(Sample(f"{k}.mp4", int(k > 30)) for k in range(37)), 1.0)
+
+
+def keys_of_epoch(drawn, epoch=2, start=0, world=1, seed=5):
+    """What each rank is given of an epoch."""
+    ranks = []
+    for rank in range(world):
+        sampler = EpochSampler(len(drawn.factors), rank, world, shuffle=True, seed=seed, draws=drawn)
+        sampler.epoch, sampler.start = epoch, start
+        ranks.append(list(sampler))
+        assert len(ranks[-1]) == len(sampler)
+    return ranks
+
+
+def test_drawn_videos_are_the_same_for_any_number_of_ranks_and_follow_from_seed_and_epoch(unbalanced):
+    (one,) = keys_of_epoch(unbalanced)
+    assert len(one) == 37 and sum(index > 30 for _, index, *_ in one) in (18, 19)
+    assert len(set(one)) == 37, "a video that comes again has other random draws"
+    for world in (2, 4):
+        ranks = keys_of_epoch(unbalanced, world=world)
+        together = [key for step in zip(*ranks, strict=True) for key in step]
+        assert together == one[: len(together)] and len(together) == 37 // world * world
+    assert keys_of_epoch(unbalanced)[0] == one
+    assert keys_of_epoch(unbalanced, epoch=3)[0] != one != keys_of_epoch(unbalanced, seed=6)[0]
+
+
+def test_drawn_videos_are_continued_in_mid_epoch(unbalanced):
+    """Also on another number of ranks, and with the same numbers of repeats."""
+    (one,) = keys_of_epoch(unbalanced)
+    assert keys_of_epoch(unbalanced, start=12)[0] == one[12:]
+    first, second = keys_of_epoch(unbalanced, start=12, world=2)
+    assert first == one[12:36:2] and second == one[13:36:2]
+
+
+def test_the_train_split_alone_is_drawn_by_class(tiny):
+    cfg = load_config(None, [*tiny, "DATA.SAMPLER", "sqrt"])
+    assert build_loader(cfg, "train").sampler.draws and build_loader(cfg, "val").sampler.draws is None

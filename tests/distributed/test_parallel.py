@@ -27,6 +27,7 @@ from slowfast_uniformer.weights.convert import convert
 CHECKPOINTED = ["MODEL.USE_CHECKPOINT", True, "MODEL.CHECKPOINT_NUM", "[1,1,1,1]"]
 FSDP = ["MODEL.PARALLEL", "fsdp"]
 ON_DEVICE = ["AUG.ENABLE", True, "AUG.DEVICE", "device"]
+WEIGHTED = ["SOLVER.CLASS_WEIGHTS", [8, 1, 0, 2, 5, 1, 1, 3], "SOLVER.FOCAL_GAMMA", 1.0, "UNIFORMER.DROP_DEPTH_RATE", 0]
 EMA = ["MODEL.EMA_EPOCH", 0]
 SGD = ["SOLVER.OPTIMIZING_METHOD", "sgd", "SOLVER.BASE_LR", 0.1, "UNIFORMER.DROP_DEPTH_RATE", 0]
 READ_IN_STEPS = {
@@ -97,9 +98,10 @@ def pair(demo, probe_options, tmp_path_factory):
     checks = Checks(demo, tmp_path_factory.mktemp("pair"))
     checks.checks["collectives"] = (use_collectives,)
     checks.steps("ddp", ["UNIFORMER.DROP_DEPTH_RATE", 0, *CHECKPOINTED, "TRAIN.ACCUM_STEPS", 2], 3)
+    checks.steps("weighted", [*WEIGHTED, "TRAIN.ACCUM_STEPS", 2], 3)
     add_sharded_sequence(checks, "V1", CHECKPOINTED, 3)
     for name, parallel in {"ddp": [], "fsdp": [*FSDP, *ON_DEVICE]}.items():
-        checks.steps(f"sgd_{name}", [*SGD, *parallel], 2)
+        checks.steps(f"sgd_{name}", [*SGD, *(FSDP if parallel else [])], 2)
         checks.steps(f"probe_{name}", [*probe_options, *parallel], 1)
         options = checks.options(f"run_{name}", *EVALUATED, *parallel)
         checks.checks[f"run_{name}"] = (train_and_test, options)
@@ -131,10 +133,20 @@ def test_two_ranks_take_the_steps_of_one_process(pair):
     one = take_steps(options, 3)["state"]
     two, stderr = found["ddp"][0]
     assert "warn" not in stderr.lower(), stderr
+    assert_same_state(one, two["state"])
+
+
+def test_two_ranks_weigh_classes_as_one_process_does(pair):
+    """Each rank, and each micro-batch, has clips of other weights."""
+    checks, found = pair
+    one, two = take_steps(checks.options("alone_weighted", *WEIGHTED), 3), found["weighted"][0][0]
+    torch.testing.assert_close(two["losses"], one["losses"], rtol=1e-5, atol=1e-6)
+    assert_same_state(one["state"], two["state"])
+
+
+def assert_same_state(one: dict, two: dict) -> None:
     for name in one:
-        torch.testing.assert_close(
-            two["state"][name], one[name], rtol=1e-5, atol=1e-6, msg=lambda t, n=name: f"{n}: {t}"
-        )
+        torch.testing.assert_close(two[name], one[name], rtol=1e-5, atol=1e-6, msg=lambda t, n=name: f"{n}: {t}")
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])

@@ -100,6 +100,26 @@ def test_other_inputs_are_found_before_the_training(lists, tmp_path):
     check_inputs(load_config(None, [*lists[1], "TEST.CHECKPOINT_FILE_PATH", best]))  # the training is to write it
 
 
+def test_classes_that_cannot_be_balanced_are_found_before_the_training(lists):
+    folder, options = lists
+    options = [*options, "TRAIN.EVAL_PERIOD", 0, "TEST.ENABLE", False]
+    zeros = ["SOLVER.CLASS_WEIGHTS", [0] * 8 + [1], "MODEL.NUM_CLASSES", 9]
+    zeros += ["DATA.CLASS_NAMES", str(folder / "nine.txt")]
+    (folder / "nine.txt").write_text("".join(f"class {k}\n" for k in range(9)))
+    with pytest.raises(UserError, match="SOLVER.CLASS_WEIGHTS: all classes that have training videos weigh 0"):
+        check_inputs(load_config(None, [*options, *zeros]))
+    lines = (folder / "train.csv").read_text().splitlines()
+    (folder / "train.csv").write_text("".join(f"{line.rpartition(' ')[0]} -\n" for line in lines))
+    several = [*options, "DATA.MULTI_LABEL", True]
+    assert "no video of the train list has a label" in check_inputs(load_config(None, several))[0]
+    for overrides, message in (
+        (["DATA.SAMPLER", "sqrt"], "DATA.SAMPLER: sqrt goes by labels, and no video of the train list has one"),
+        (["SOLVER.CLASS_WEIGHTS", "inverse"], "SOLVER.CLASS_WEIGHTS: no video of the train list has a label"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_inputs(load_config(None, [*several, *overrides]))
+
+
 def test_lists_are_parsed_once(lists, monkeypatch):
     cfg, parsed = load_config(None, lists[1]), []
     read = annotations._read

@@ -53,6 +53,81 @@ def test_the_loss_is_the_mean_over_heads_in_fp32():
     assert compute_loss(heads[0], soft, True) == F.binary_cross_entropy_with_logits(heads[0], soft)
 
 
+def by_hand(logits, targets, weights, gamma, multi_label):
+    """The mean over clips of the loss, in loops; targets (N, K)."""
+    total = 0.0
+    for row, target in zip(logits.tolist(), targets.tolist(), strict=True):
+        exp = [math.exp(value) for value in row]
+        for value, t, w, e in zip(row, target, weights, exp, strict=True):
+            if multi_label:
+                p = 1 / (1 + math.exp(-value))
+                wrong = p * (1 - t) + (1 - p) * t
+                total -= (w * t * math.log(p) + (1 - t) * math.log(1 - p)) * wrong**gamma / len(row)
+            else:
+                p = e / sum(exp)
+                total -= w * t * (1 - p) ** gamma * math.log(p)
+    return total / len(logits)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("weights", [None, [2.0, 0.5, 0.0, 1.0, 4.0]])
+def test_class_weights_and_focal_loss_by_hand(gamma, weights):
+    """Of labels, of targets that mixup and label smoothing have made soft, and of several labels (pos_weight)."""
+    generator = torch.Generator().manual_seed(2)
+    heads, labels = torch.randn(2, 4, 5, generator=generator), torch.tensor([0, 1, 2, 4])
+    soft, hot = torch.rand(4, 5, generator=generator).softmax(1), torch.tensor([[1.0, 0, 1, 0, 0]] * 4)
+    tensor = None if weights is None else torch.tensor(weights)
+    for targets, rows, multi_label in ((labels, F.one_hot(labels, 5), False), (soft, soft, False), (hot, hot, True)):
+        found = compute_loss(tuple(heads), targets, multi_label, tensor, gamma)
+        expected = sum(by_hand(head, rows, weights or [1.0] * 5, gamma, multi_label) for head in heads) / 2
+        assert found.item() == pytest.approx(expected, rel=1e-5) and found.dtype == torch.float32
+
+
+@pytest.mark.slow
+def test_the_focal_loss_of_several_labels_is_that_of_torchvision():
+    from torchvision.ops import sigmoid_focal_loss
+
+    logits, targets = 3 * torch.randn(6, 5), torch.randint(2, (6, 5)).float()
+    for gamma in (1.0, 2.0):
+        expected = sigmoid_focal_loss(logits, targets, alpha=-1, gamma=gamma, reduction="mean")
+        torch.testing.assert_close(compute_loss(logits, targets, True, None, gamma), expected)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+def test_class_weights_and_focal_loss_read_nothing_from_the_device(gamma):
+    logits, labels, weights = torch.randn(4, 5, requires_grad=True), torch.tensor([0, 1, 2, 4]), torch.rand(5)
+    with DeviceReads() as reads:
+        for targets, multi_label in ((labels, False), (torch.rand(4, 5), False), (torch.ones(4, 5), True)):
+            compute_loss(logits, targets, multi_label, weights, gamma).backward()
+    assert reads.found == []
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_gradients_of_the_focal_loss_are_finite_where_a_probability_is_1(multi_label):
+    logits = torch.tensor([[200.0, -200.0], [-200.0, 200.0]], requires_grad=True)
+    loss = compute_loss(logits, torch.tensor([[1.0, 0.0], [1.0, 0.0]]), multi_label, None, 0.5)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert torch.isfinite(loss) and torch.isfinite(gradient).all() and gradient[1].abs().sum() > 0
+
+
+@pytest.mark.parametrize("options", [[], ["MIXUP.ENABLE", True], ["SOLVER.FOCAL_GAMMA", 2.0]])
+def test_weighted_gradients_do_not_depend_on_micro_batches(tiny, options):
+    """The loss is divided by the clips, not by their weights, which differ between micro-batches."""
+    losses = []
+    for steps in (1, 4):
+        run = start(tiny, "TRAIN.ACCUM_STEPS", steps, "SOLVER.OPTIMIZING_METHOD", "sgd", *options)
+        run.model.eval()
+        run.class_weights = torch.linspace(0, 2, 8)
+        np.random.seed(3)
+        step = training_step(run, *batch(), mixup_of(num_classes=8) if "MIXUP.ENABLE" in options else None)
+        losses.append((step, state_of(run)))
+    (whole, one), (parts, four) = losses
+    torch.testing.assert_close(whole.loss, parts.loss)
+    torch.testing.assert_close(whole.norm, parts.norm, rtol=1e-5, atol=0)
+    for name in one:
+        torch.testing.assert_close(one[name], four[name], rtol=1e-5, atol=1e-6)
+
+
 def test_accumulated_gradients_are_those_of_the_whole_batch(tiny):
     states = []
     for steps in (1, 4):
