@@ -16,6 +16,7 @@ from slowfast_uniformer.distributed import signals
 from slowfast_uniformer.errors import LostRankError, UserError
 
 KEYS = "Config keys are explained in docs/config.md; `uniformer config --cfg FILE` prints the values of a config."
+KEY = r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*"  # what a config key looks like
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # of a disk that takes no more
 
@@ -102,7 +103,7 @@ def parse_model_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] |
     rest, args.cfg, args.overrides = args.cfg, [], []
     while rest and (rest[0].endswith((".yaml", ".yml")) or rest[0] in list_recipes()):
         args.cfg.append(paths.expand(rest.pop(0)))
-    while len(rest) > 1 and re.fullmatch(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*", rest[0]):
+    while len(rest) > 1 and re.fullmatch(KEY, rest[0]):
         args.overrides += [rest.pop(0), rest.pop(0)]
     args.overrides += [word for pair in args.set for word in pair]
     if "videos" in args:

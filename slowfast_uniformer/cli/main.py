@@ -16,7 +16,7 @@ from slowfast_uniformer.cli.common import finish
 from slowfast_uniformer.errors import UserError
 
 COMMANDS = {
-    "Training": ("train", "test", "config", "slurm"),
+    "Training": ("train", "test", "reproduce", "config", "slurm"),
     "Data": ("demo-data", "lists", "check", "transcode"),
     "Using a trained model": ("predict", "explain", "features", "export", "app", "weights", "convert", "publish"),
     "Analysis": ("report", "info", "plan"),

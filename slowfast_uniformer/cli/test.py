@@ -1,13 +1,16 @@
 """Test a trained model: every view of every video in the test list.
 
     uniformer test --cfg k400/uniformer_s --checkpoint runs/k400_s OUTPUT_DIR runs/k400_s_test
+    uniformer test --cfg k400/uniformer_s --released
 
 Of a run's folder the best checkpoint is tested, or else the latest. Without --checkpoint it is the latest one in
-OUTPUT_DIR, or with TEST.TEST_BEST the best.
+OUTPUT_DIR, or with TEST.TEST_BEST the best. --released tests the published checkpoint of the recipe, which is fetched
+if need be, and shows published and measured figures side by side.
 """
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 from slowfast_uniformer.cli.common import parse_arguments
 from slowfast_uniformer.cli.train import run_parser, start
@@ -17,7 +20,26 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = run_parser("test", __doc__)
     help_text = "a checkpoint, a run's folder, weights, or the name of published ones (TEST.CHECKPOINT_FILE_PATH)"
     parser.add_argument("--checkpoint", metavar="FILE|RUN", help=help_text)
-    return parse_arguments(parser, argv)
+    help_text = "the published checkpoint of the recipe; OUTPUT_DIR is runs/reproduce/RECIPE unless you set it"
+    parser.add_argument("--released", action="store_true", help=help_text)
+    args = parse_arguments(parser, argv)
+    if args.released and (args.checkpoint or args.small):
+        parser.error(f"--released names the weights: leave {'--checkpoint' if args.checkpoint else '--small'} out")
+    return args
+
+
+def released_overrides(configs: Sequence[str], opts: Sequence[Any]) -> list[Any]:
+    """The overrides that test the released checkpoint of the recipe which is the first of the configs."""
+    from slowfast_uniformer.config.load import load_config, load_recipe
+    from slowfast_uniformer.engine.reproduce import check_released, find_released, output_dir
+
+    recipe, checkpoint = find_released(configs[0])
+    check_released(checkpoint)
+    overrides = ["TEST.CHECKPOINT_FILE_PATH", checkpoint.name]
+    cfg = load_config(configs, opts, runs_here=False)
+    if "OUTPUT_DIR" in opts[::2] or cfg.OUTPUT_DIR != load_recipe(configs[0]).OUTPUT_DIR:
+        return overrides
+    return [*overrides, "OUTPUT_DIR", output_dir(recipe)]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -25,4 +47,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     overrides = ["TRAIN.ENABLE", False, "TEST.ENABLE", True]
     if args.checkpoint:
         overrides += ["TEST.CHECKPOINT_FILE_PATH", args.checkpoint]
+    if args.released:
+        overrides += released_overrides(args.cfg, args.opts)
     start(args, overrides)

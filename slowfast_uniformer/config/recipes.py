@@ -28,6 +28,12 @@ def list_recipes() -> dict[str, str]:
     return {str(name.with_suffix("")): path for name, path in paths.items() if "_base_" not in name.parts}
 
 
+def recipe_name(text: str) -> str | None:
+    """Return the name of the shipped config that a text means (see `find_config`); None for a file of the user's."""
+    path = os.path.realpath(find_config(text))
+    return next((name for name, shipped in list_recipes().items() if os.path.realpath(shipped) == path), None)
+
+
 def find_config(text: str) -> str:
     """Return the path of a config.
 

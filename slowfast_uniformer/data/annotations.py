@@ -252,7 +252,7 @@ def _read_rows(cfg: CfgNode, split: str) -> Iterator[tuple[Row, Sample | UserErr
         "val": "; TRAIN.EVAL_PERIOD 0 trains without validation",
         "test": "; TEST.ENABLE False trains without a test",
     }.get(split, "")
-    text = read_text(path, f"{split} list", remedy + without)
+    text = read_text(path, f"{split} list", remedy + (without if cfg.TRAIN.ENABLE else ""))
     labels, row = LabelReader(cfg, split), None
 
     def label_texts() -> Iterator[str]:

@@ -17,6 +17,7 @@ from slowfast_uniformer.config.recipe_notes import recipe_notes
 from slowfast_uniformer.distributed import collectives, launch, signals, topology
 from slowfast_uniformer.engine.precision import cuda_settings
 from slowfast_uniformer.engine.preflight import check_inputs
+from slowfast_uniformer.engine.published import comparison
 from slowfast_uniformer.engine.test import test
 from slowfast_uniformer.engine.train import train
 from slowfast_uniformer.errors import UserError
@@ -102,6 +103,8 @@ def _print_summary(cfg: CfgNode, metrics: dict[str, Any]) -> None:
             f"{', '.join(shown) or 'no labels'} ({counted(metrics['num_videos'], 'video')}{labelled}, "
             f"{metrics['coverage']:.2f} % predicted)"
         )
+    for line in comparison(metrics, cfg):
+        terminal.show(line)
     for name in ("predictions.csv", "submission.csv", "metrics.jsonl", "checkpoints", "tensorboard"):
         if os.path.exists(path := os.path.join(cfg.OUTPUT_DIR, name)):
             terminal.show(f"  {path}")

@@ -19,6 +19,7 @@ from slowfast_uniformer.data.transforms import to_display
 from slowfast_uniformer.data.workers import worker_errors_explained
 from slowfast_uniformer.distributed import collectives, signals, status, topology
 from slowfast_uniformer.engine.metrics import VideoAggregator, confusion_matrix, per_class_accuracy
+from slowfast_uniformer.engine.published import match_classes, published_row
 from slowfast_uniformer.engine.step import autocast
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.models.registry import build_model
@@ -26,8 +27,9 @@ from slowfast_uniformer.runs import checkpoints
 from slowfast_uniformer.runs.log import Phase
 from slowfast_uniformer.runs.predictions import write_predictions, write_submission
 from slowfast_uniformer.runs.recorder import Recorder
-from slowfast_uniformer.weights.load import load_weights, read_weights
+from slowfast_uniformer.weights.load import Weights, load_weights, read_weights
 from slowfast_uniformer.weights.registry import find_checkpoint
+from slowfast_uniformer.weights.resolve import Found, resolve
 from slowfast_uniformer.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -181,6 +183,32 @@ def checkpoint_to_test(cfg: CfgNode) -> str:
     return path
 
 
+def _load(cfg: CfgNode, path: str, names: Sequence[str] | None) -> tuple[nn.Module, Found, Weights, str]:
+    """The model with the weights to test, what they are, and for published ones what is said of their class order.
+
+    Args:
+        path: as `checkpoint_to_test` returns it.
+        names: of the data's classes, in label order.
+    """
+    found = resolve(path)
+    weights, class_order = read_weights(found.path), ""
+    fresh = cfg.MODEL.INIT_HEAD in ("new", "probe")
+    head = cfg.MODEL.INIT_HEAD if path == cfg.MODEL.INIT_FROM and not fresh else "keep"
+    if found.checkpoint:
+        theirs, class_order = match_classes(found, cfg, names, weights.class_names, head)
+        weights.metadata["class_names"] = theirs
+        logger.info("order of classes: %s", class_order)
+    model = build_model(cfg, weights.vit_variant)
+    remedy = (
+        "Test it with the classes that it was trained with (MODEL.NUM_CLASSES, DATA.CLASS_NAMES), or name its rows for "
+        f"these: MODEL.INIT_FROM {path} TEST.CHECKPOINT_FILE_PATH {path} MODEL.INIT_HEAD map:FILE. A new classifier is "
+        "to be trained first"
+    )
+    summary = load_weights(model, weights, init_head=head, class_names=names, source=path, head_remedy=remedy)
+    logger.info("%s", summary)
+    return model, found, weights, class_order
+
+
 def test(cfg: CfgNode) -> dict[str, Any]:
     """Multi-view test of a checkpoint (collective).
 
@@ -188,7 +216,7 @@ def test(cfg: CfgNode) -> dict[str, Any]:
     that have one.
 
     Returns:
-        The metrics: see `VideoAggregator.result`.
+        The metrics: see `VideoAggregator.result`; of a published checkpoint also `published_row`.
 
     Raises:
         UserError: after the results are written, when `coverage` is below TEST.MIN_COVERAGE.
@@ -197,17 +225,7 @@ def test(cfg: CfgNode) -> dict[str, Any]:
     names = annotations.class_names(cfg)
     loader = build_loader(cfg, "test")
     path = collectives.call_on_main(checkpoint_to_test, cfg)
-    weights = read_weights(path)
-    model = build_model(cfg, weights.vit_variant)
-    fresh = cfg.MODEL.INIT_HEAD in ("new", "probe")
-    head = cfg.MODEL.INIT_HEAD if path == cfg.MODEL.INIT_FROM and not fresh else "keep"
-    remedy = (
-        "Test it with the classes that it was trained with (MODEL.NUM_CLASSES, DATA.CLASS_NAMES), or name its rows for "
-        f"these: MODEL.INIT_FROM {path} TEST.CHECKPOINT_FILE_PATH {path} MODEL.INIT_HEAD map:FILE. A new classifier is "
-        "to be trained first"
-    )
-    summary = load_weights(model, weights, init_head=head, class_names=names, source=path, head_remedy=remedy)
-    logger.info("%s", summary)
+    model, found, weights, class_order = _load(cfg, path, names)
     if not cfg.TRAIN.ENABLE:
         recorder.config(cfg)
     videos, views = counted(len(loader.dataset), "video"), counted(loader.dataset.views, "view")
@@ -219,6 +237,10 @@ def test(cfg: CfgNode) -> dict[str, Any]:
     if half := half_labelled(samples):
         logger.warning("%s", half)
         metrics["num_labelled"] = labelled
+    if found.checkpoint:
+        metrics |= published_row(found, cfg, samples, names, metrics, class_order)
+        if "doubt" in metrics:
+            logger.warning("%s", metrics["doubt"])
     if topology.is_main():
         out, probabilities = os.path.join(cfg.OUTPUT_DIR, "predictions.csv"), scores.probabilities()
         write_predictions(out, samples, probabilities, scores.predicted, names, scores.multi_label)

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-# Identifiers that the hub knows (huggingface.co/docs/hub/repositories-licenses); it wants others as a `license_name`
+# Identifiers that the hub knows (its documentation, "Licenses"); it wants others as a `license_name`
 _OF_THE_HUB = set(
     "apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigcode-openrail-m openrail++ afl-3.0 "
     "artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5 "

@@ -20,10 +20,9 @@ from torch.utils.data import get_worker_info
 from slowfast_uniformer import paths
 from slowfast_uniformer.config.compat import RENAMED
 from slowfast_uniformer.config.load import load_config, variant
-from slowfast_uniformer.config.recipes import labels_folder, list_recipes
+from slowfast_uniformer.config.recipes import list_recipes
 from slowfast_uniformer.data import annotations
 from slowfast_uniformer.data.annotations import UNLABELLED, Sample
-from slowfast_uniformer.data.classes import read_class_names
 from slowfast_uniformer.data.dataset import VideoDataset
 from slowfast_uniformer.data.input_lists import path_sample
 from slowfast_uniformer.data.list_text import SPACES
@@ -142,13 +141,11 @@ def _recipe(name: str, checkpoint: Checkpoint) -> str | None:
 
 def _released_names(found: Found) -> list[str] | None:
     """The class names of a released checkpoint in the order of its classifier; None where it has none of these."""
-    if not found.classes:
-        return None
-    if found.checkpoint and not found.checkpoint.classes_certain and not (found.source and found.source.classes):
+    if found.classes and not found.classes_certain:
         logger.warning(
             "%s: the order of its classes is likely to be that of %s, but was not checked", found.path, found.classes
         )
-    return read_class_names(str(labels_folder() / f"{found.classes}.txt"))
+    return found.class_names
 
 
 def _stored_requests(config: CfgNode, weights: Weights) -> Iterator[tuple[str, str, str]]:

@@ -15,7 +15,7 @@ from slowfast_uniformer.weights.resolve import offline
 SCHEME = "hf://"
 _ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+)/?")
 _LOG_IN = (
-    "run `hf auth login`, or set HF_TOKEN, with a token that may write (https://huggingface.co/settings/tokens); or "
+    "run `hf auth login`, or set HF_TOKEN, with a token of your account there that may write; or "
     "publish to a folder now, and that folder to the hub later"
 )
 _LATER = "Try again; or publish to a folder now, and that folder to the hub later"

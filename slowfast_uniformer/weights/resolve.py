@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slowfast_uniformer import paths
+from slowfast_uniformer.config.recipes import labels_folder
+from slowfast_uniformer.data.classes import read_class_names
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.paths import atomic_write
 from slowfast_uniformer.runs import published
@@ -53,6 +55,11 @@ class Found:
     def classes_certain(self) -> bool:
         """Whether that order was checked, or comes with the file; see `Checkpoint`."""
         return bool(self.source and self.source.classes) or bool(self.checkpoint and self.checkpoint.classes_certain)
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """The names of its classes in that order; None if not known."""
+        return read_class_names(str(labels_folder() / f"{self.classes}.txt")) if self.classes else None
 
 
 def find_weights(name: str) -> str:

@@ -27,6 +27,12 @@ CONFIG_ERRORS = {
     "absent.yaml: no such config file": ["train", "--cfg", "absent.yaml"],
     "/nowhere/train.csv": ["train", "--cfg", "demo/uniformer", "DATA.PATH_TO_DATA_DIR", "/nowhere"],
     "/nowhere/test.csv": ["test", "--cfg", "demo/uniformer", "DATA.PATH_TO_DATA_DIR", "/nowhere"],
+    "only its figure was published": ["test", "--cfg", "k400/uniformer_s_32x4", "--released", "NUM_GPUS", "0"],
+    "/nowhere/test.csv: cannot read": [
+        *["test", "--cfg", "k400/uniformer_s", "--released", "NUM_GPUS", "0", "DATA.PATH_TO_DATA_DIR", "/nowhere"]
+    ],
+    "unknown key NUM_GPU;": ["reproduce", "k400/*", "NUM_GPU", "0"],
+    "no such config file or recipe; the nearest": ["reproduce", "k400/uniformer_z"],
     "no class folders": ["lists", "{empty}"],
     "no VIDEO, FOLDER or LIST": ["predict", "--checkpoint", "runs/demo"],
     "not given away without a licence": ["publish", "runs/demo", "published"],
@@ -95,7 +101,8 @@ def test_help_of_a_command_has_a_sentence_an_example_and_where_keys_are_explaine
     usage, sentence, example = out.split("\n\n")[:3]
     assert usage.startswith(f"usage: uniformer {name} ") and sentence.endswith(".")
     assert example.startswith(f"    uniformer {name}")
-    assert ("docs/config.md" in out and "uniformer config" in out) == ("  --cfg " in out)
+    takes_keys = "  --cfg " in out or "[KEY VALUE ...]" in usage
+    assert ("docs/config.md" in out and "uniformer config" in out) == takes_keys
 
 
 def test_every_module_of_a_command_is_in_the_table():
