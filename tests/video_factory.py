@@ -284,3 +284,27 @@ def make(folder: Path, name: str) -> Path | None:
         return None
     path = write_video(folder / name, **arguments)
     return AFTERWARDS.get(name, Path)(path)
+
+
+def write_timed_video(path: Path, times: Sequence[Fraction], codec: str = "libx264", gop: int = 12) -> Path:
+    """Small frames, the number of each in its brightness, shown at `times` in seconds."""
+    unit = Fraction(1, 90000)
+    with av.open(path, "w", options={"video_track_timescale": "90000"} if path.suffix == ".mp4" else {}) as container:
+        stream = container.add_stream(codec, rate=30, options={"x264-params": "log=-1"} if codec == "libx264" else {})
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        stream.codec_context.gop_size, stream.codec_context.time_base = gop, unit
+        for number, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 32), 16 + 5 * (number % 44), np.uint8), "yuv420p")
+            frame.pts, frame.time_base = round(time / unit), unit
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def frame_times(rate: str, frames: int = 120) -> list[Fraction]:
+    """Times of frames at 25, 29.97 or 60 per second, or at a rate that varies."""
+    if rate == "variable":
+        steps = [Fraction(number * 7 % 5 + 1, 90) for number in range(frames)]
+        return [sum(steps[:number], Fraction(0)) for number in range(frames)]
+    distance = {"25": Fraction(1, 25), "29.97": Fraction(1001, 30000), "60": Fraction(1, 60)}[rate]
+    return [number * distance for number in range(frames)]

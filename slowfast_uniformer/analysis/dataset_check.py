@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from fvcore.common.config import CfgNode
 
-from slowfast_uniformer.analysis import decoding_cost
+from slowfast_uniformer.analysis import decoding_cost, leaks
 from slowfast_uniformer.analysis.decoding_cost import DecodingCost
 from slowfast_uniformer.analysis.video_scan import Facts, make_job, scan_videos
 from slowfast_uniformer.data import annotations
@@ -24,9 +24,13 @@ from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.runs.log import progress
 from slowfast_uniformer.wording import counted
 
-FAULTS = ("wrong line", "unreadable", "damaged", "leak", "contradiction")  # to be fixed before training
-NOTES = ("duplicate", "short", "incomplete", "odd", "variable size", "empty class")  # for information
+# To be fixed before training
+FAULTS = ("wrong line", "unreadable", "damaged", "beyond the end", "leak", "contradiction")
+NOTES = ("duplicate", "same source", "look-alike", "short", "ends later", "incomplete", "odd", "variable size")
+NOTES += ("empty class", "few videos")  # for information
 ODD_RATIO, ODD_SPREAD = 1.7, 5  # odd: off the median by this ratio, and by this many median absolute deviations
+NEEDED = 2  # videos of a class for training; one could only be learnt by heart
+LATER = 0.5  # seconds by which the end of a segment can be rounded
 UNIQUE_NAMES = 0.9  # with this share of distinct names in the lists, an equal name means an equal video
 
 
@@ -104,7 +108,9 @@ def check(cfg: CfgNode, splits: Sequence[str], workers: int, fast: bool = False)
         facts, read = scan_videos(list(jobs.values()), cache, workers)
         entries = [Entry(at, line, s, facts[jobs[s.path, s.frames]]) for at, line, s in lines]
         findings += [finding for entry in entries for finding in _video_findings(cfg, entry)]
-        findings += [*_odd(entries), *_repeats(entries)]
+        findings += [*_odd(entries), *_repeats(entries), *leaks.shared_sources(entries)]
+        in_train = {(f.split, f.line) for f in findings if f.finding in ("leak", "same source")}
+        findings += leaks.look_alikes(entries, in_train)
         findings.sort(key=lambda finding: (splits.index(finding.split), finding.line or 0))
         _write(cfg, findings, entries, fast)
     except OSError as error:
@@ -120,6 +126,10 @@ def _empty_classes(cfg: CfgNode, classes: dict[str, list[int]]) -> Iterator[Find
         if empty := [name for name, count in zip(names, counts, strict=True) if not count]:
             path = annotations.list_path(cfg, split)
             yield Finding(split, None, path, "empty class", f"no video of {', '.join(empty)}")
+        few = [name for name, count in zip(names, counts, strict=True) if split == "train" and 0 < count < NEEDED]
+        if few:
+            path = annotations.list_path(cfg, split)
+            yield Finding(split, None, path, "few videos", f"fewer than {NEEDED} videos of {', '.join(few)}")
 
 
 def _video_findings(cfg: CfgNode, entry: Entry) -> Iterator[Finding]:
@@ -133,10 +143,27 @@ def _video_findings(cfg: CfgNode, entry: Entry) -> Iterator[Finding]:
     if facts.get("passed_over"):
         frames = counted(facts["frames"], "frame")
         yield entry.found("incomplete", f"{frames}; more, cut off or damaged, do not decode ({facts['passed_over']})")
-    if facts["frames"] < cfg.DATA.NUM_FRAMES:
+    if entry.sample.segment:
+        yield from _segment_findings(cfg, entry, *entry.sample.segment)
+    elif facts["frames"] < cfg.DATA.NUM_FRAMES:
         yield entry.found("short", f"{counted(facts['frames'], 'frame')}; DATA.NUM_FRAMES is {cfg.DATA.NUM_FRAMES}")
     if facts.get("sizes", 1) > 1:
         yield entry.found("variable size", f"frames of {facts['sizes']} sizes")
+
+
+def _segment_findings(cfg: CfgNode, entry: Entry, start: float, end: float) -> Iterator[Finding]:
+    facts, fps = entry.facts, entry.facts["fps"] or cfg.DATA.FOLDER_FPS
+    stop = facts["seconds"] or facts["frames"] / fps
+    if start >= stop:
+        yield entry.found(
+            "beyond the end", f"a segment from {start:g} to {end:g} s, and the video ends at {stop:.6g} s"
+        )
+        return
+    if end > stop + LATER:
+        yield entry.found("ends later", f"the segment ends at {end:g} s, the video at {stop:.6g} s")
+    if (frames := round((min(end, stop) - start) * fps)) < cfg.DATA.NUM_FRAMES:
+        detail = f"{counted(max(1, frames), 'frame')} in the segment; DATA.NUM_FRAMES is {cfg.DATA.NUM_FRAMES}"
+        yield entry.found("short", detail)
 
 
 def _odd(entries: list[Entry]) -> Iterator[Finding]:

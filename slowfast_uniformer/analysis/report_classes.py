@@ -87,12 +87,12 @@ def mistakes(run: RunFolder, most: int) -> list[dict[str, Any]]:
     wrong.sort(key=lambda p: -p.probability)
     return [
         {
-            "video": p.video,
+            "video": p.video if p.start is None else f"{p.video}, {p.start:g} to {p.end:g} s",
             "true": p.label_name,
             "predicted": p.prediction_name,
             "probability": 100 * p.probability,
             "true_probability": next((100 * value for name, value in p.top if name == p.label_name), None),
-            "strip": video_strip(run, p.video),
+            "strip": video_strip(run, p.video, p.start, p.end),
         }
         for p in wrong[:most]
     ]

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from slowfast_uniformer.data.input_lists import path_sample
 from slowfast_uniformer.data.open_video import open_sample
+from slowfast_uniformer.data.video import FOLDER_FPS
 from slowfast_uniformer.runs.folder import RunFolder
 
 SIZE = 1000  # side of the square in which a chart is drawn; the page stretches it
@@ -83,14 +84,17 @@ def picture(matrix: np.ndarray) -> str:
     return _data_uri(Image.fromarray(pixels), "PNG")
 
 
-def video_strip(run: RunFolder, video: str) -> list[str]:
-    """Frames spread over a video as JPEGs; none if it cannot be read."""
+def video_strip(run: RunFolder, video: str, start: float | None = None, end: float | None = None) -> list[str]:
+    """Frames spread over a video, or its segment in seconds, as JPEGs; none if it cannot be read."""
     template = str(run.config.get("DATA.IMAGE_TEMPLATE", "{:05d}.jpg"))
     try:
         matrix = run.config.get("DATA.COLOR_MATRIX", "bt601")  # no key of earlier runs
         sample = path_sample(run.find(video), template)
         with open_sample(sample, template, timeout=TIMEOUT, color_matrix=matrix) as source:
-            numbers = np.linspace(0, source.frames - 1, FRAMES + 2).round().astype(int)[1:-1]
+            shown = range(source.frames)
+            if start is not None:
+                shown = source.segment(start, end, run.config.get("DATA.FOLDER_FPS", FOLDER_FPS))
+            numbers = np.linspace(shown[0], shown[-1], FRAMES + 2).round().astype(int)[1:-1]
             frames = source.read(numbers, short_side=HEIGHT)
     except Exception:  # decoders raise many; the page then says that the frames are missing
         return []

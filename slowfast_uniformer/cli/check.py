@@ -2,11 +2,11 @@
 
     uniformer check --cfg custom/own_videos [--splits train val] [KEY VALUE ...]
 
-Reports malformed lines, videos that cannot be read, are short or unlike the others, duplicates, and videos both in
-training and in testing. OUTPUT_DIR/check_dataset.csv lists the findings; training skips the files in bad_files.txt
-there. A second run reads only files that are new. The last lines say what decoding a training clip takes, and what
-`uniformer transcode` would save. Exit status: 0 nothing must be fixed, 1 something must, 2 the
-config or a list cannot be used.
+Reports malformed lines, segments beyond the end, videos that cannot be read, are short or unlike the others,
+duplicates, and videos, or sources of videos, both in training and in testing. OUTPUT_DIR/check_dataset.csv lists the
+findings; training skips the files in bad_files.txt there. A second run reads only files that are new. The last lines
+say what decoding a training clip takes, and what `uniformer transcode` would save. Exit status: 0 nothing must be
+fixed, 1 something must, 2 the config or a list cannot be used.
 """
 
 import argparse

@@ -1,6 +1,8 @@
 """Write train.csv, val.csv, test.csv and classes.txt for a folder of videos.
 
     uniformer lists my_videos --out my_lists --val 0.2
+    uniformer lists recordings --annotations events.csv --out my_lists --background 1.0
+    uniformer lists my_videos --out my_lists --folds 5 --group-by 'person[0-9]+'
 
 FOLDER/<class>/... holds the videos of a class, at any depth. Labels follow the sorted class names, paths are relative
 to FOLDER, and each class is split on its own. Where FOLDER holds train/ and val/ or test/ with class folders in them,
@@ -10,6 +12,13 @@ left out is counted and named.
 FOLDER may hold tar files instead (webdataset: key.mp4 with key.cls or key.json). Then train and val are folders,
 prefixes of the tar files' names, or fractions as above. Classes are names, or labels, which FOLDER/classes.txt may
 name.
+
+With --annotations the lists are of events in the videos of FOLDER: a table with the columns video, start, end (in
+seconds) and label, events that BORIS has exported, ELAN's .eaf, or a JSON file as ActivityNet's. All events of a video
+are on one side of the split.
+
+With --group-by all videos of a person, a recording or a day are on one side. --folds N writes N folders with lists,
+which `uniformer train --folds` trains on one after the other.
 """
 
 import argparse
@@ -18,7 +27,10 @@ from pathlib import Path
 
 from slowfast_uniformer import paths, terminal
 from slowfast_uniformer.cli.common import new_parser, parse_arguments, table
-from slowfast_uniformer.data.make_lists import EXTENSIONS, make_lists, write_lists
+from slowfast_uniformer.data import event_lists, splits
+from slowfast_uniformer.data.make_lists import EXTENSIONS, SPLITS, list_texts, make_lists, write_lists, write_texts
+from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.runs.folds import fold_folders
 from slowfast_uniformer.runs.log import Phase
 
 
@@ -28,7 +40,7 @@ def expanded_path(text: str) -> Path:
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = new_parser("lists", __doc__)
-    parser.add_argument("folder", type=expanded_path, help="holds a folder for each class, or tar files")
+    parser.add_argument("folder", type=expanded_path, help="holds a folder for each class, tar files, or long videos")
     parser.add_argument("--out", type=expanded_path, help="where to write the lists (FOLDER)")
     parser.add_argument("--val", type=float, default=0.2, help="fraction for validation (%(default)s)")
     parser.add_argument("--test", type=float, default=0.0, help="fraction for testing, 0: as val (%(default)s)")
@@ -36,21 +48,104 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--separator", default=" ", help="between path and label (a space)")
     parser.add_argument("--ext", default=EXTENSIONS, help="file extensions of videos (%(default)s)")
     parser.add_argument("--force", action="store_true", help="replace existing lists")
+    help_text = "keep together what has the same value in a column of the annotations, or the same match in its path"
+    parser.add_argument("--group-by", default="", metavar="COLUMN|REGEX", help=help_text)
+    parser.add_argument("--folds", type=int, default=0, metavar="N", help="write the lists of N folds")
+    help_text = "files of events in the videos: a table, BORIS's or ELAN's, or ActivityNet's JSON"
+    parser.add_argument("--annotations", nargs="+", type=paths.expand, default=[], metavar="FILE", help=help_text)
+    parser.add_argument("--tier", nargs="+", default=[], help="of ELAN's files, the tiers whose annotations are events")
+    help_text = "add segments between the events, so many seconds for each second of them (%(default)s)"
+    parser.add_argument("--background", type=float, default=0.0, metavar="RATIO", help=help_text)
     return parse_arguments(parser, argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
+    out = args.out or args.folder
+    if args.annotations or args.group_by or args.folds:
+        write_items(args, out, *find_items(args))
+        return
+    if args.tier or args.background:
+        raise UserError("--tier and --background are of events; name the files of these with --annotations")
     with Phase(f"look for videos in {args.folder}"):
         found = make_lists(args.folder, args.val, args.test, args.seed, args.ext)
-    for note in found.notes:
-        print(note)
-    for warning in found.warnings:
-        terminal.show(f"warning: {warning}", error=True)
-    out = args.out or args.folder
+    show(found.notes, found.warnings)
     write_lists(out, found, args.separator, args.force)
     rows = [[name, *(len(videos.get(name, [])) for videos in found.splits.values())] for name in found.names]
     print(table([["class", *found.splits], *rows]))
-    print(f"\nDATA.PATH_TO_DATA_DIR {out}\nDATA.PATH_PREFIX {args.folder}\nMODEL.NUM_CLASSES {len(found.names)}")
+    print_keys(args, out, found.names)
+
+
+def find_items(args: argparse.Namespace) -> tuple[list[str], list[splits.Item], splits.Split]:
+    """Class names and items with their groups; and the split that the annotations give, which may be none."""
+    given: splits.Split = {}
+    with Phase(f"look for videos in {args.folder}"):
+        if args.annotations:
+            options = args.tier, args.group_by, args.background, args.seed
+            found = event_lists.find_events(args.folder, args.annotations, *options)
+            names, items, warnings = found.names, found.items, found.warnings
+            if not args.group_by and not args.folds and {"train", "val"} <= {*found.subsets} <= {*SPLITS}:
+                given = {name: [] for name in ("train", "val", *["test"] * ("test" in found.subsets))}
+                for item, subset in zip(items, found.subsets, strict=True):
+                    given[subset].append(item)
+                given.setdefault("test", given["val"])
+        else:
+            lists = make_lists(args.folder, seed=args.seed, extensions=args.ext)
+            names, items, warnings = lists.names, lists.items(), lists.warnings
+            if lists.given:
+                raise UserError(
+                    f"{args.folder} has a split of its own, train and val or test, which --group-by and --folds would "
+                    "undo; give a folder of class folders"
+                )
+    show(["the annotations have a split, which is kept (--val and --test do not apply)"] * bool(given), warnings)
+    if args.group_by and not any(item.group for item in items):
+        items = splits.with_groups(items, args.group_by)
+    if without := next((item for item in items if args.group_by and not item.group), None):
+        raise UserError(f"--group-by {args.group_by}: the column is empty for an event of {without.path}")
+    if len({item.path for item in items}) == 1 and not given:
+        show([], [f"all events are of one video, {items[0].path}: scores are of a recording that was trained on"])
+    return names, items, given
+
+
+def write_items(
+    args: argparse.Namespace, out: Path, names: list[str], items: list[splits.Item], given: splits.Split
+) -> None:
+    """Split the items and write their lists, or those of folds."""
+    if args.folds:
+        folds = splits.make_folds(items, args.folds, args.val, args.seed)
+        show([], splits.few_of(items, args.folds))
+        texts = {}
+        for number, split in enumerate(folds, 1):
+            texts |= list_texts(names, split, args.separator, f"fold_{number}/")
+        if stale := fold_folders(str(out))[args.folds :]:
+            raise UserError(f"{out} has more folds, of other lists ({stale[0]}); remove them, or choose another --out")
+        head, columns = [f"fold {number}" for number in range(1, len(folds) + 1)], [split["test"] for split in folds]
+    else:
+        split = given or splits.split_items(items, args.val, args.test, args.seed)
+        texts = list_texts(names, split, args.separator)
+        head, columns = list(split), list(split.values())
+        for name, part in split.items():
+            if missing := [label for label in names if label not in {item.label for item in part}]:
+                show([], [f"{name} has no video of {', '.join(missing)}"])
+    write_texts(out, texts, args.force)
+    counts = [[label, *(sum(item.label == label for item in part) for part in columns)] for label in names]
+    print(table([["class", *head], *counts]))
+    print_keys(args, out, names)
+    if args.folds:
+        print(f"\nEach fold is the test of a run; `uniformer train --folds` trains all: {', '.join(head)}")
+    elif "val" not in split:
+        print("TRAIN.EVAL_PERIOD 0\nTEST.ENABLE False")
+
+
+def show(notes: Sequence[str], warnings: Sequence[str]) -> None:
+    for note in notes:
+        print(note)
+    for warning in warnings:
+        terminal.show(f"warning: {warning}", error=True)
+
+
+def print_keys(args: argparse.Namespace, out: Path, names: Sequence[str]) -> None:
+    """The keys of a config that uses the lists."""
+    print(f"\nDATA.PATH_TO_DATA_DIR {out}\nDATA.PATH_PREFIX {args.folder}\nMODEL.NUM_CLASSES {len(names)}")
     if args.separator != " ":
         print(f"DATA.PATH_LABEL_SEPARATOR {args.separator!r}")

@@ -5,7 +5,8 @@
 
 Each video is predicted from several views, as in testing (TEST.NUM_ENSEMBLE_VIEWS x NUM_SPATIAL_CROPS); one longer than
 --longer-than seconds by sliding windows, with a timeline. --overlay writes the videos with their classes drawn on
-them, --picture writes the timelines as pictures (then of all videos). If a video cannot be read, the others are
+them, --picture writes the timelines as pictures (then of all videos). A list whose header line names start and end
+(seconds) is of segments, each predicted from views inside it. If a video cannot be read, the others are
 predicted, and the exit status is 2.
 """
 
@@ -49,7 +50,9 @@ def predictions(args: argparse.Namespace, model: Any, errors: list[str]) -> Iter
     from slowfast_uniformer.inference.predict import draw_timeline, predict, write_overlay
     from slowfast_uniformer.runs.log import progress
 
-    samples = find_videos(args.videos, model.cfg)
+    samples = find_videos(args.videos, model.cfg, segments=True)
+    if args.picture and any(sample.segment for sample in samples):
+        raise UserError("--picture draws timelines of whole videos, and the list names segments; leave it out")
     paths = [sample.path for sample in samples]
     overlays = output_files(args.overlay, paths, ".mp4") if args.overlay else None
     pictures = output_files(args.picture, paths, ".png") if args.picture else None
@@ -80,8 +83,9 @@ def print_rows(args: argparse.Namespace, rows: Iterator[dict[str, Any]]) -> None
         print()
     elif args.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(csv_head(args.topk))
-        for row in rows:
+        for number, row in enumerate(rows):
+            if number == 0:
+                writer.writerow(csv_head(args.topk, "start" in row))
             writer.writerow(as_csv(row, args.topk))
             sys.stdout.flush()
     else:

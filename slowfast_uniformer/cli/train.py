@@ -2,21 +2,32 @@
 
     uniformer train --cfg k400/uniformer_s OUTPUT_DIR runs/k400_s
 
+    uniformer train --cfg custom/own_videos DATA.PATH_TO_DATA_DIR my_lists OUTPUT_DIR runs/folds --folds
+
 KEY VALUE pairs override the config. The same command continues an interrupted run. `torchrun` and `srun` start
-several processes; otherwise one process per GPU (NUM_GPUS) is started here.
+several processes; otherwise one process per GPU (NUM_GPUS) is started here. --folds trains and tests on each of the
+folds that `uniformer lists --folds` has written, into OUTPUT_DIR/fold_1 and so on, and shows mean and standard
+deviation of the scores.
 """
 
 import argparse
+import os
+import zlib
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from fvcore.common.config import CfgNode
+
 from slowfast_uniformer import terminal
-from slowfast_uniformer.cli.common import config_parser, parse_arguments
+from slowfast_uniformer.cli.common import config_parser, parse_arguments, table
 from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.config.smoke import smoke_overrides
-from slowfast_uniformer.distributed import signals
+from slowfast_uniformer.data import annotations
+from slowfast_uniformer.distributed import signals, topology
 from slowfast_uniformer.engine.preflight import check_inputs
+from slowfast_uniformer.errors import UserError, os_errors_reported
+from slowfast_uniformer.runs import folds
 
 
 def run_parser(command: str, description: str) -> argparse.ArgumentParser:
@@ -32,18 +43,25 @@ def run_parser(command: str, description: str) -> argparse.ArgumentParser:
 def parse_args(argv: Sequence[str] | None = None, prog: str = "") -> argparse.Namespace:
     parser = run_parser("train", __doc__)
     parser.prog = prog or parser.prog
+    help_text = "train on each fold of DATA.PATH_TO_DATA_DIR, one after the other; finished ones are left out"
+    parser.add_argument("--folds", action="store_true", help=help_text)
     return parse_arguments(parser, argv)
 
 
-def start(args: argparse.Namespace, overrides: Sequence[Any] = ()) -> None:
-    """Load and check the config, then run it in every process; `overrides` win over the arguments."""
-    notes: list[str] = []
+def load(args: argparse.Namespace, overrides: Sequence[Any], notes: list[str]) -> CfgNode:
+    """The config; `overrides` win over the arguments. Adds to `notes`."""
     opts = [*args.opts, *overrides]
     for key, value in (("NUM_SHARDS", args.num_shards), ("SHARD_ID", args.shard_id)):
         opts = opts if value is None else [key, value, *opts]
     if args.small:
         opts += smoke_overrides(load_config(args.cfg, opts, runs_here=False))
-    cfg = load_config(args.cfg, opts, notes)
+    return load_config(args.cfg, opts, notes)
+
+
+def start(args: argparse.Namespace, overrides: Sequence[Any] = ()) -> None:
+    """Load and check the config, then run it in every process; `overrides` win over the arguments."""
+    notes: list[str] = []
+    cfg = load(args, overrides, notes)
     notes += check_inputs(cfg)
 
     from slowfast_uniformer.distributed.launch import launch
@@ -58,5 +76,60 @@ def start(args: argparse.Namespace, overrides: Sequence[Any] = ()) -> None:
     terminal.settle()  # a summary that cannot be printed does not make a failure of a complete run
 
 
+def train_folds(args: argparse.Namespace) -> None:
+    """Train and test on each fold that is not finished, and show the scores of all.
+
+    Raises:
+        UserError: There are no folds, or one of them cannot be used.
+    """
+    cfg = load(args, [], [])
+    data, out = cfg.DATA.PATH_TO_DATA_DIR, cfg.OUTPUT_DIR
+    lists = folds.fold_folders(data)
+    if len(lists) < 2:
+        raise UserError(f"{data}: no folds in it (fold_1, fold_2 ...); `uniformer lists FOLDER --folds 5` writes them")
+    if not (cfg.TRAIN.ENABLE and cfg.TEST.ENABLE):
+        raise UserError("--folds trains and tests: leave TRAIN.ENABLE and TEST.ENABLE True")
+    names = [os.path.basename(path) for path in lists]
+    keys = [["DATA.PATH_TO_DATA_DIR", path, "OUTPUT_DIR", os.path.join(out, os.path.basename(path))] for path in lists]
+    states, runs = {}, {}
+    for name, overrides in zip(names, keys, strict=True):  # all are looked at before the first is trained
+        of_fold = load(args, overrides, [])
+        runs[name] = of_fold.OUTPUT_DIR
+        check_inputs(of_fold)
+        splits = ["train", "test", *["val"] * (of_fold.TRAIN.EVAL_PERIOD > 0)]
+        checksums = [annotations.load(of_fold, split).checksum for split in splits]
+        states[name] = zlib.crc32(f"{of_fold.dump()} {checksums}".encode())
+    finished = {
+        name: fold for name, fold in folds.read_finished(out).items() if fold.get("state") == states.get(name, "")
+    }
+    for name, overrides in zip(names, keys, strict=True):
+        terminal.show(f"{name} is finished" if name in finished else f"{name} of {len(names)}")
+        if name not in finished:
+            start(args, overrides)
+            finished[name] = {"state": states[name], "output_dir": runs[name]}
+            if is_first_process(cfg):
+                finished[name]["scores"] = folds.test_scores(runs[name])
+                _summarize(out, {name: finished[name] for name in names if name in finished})
+    if is_first_process(cfg):
+        summary = _summarize(out, {name: finished[name] for name in names})
+        terminal.show(table(folds.summary_rows(summary)))
+        terminal.show(f"  {os.path.join(out, 'folds.json')}\n  {os.path.join(out, 'predictions.csv')}")
+
+
+def _summarize(out: str, finished: dict[str, Any]) -> dict[str, Any]:
+    with os_errors_reported(f"OUTPUT_DIR: cannot write to {out}"):
+        return folds.summarize(out, finished)
+
+
+def is_first_process(cfg: CfgNode) -> bool:
+    """Whether this process writes what is of all ranks: it is rank 0, or starts the ranks of the first machine."""
+    task = topology.slurm_task()
+    return topology.rank() == 0 and cfg.SHARD_ID == 0 and not (task and task["RANK"])
+
+
 def main(argv: Sequence[str] | None = None, prog: str = "") -> None:
-    start(parse_args(argv, prog))
+    args = parse_args(argv, prog)
+    if args.folds:
+        train_folds(args)
+    else:
+        start(args)

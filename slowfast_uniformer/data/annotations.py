@@ -22,6 +22,7 @@ from fvcore.common.config import CfgNode
 from slowfast_uniformer import paths
 from slowfast_uniformer.data import classes, shards, shared_lists
 from slowfast_uniformer.data.classes import class_names
+from slowfast_uniformer.data.list_numbers import parse_number, read_segment
 from slowfast_uniformer.data.list_reader import (
     HEADER_NAMES,
     SEPARATOR_NAMES,
@@ -61,12 +62,12 @@ def line_rows(text: str, path: str, cfg: CfgNode, columns: tuple[str, ...], labe
     lines, named = list_lines(text, exists)
     separators = separators_to_try(cfg, lines, columns, named)
     table = read_table(path, lines, separators, columns, labels.is_label, cfg.DATA.MULTI_LABEL, exists)
-    for number, line, values, separator in table:
+    for number, line, values, separator, found in table:
         where = f"{path}, line {number}"
         if values is None:
-            fields: Fields | UserError = _wrong_fields(where, line, separator, columns, cfg)
+            fields: Fields | UserError = _wrong_fields(where, line, separator, found, cfg)
         else:
-            fields = dict(zip(columns, values, strict=True))
+            fields = dict(zip(found, values, strict=True))
         yield Row(number, where, line, fields)
 
 
@@ -282,12 +283,14 @@ def _sample(row: Row, labels: "LabelReader") -> Sample:
     label = labels.read(fields["label"].strip(SPACES), where)
     if frames is not None and frames < 1:
         raise UserError(f"{where}: a video of {frames} frames")
+    group = fields.get("group", "").strip(SPACES)
     if "total" not in fields:
-        return Sample(path, label, frames)
+        part = read_segment(fields["start"], fields["end"], where) if "start" in fields else None
+        return Sample(path, label, frames, part, row.number if part else None, group)
     start, end, total = (parse_number(fields[name], name, where, float) for name in ("start", "end", "total"))
     if not (0 <= start <= end and start < total):
         raise UserError(f"{where}: a part from {start:g} to {end:g} of {total:g}; correct or remove the line")
-    return Sample(path, label, frames, (start, end, total))
+    return Sample(path, label, frames, (start, end, total), group=group)
 
 
 class LabelReader:
@@ -406,12 +409,3 @@ class LabelReader:
 
     def unlabelled_hint(self) -> str:
         return ". A test video whose class is not known has the label -1" if self.unlabelled_allowed else ""
-
-
-def parse_number(text: str, name: str, where: str, kind: type = int) -> int | float:
-    """The number that a field holds; UserError names the place and the field."""
-    try:
-        return kind(text)
-    except ValueError:
-        what = "a whole number" if kind is int else "a number"
-        raise UserError(f"{where}: {name} {text.strip()!r} is not {what}") from None

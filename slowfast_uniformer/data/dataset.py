@@ -13,7 +13,7 @@ from slowfast_uniformer.data.bad_videos import BadVideo, bad_video
 from slowfast_uniformer.data.flip_labels import flipped_labels
 from slowfast_uniformer.data.open_video import decoder_class, open_sample
 from slowfast_uniformer.data.raw_clips import RawClips, pack, transforms_on_device
-from slowfast_uniformer.data.sample_list import Label, Part, Sample
+from slowfast_uniformer.data.sample_list import SECONDS, Label, Part, Sample
 from slowfast_uniformer.data.transforms import ClipPlan, TrainTransform, ViewTransform
 from slowfast_uniformer.data.video import VideoError, VideoSource, VideoTimeout
 from slowfast_uniformer.data.workers import CurrentFiles
@@ -50,6 +50,7 @@ class VideoDataset(Dataset):
     def __init__(self, cfg: CfgNode, split: str, samples: Sequence[Sample] | None = None):
         self.cfg, self.split = cfg, split
         self.samples = annotations.load(cfg, split) if samples is None else samples
+        self.list_name = annotations.list_path(cfg, split) if samples is None else "the list"
         self.bad_videos: dict[str, BadVideo] = {}  # by path, those that training skips
         self.current_files = CurrentFiles(cfg.DATA_LOADER.NUM_WORKERS)
         decoder_class(cfg.DATA.DECODER)  # fails here rather than in each worker
@@ -79,7 +80,7 @@ class VideoDataset(Dataset):
             with seeded(self.cfg.RNG_SEED, epoch, index):
                 return self._item(index, self._all_views(sample), errors=[])
         except VideoError as error:
-            return self._item(index, None, [bad_video(sample.path, error)])
+            return self._item(index, None, [self._bad_video(sample, error)])
 
     def _train_item(self, epoch: int, first: int, repeat: Sequence[int] = ()) -> Item:
         errors: list[BadVideo] = []
@@ -93,13 +94,18 @@ class VideoDataset(Dataset):
                         clips, targets = self._random_clips(self.samples[index])
                     return self._item(index, clips, errors, targets)
                 except VideoError as error:
-                    bad = bad_video(path, error)
+                    bad = self._bad_video(self.samples[index], error)
                     if bad.state or isinstance(error, VideoTimeout):  # others may be back when their turn comes again
                         self.bad_videos[path] = bad
             errors.append(bad)
             # a function of the position, so that it is the same whether the bad video was known or tried
             index = mix(self.cfg.RNG_SEED, epoch, first, attempt, *repeat) % len(self.samples)
         return self._item(index, None, errors)
+
+    def _bad_video(self, sample: Sample, error: VideoError) -> BadVideo:
+        bad = bad_video(sample.path, error)
+        place = f"{self.list_name}, line {sample.line}: " if sample.line else ""  # a video can have many segments
+        return bad._replace(cause=place + bad.cause)
 
     def _item(self, index: int, clips: Clips | None, errors: list[BadVideo], targets: Tensors | None = None) -> Item:
         label = self._target(self.samples[index].label)
@@ -148,7 +154,7 @@ class VideoDataset(Dataset):
 
     def _all_views(self, sample: Sample) -> Clips:
         with self.open(sample) as video:
-            indices = [self.indices(video, view) for view in range(self.temporal_views)]
+            indices = [self.indices(video, view, sample.part) for view in range(self.temporal_views)]
             wanted, where = np.unique(np.concatenate(indices), return_inverse=True)
             frames = video.read(wanted)
         spatial = [sampling.split_view(view, self.spatial_crops)[1] for view in range(self.spatial_crops)]
@@ -159,15 +165,28 @@ class VideoDataset(Dataset):
         return torch.stack([clip for rows in where for clip in self.transform.crops(frames[rows], spatial)])
 
     def indices(self, video: VideoSource, view: int | None, part: Part | None = None) -> np.ndarray:
-        """Frame numbers (T,) of a temporal view, or of a random clip (view None), in an annotated `part` if given."""
+        """Frame numbers (T,) of a temporal view, or of a random clip (view None).
+
+        Args:
+            video: The open video.
+            view: Number of the view.
+            part: The annotated part. One in seconds holds all views; of others, as released, only training clips are
+                in the part.
+
+        Raises:
+            VideoError: The video has no such part.
+        """
         data = self.cfg.DATA
-        if part:
+        if part and part[2] != SECONDS and view is None:
             (start, end, total), frames = part, video.frames
             length, first = frames * (end - start) / total, int(frames * start / total)
             return sampling.sparse(length, data.NUM_FRAMES, start=first, last=frames - 1)
+        inside = range(video.frames)
+        if part and part[2] == SECONDS:
+            inside = video.segment(*part[:2], data.FOLDER_FPS)
         if self.sampling == "sparse":
-            return sampling.sparse(video.frames, data.NUM_FRAMES, view, self.temporal_views)
+            return inside.start + sampling.sparse(len(inside), data.NUM_FRAMES, view, self.temporal_views)
         fps, target_fps = (video.fps, data.TARGET_FPS) if data.SAMPLE_BY_FPS and video.fps else (None, None)
         window = data.NUM_FRAMES, data.SAMPLING_RATE
         views = view, self.temporal_views, data.USE_OFFSET_SAMPLING
-        return sampling.dense(video.frames, *window, *views, fps, target_fps)
+        return inside.start + sampling.dense(len(inside), *window, *views, fps, target_fps)

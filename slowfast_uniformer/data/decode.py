@@ -8,9 +8,10 @@ file is decoded from the start and counted.
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from fractions import Fraction
 from functools import cached_property
-from itertools import chain, dropwhile
+from itertools import chain, dropwhile, pairwise
 
 import av
 import numpy as np
@@ -18,8 +19,9 @@ from av.video.frame import PictureType
 from numpy.typing import ArrayLike
 
 from slowfast_uniformer.data import color, ffmpeg_errors, orientation, streams
+from slowfast_uniformer.data.packet_cache import PacketCache
 from slowfast_uniformer.data.packet_index import FIELDS, MPEG, ODD, Packet, PacketIndex, content_reader, display_order
-from slowfast_uniformer.data.video import READ_TIMEOUT, OpenFile, VideoError, VideoInfo, VideoSource
+from slowfast_uniformer.data.video import FOLDER_FPS, READ_TIMEOUT, OpenFile, VideoError, VideoInfo, VideoSource
 from slowfast_uniformer.wording import counted
 
 # Demuxers, by the first of their names, that find packets by time. In others all packets before are read, but not
@@ -32,6 +34,7 @@ SKIPPABLE = {"h264": True, "hevc": True, "vp9": True, "mpeg4": True, "mpeg1video
 SKIPPABLE |= {"av1": False, "vp8": False, "ffv1": False, "png": False}
 USUAL = {"h264", "hevc", "vp9", "mpeg4", "av1"}  # in seekable containers their index needs no confirmation
 REORDERED = 16  # most frames by which a frame is shown before one that it refers to (H.264 and HEVC)
+_packet_cache = PacketCache()
 
 
 class Video(VideoSource):
@@ -103,18 +106,18 @@ class Video(VideoSource):
         codec = self._stream.codec_context
         self._codec, self._stored = codec.codec.canonical_name, (codec.width, codec.height)
         content, intra_only = content_reader(self._codec, codec.extradata or b""), codec.codec.intra_only
-        packets: list[Packet] = []
-        for p in self._packets(self._demuxer):
-            key = p.is_keyframe or intra_only
-            if key and streams.encrypted(p):
-                raise VideoError(self.path, ffmpeg_errors.ENCRYPTED)
-            self._turns = self._turns or (not packets and orientation.in_packet(p))
-            packets.append(Packet(p.pts, p.dts, key, p.is_discard, p.is_corrupt, content(p)))
+        key = None if self._open_file or self._empty else PacketCache.key(self.path, self._stream.index)
+        if known := _packet_cache.get(key):
+            packets, self._turns = known
+        else:
+            packets = self._read_packets(content, intra_only)
+            self._next = len(packets)
+            if key and not self._cause:
+                _packet_cache.put(key, packets, self._turns)
         if not packets and streams.best(self._container, {*self._empty, self._stream.index}):
             self._empty.add(self._stream.index)
             self._restart()
             return self._count()
-        self._next = len(packets)
         self._make_index(packets)
         times = [packets[at].pts for at in self._index.order] if self._index else [p.pts for p in packets]
         if not self._index and not self._one_each:
@@ -124,6 +127,17 @@ class Video(VideoSource):
         self.fps = streams.frame_rate(times, self._stream.time_base, header)
         if not self.frames:
             raise self._failure(0) if self._cause else VideoError(self.path, "it has no frame that can be decoded")
+
+    def _read_packets(self, content: Callable[[av.Packet], int], intra_only: bool) -> list[Packet]:
+        """All packets of the stream, without what is in them."""
+        packets: list[Packet] = []
+        for p in self._packets(self._demuxer):
+            key = p.is_keyframe or intra_only
+            if key and streams.encrypted(p):
+                raise VideoError(self.path, ffmpeg_errors.ENCRYPTED)
+            self._turns = self._turns or (not packets and orientation.in_packet(p))
+            packets.append(Packet(p.pts, p.dts, key, p.is_discard, p.is_corrupt, content(p)))
+        return packets
 
     def _make_index(self, packets: list[Packet]) -> None:
         """Set `_index` if the packets tell which frame each holds, and `_one_each` if only the number of frames."""
@@ -200,6 +214,38 @@ class Video(VideoSource):
         raise VideoError(
             self.path, f"decoding leaves out {counted(len(missing), 'frame')}, first number {min(missing)}"
         )
+
+    def time_stamps(self) -> tuple[list[int], Fraction]:
+        """When each frame is shown, and the unit in seconds. Where the file does not tell it (no time stamps, or such
+        that repeat or go back) frames follow each other at the mean rate.
+
+        Zero is the file's, in containers that have one (mp4, mkv); else it is the first time stamp of all streams, as
+        for players: a transport stream begins at any time.
+        """
+        unit = self._stream.time_base
+        if self._index:
+            packets = [self._index.packets[at] for at in self._index.order]
+            times, others = [packet.pts for packet in packets], [packet.dts for packet in packets]
+        else:
+            times, others = [frame.pts for _, frame in self._from_start()], []
+        if others and None not in others and set(times) == {None}:  # AVI: those of decoding, one for each frame
+            times = sorted(others)
+        if len(times) != self.frames or None in times or any(b <= a for a, b in pairwise(times)):
+            return list(range(self.frames)), 1 / Fraction(self.fps or FOLDER_FPS).limit_denominator(1001)
+        zero, begin = 0, self._container.start_time
+        if begin is not None and self._container.format.name.split(",")[0] not in SEEKABLE:
+            zero = round(Fraction(begin, av.time_base) / unit)
+        zero = min(times[0], zero)
+        return [time - zero for time in times], unit
+
+    @cached_property
+    def _times(self) -> np.ndarray:
+        times, unit = self.time_stamps()
+        # integers up to 2^53 are exact, and so is the rounding of the quotient: 1.2 is the time of a frame at 1.2 s
+        return np.array(times, np.int64) * unit.numerator / unit.denominator
+
+    def times(self, unknown_fps: float = FOLDER_FPS) -> np.ndarray:
+        return self._times if self.fps else super().times(unknown_fps)
 
     def frames_to_decode(self, wanted: list[int]) -> int:
         """How many frames `read` goes through for some in increasing order, the skipped ones included."""

@@ -4,6 +4,7 @@ Undamaged mp4, mov and webm files give the frames of data/decode.py. Where that 
 because time stamps mislead (AVI, MPEG), torchcodec's numbers can mean other frames (docs/decoding.md).
 """
 
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from slowfast_uniformer.data import ffmpeg_errors
-from slowfast_uniformer.data.video import READ_TIMEOUT, OpenFile, VideoError, VideoInfo, VideoSource
+from slowfast_uniformer.data.decode import Video
+from slowfast_uniformer.data.video import FOLDER_FPS, READ_TIMEOUT, OpenFile, VideoError, VideoInfo, VideoSource
 from slowfast_uniformer.errors import UserError
 
 
@@ -62,7 +64,21 @@ class TorchCodecVideo(VideoSource):
         self.callback(setattr, self, "_decoder", None)  # the decoder closes its file when it is freed
         rotation = round((meta.rotation or 0) / 90) * 90 % 360
         self.frames, self.fps = meta.num_frames, float(meta.average_fps or 0)
+        self._times: np.ndarray | None = None
         self.info = VideoInfo(self.frames, self.fps, width, height, rotation, meta.codec)
+
+    def times(self, unknown_fps: float = FOLDER_FPS) -> np.ndarray:
+        """Those of data/decode.py, which reads the packets: torchcodec tells the times of decoded frames only."""
+        if self._times is None:
+            with Video(self.path, self._open_file, 0 if math.isinf(self._timeout) else self._timeout) as video:
+                if video.frames != self.frames:
+                    raise VideoError(
+                        self.path,
+                        f"torchcodec counts {self.frames} frames and PyAV {video.frames}, so that times of frames are "
+                        "not known; set DATA.DECODER pyav",
+                    )
+                self._times = video.times(unknown_fps)
+        return self._times
 
     def _failure(self, error: Exception) -> VideoError:
         """The cause is in the first line of torchcodec's message, after a position in its source."""

@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
-from itertools import chain, pairwise
+from itertools import chain
 from typing import Any, NamedTuple
 
 import av
@@ -17,11 +17,10 @@ import numpy as np
 from slowfast_uniformer.data import shards
 from slowfast_uniformer.data.annotations import Sample
 from slowfast_uniformer.data.decode import Video
-from slowfast_uniformer.data.video import FrameFolder, VideoError, VideoSource
+from slowfast_uniformer.data.video import FOLDER_FPS, FrameFolder, VideoError, VideoSource
 from slowfast_uniformer.paths import atomic_path
 
 MARK = "slowfast_uniformer transcode"  # the comment in each file, which tells them from others
-FOLDER_FPS = 30  # of a frame folder, which has no time stamps; DATA.TARGET_FPS by default
 PRESET = "faster"  # of x264: the slower ones give no smaller files at the same quality (docs/transcode.md)
 # Numbers of ITU-T H.273, and PyAV's names of the matrices
 MATRICES = {1: "ITU709", 4: "FCC", 5: "ITU601", 6: "ITU601", 7: "SMPTE240M", 9: "BT2020"}
@@ -52,23 +51,7 @@ class Settings(NamedTuple):
 
 
 class Original(Video):
-    """A video file with the time stamps of its frames."""
-
-    def times(self) -> tuple[list[int], Fraction]:
-        """When each frame is shown, and the unit in seconds. Where the file does not tell it (no time stamps, or such
-        that repeat or go back) frames follow each other at the mean rate."""
-        unit = self._stream.time_base
-        if self._index:
-            packets = [self._index.packets[at] for at in self._index.order]
-            times, others = [packet.pts for packet in packets], [packet.dts for packet in packets]
-        else:
-            times, others = [frame.pts for _, frame in self._from_start()], []
-        if others and None not in others and set(times) == {None}:  # AVI: those of decoding, one for each frame
-            times = sorted(others)
-        if len(times) != self.frames or None in times or any(b <= a for a, b in pairwise(times)):
-            return list(range(self.frames)), 1 / Fraction(self.fps or FOLDER_FPS).limit_denominator(1001)
-        start = min(times[0], 0)
-        return [time - start for time in times], unit
+    """A video file with the shape of its pixels."""
 
     @property
     def aspect(self) -> Fraction:
@@ -162,9 +145,9 @@ class _Timing(NamedTuple):
 
 
 def _timing(video: VideoSource, fps: float | None) -> _Timing:
-    times, unit = list(range(video.frames)), Fraction(1, FOLDER_FPS)
+    times, unit = list(range(video.frames)), 1 / Fraction(FOLDER_FPS)
     if isinstance(video, Original):
-        times, unit = video.times()
+        times, unit = video.time_stamps()
     if not fps:
         return _Timing(times, unit, [1] * len(times), video.fps or 1 / float(unit))
     new_unit = 1 / Fraction(fps).limit_denominator(1001)

@@ -4,12 +4,14 @@ import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from fvcore.common.config import CfgNode
 
 from slowfast_uniformer.data import annotations, shards
 from slowfast_uniformer.data.annotations import UNLABELLED, Sample
 from slowfast_uniformer.data.folders import find_images
+from slowfast_uniformer.data.list_numbers import read_segment
 from slowfast_uniformer.data.list_reader import Layout, find_header, is_unnamed_header, list_lines, separators_to_try
 from slowfast_uniformer.data.list_text import SPACES, check_openable, read_text, unquote
 from slowfast_uniformer.errors import UserError
@@ -24,9 +26,9 @@ def read_input_list(path: str, cfg: CfgNode) -> list[Sample]:
     """The videos of a list that a command is given, such as predict, without their labels.
 
     A line is a path, or a line of TEST.DATASET's format, or a path and labels or names of any other format; with a
-    header line it is the column of the path. The first reading that leads to a file, frame folder or tar member wins.
-    Paths are searched under DATA.PATH_PREFIX, in the working directory and beside the list. A video need not exist:
-    opening it raises the error.
+    header line it is the column of the path, with those of a segment in seconds if there are any. The first reading
+    that leads to a file, frame folder or tar member wins. Paths are searched under DATA.PATH_PREFIX, in the working
+    directory and beside the list. A video need not exist: opening it raises the error.
 
     Raises:
         UserError: The list cannot be read or is empty.
@@ -43,16 +45,20 @@ def read_input_list(path: str, cfg: CfgNode) -> list[Sample]:
         lines = lines[1:]
     header = None
     if lines and not exists(lines[0][1]):
-        header = find_header(path, lines[0], separators, ("path",), ("frames",) if "frames" in columns else ())
+        optional = [name for name in ("frames", "total") if name in columns]
+        header = find_header(path, lines[0], separators, ("path",), optional)
     samples = []
-    for _, line in lines[1:] if header else lines:
+    for number, line in lines[1:] if header else lines:
+        part = None
         if header:
-            readings = _of_columns(line, *header)
+            readings, times = _of_columns(line, *header)
+            part = read_segment(*times, f"{path}, line {number}") if times else None
         else:
             cut = _cut(line, separators, folders, cfg.DATA.IMAGE_TEMPLATE)
             readings = itertools.chain(_readings(line, separators, columns), cut)
         found, frames = _place(readings, folders)
-        samples.append(Sample(found, UNLABELLED, frames) if frames else path_sample(found, cfg.DATA.IMAGE_TEMPLATE))
+        sample = Sample(found, UNLABELLED, frames) if frames else path_sample(found, cfg.DATA.IMAGE_TEMPLATE)
+        samples.append(replace(sample, part=part, line=number) if part else sample)
     if not samples:
         raise UserError(f"{path}: the list of videos is empty")
     check_openable(path, (sample.path for sample in samples))
@@ -71,13 +77,16 @@ def _place(readings: Iterable[Reading], folders: Sequence[str]) -> Reading:
     return place
 
 
-def _of_columns(line: str, separator: str, header: list[str]) -> list[Reading]:
-    """The path of a line of a list with a header, and its frame count if it has one."""
-    columns = [name for name in ("path", "frames") if name in header]
+def _of_columns(line: str, separator: str, header: list[str]) -> tuple[list[Reading], list[str]]:
+    """The path of a line of a list with a header, and its frame count if it has one; and start and end, if it has."""
+    segment = ("start", "end") if {"start", "end"} <= {*header} and "total" not in header else ()
+    columns = [name for name in ("path", "frames", *segment) if name in header]
     values, _ = Layout(separator, columns, lambda text: True, header=header).split(line)
-    path, *frames = values or (line,)
-    count = int(frames[0]) if frames and frames[0].strip().isdecimal() else None
-    return [(path.strip(SPACES), count), (unquote(path), count)]
+    fields = dict(zip(columns, values, strict=True)) if values else {"path": line}
+    path, frames = fields["path"], fields.get("frames", "").strip()
+    count = int(frames) if frames.isdecimal() else None
+    times = [fields[name] for name in segment if name in fields]
+    return [(path.strip(SPACES), count), (unquote(path), count)], times
 
 
 def _readings(line: str, separators: Sequence[str], columns: tuple[str, ...]) -> Iterator[Reading]:

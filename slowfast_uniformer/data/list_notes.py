@@ -31,6 +31,12 @@ def list_notes(cfg: CfgNode, lists: Mapping[str, SampleList], names: Sequence[st
                 shown = _classes(unknown, names)
                 yield f"the {split} list has {_of(unknown)} that no training video has, and cannot get right: {shown}"
             yield from _overlap(split, lists)
+            if shared := sorted(lists[split].groups & lists["train"].groups):
+                count = counted(len(lists[split].groups), "group")
+                yield (
+                    f"{len(shared)} of {count} of the {split} list {'is' if len(shared) == 1 else 'are'} in the train "
+                    f"list, too, such as {shared[0]}: `uniformer lists --group-by` keeps groups on one side"
+                )
         if cfg.DATA.MULTI_LABEL and not labels[split]:
             best = ", and no checkpoint becomes the best one" if split == "val" else ""
             yield f"no video of the {split} list has a label: its mAP is not defined (nan){best}"

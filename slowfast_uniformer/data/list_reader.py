@@ -35,11 +35,13 @@ HEADER_NAMES = {
     "start": "start start_time time_start t_start begin".split(),
     "end": "end end_time time_end t_end stop".split(),
 }
+# Columns that a list with a header line may have besides: a segment in seconds, and the group of the video.
+HEADER_NAMES["group"] = ["group"]
 _ALL_NAMES = frozenset(name for names in HEADER_NAMES.values() for name in names)
 # Columns of lists as data sets are distributed, and the name for which datasets/prepare.py reads them
 _DISTRIBUTED = {("youtube_id", "time_start"): "k400", ("id", "scene", "actions"): "charades"}
 _NUMBER = {"path": ".+", "frames": r"\s*[+-]?\d+\s*", "label": r"\s*[+-]?\d+\s*"}
-_SECONDS = r"\s*[+-]?[\d.]+(?:[eE][+-]?\d+)?\s*"
+_SECONDS = r"\s*[+-]?(?:\d+:){0,2}[\d.]+(?:[eE][+-]?\d+)?\s*"
 
 
 def list_lines(text: str, exists: Callable[[str], bool]) -> tuple[Lines, str | None]:
@@ -115,6 +117,10 @@ class Layout:
         )
         self._token = re.compile(rf'(\s*"(?:[^"]|"")*"\s*|.*?)({mark}|$)', re.DOTALL)
         self._numbers = {name: re.compile(patterns[name]) for name in columns[1:-1]}
+        if "group" in self._numbers:
+            self._numbers["group"] = re.compile(".*", re.DOTALL)
+        if header and "total" not in columns:  # of the whole video: neither start nor end
+            self._numbers |= {name: re.compile(rf"{_SECONDS}|\s*") for name in ("start", "end") if name in columns}
 
     def plain(self, line: str) -> Values | None:
         """The fields of a line of a path and numbers; None for another line. What is in quotes keeps them."""
@@ -182,6 +188,12 @@ class Layout:
         return bool(values[0]) and self.is_label(values[-1]) and all(p.fullmatch(text) for p, text in numbers)
 
 
+def all_columns(columns: Sequence[str], header: Sequence[str]) -> tuple[str, ...]:
+    """The columns of a format, and those that a header line names besides: a segment's start and end, and the group."""
+    segment = () if "total" in columns or not {"start", "end"} <= {*header} else ("start", "end")
+    return (*columns[:-1], *segment, *(("group",) if "group" in header else ()), columns[-1])
+
+
 def find_header(
     path: str, row: tuple[int, str], separators: Sequence[str], columns: Sequence[str], optional: Sequence[str] = ()
 ) -> tuple[str, list[str]] | None:
@@ -194,7 +206,7 @@ def find_header(
         row: Number and text of the first line.
         separators: To try.
         columns: Those that have to be there.
-        optional: Further columns that may be there.
+        optional: Further columns that may be there, besides those of `all_columns`.
 
     Returns:
         None where the line is no header.
@@ -215,7 +227,8 @@ def find_header(
                     "lists of it; see datasets/DATASET.md. For other classes or names of files write lists with the "
                     "columns path,label"
                 )
-        found = {column: _first_of(HEADER_NAMES[column], names) for column in (*columns, *optional)}
+        wanted = dict.fromkeys((*columns, *optional, "start", "end", "group"))
+        found = {column: _first_of(HEADER_NAMES[column], names) for column in wanted}
         if separator == " " and not set(names) <= _ALL_NAMES:  # it may be the path of a video
             continue
         if found["path"] is None or any(re.fullmatch(r"[\d.+-]+|.*[/\\].*|.*\.\w{2,4}", name) for name in names):
@@ -242,8 +255,9 @@ def read_table(
     is_label: Callable[[str], bool],
     multi_label: bool,
     exists: Callable[[str], bool],
-) -> Iterator[tuple[int, str, Values | None, str]]:
-    """The number, text and fields of each line, and the list's separator. Fields are None where there are too few.
+) -> Iterator[tuple[int, str, Values | None, str, Sequence[str]]]:
+    """The number, text and fields of each line, and the list's separator and columns. Fields are None where there are
+    too few; a header line can name more columns than `columns` (`all_columns`).
 
     Args:
         path: Of the list, for error messages.
@@ -263,6 +277,7 @@ def read_table(
     values = [layout.plain(line) for _, line in lines]
     if None in values:
         if header := find_header(path, lines[0], separators, columns):
+            columns = all_columns(columns, header[1])
             lines, layout = lines[1:], Layout(header[0], columns, is_label, multi_label, header[1])
             values = [layout.split(line)[0] for _, line in lines]
         else:
@@ -273,7 +288,7 @@ def read_table(
     if not layout.header and lines:
         _check_no_more_columns(path, lines, values, layout, exists)
     for (number, line), fields in zip(lines, values, strict=True):
-        yield number, line, fields, layout.separator
+        yield number, line, fields, layout.separator, layout.columns
 
 
 def is_unnamed_header(line: str, separators: Sequence[str], columns: Sequence[str]) -> bool:

@@ -14,6 +14,7 @@ from slowfast_uniformer.data import folders
 from slowfast_uniformer.data.classes import read_class_names
 from slowfast_uniformer.data.list_text import SPACES
 from slowfast_uniformer.data.shards import ByteRange, index
+from slowfast_uniformer.data.splits import Item, Split, list_text
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.paths import atomic_path
 from slowfast_uniformer.wording import counted
@@ -33,15 +34,22 @@ class Lists(NamedTuple):
         splits: The videos of each split (train, val, test).
         notes: On what was found, such as a ready split.
         warnings: On what is left out.
+        given: Whether the folder has a split of its own.
     """
 
     names: list[str]
     splits: dict[str, Videos]
     notes: list[str]
     warnings: list[str]
+    given: bool = False
+
+    def items(self) -> list[Item]:
+        """All videos, without the split."""
+        different = {id(videos): videos for videos in self.splits.values()}.values()  # val can be the test, too
+        return sorted(Item(path, name) for videos in different for name, paths in videos.items() for path in paths)
 
 
-class _LeftOut:
+class LeftOut:
     """Counts what is left out, and keeps examples, for the warnings of a list."""
 
     def __init__(self) -> None:
@@ -80,7 +88,7 @@ def make_lists(root: Path, val: float = 0.2, test: float = 0.0, seed: int = 0, e
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give the folder that holds one folder for each class")
     endings = {"." + ending.strip().lower().lstrip(".") for ending in extensions.split(",")}
-    left_out, notes, warnings = _LeftOut(), [], []
+    left_out, notes, warnings = LeftOut(), [], []
     tars = _tar_files(root)
     if tars:
         _refuse_videos_beside(root, tars, endings)
@@ -101,7 +109,7 @@ def make_lists(root: Path, val: float = 0.2, test: float = 0.0, seed: int = 0, e
             if paths := [path for videos in found.values() for listed in videos.values() for path in listed]:
                 notes.append(f"no video files: the folders of images are the videos, {len(paths)} of them")
                 warnings += _unclear_images(root / paths[0])
-                left_out = _LeftOut()
+                left_out = LeftOut()
     warnings += left_out.warnings()
     splits = found
     if "val" not in found:
@@ -129,7 +137,7 @@ def make_lists(root: Path, val: float = 0.2, test: float = 0.0, seed: int = 0, e
             raise UserError(f"{root}: no videos for {split}; a class needs one for each split")
         if missing := [name for name in names if not videos.get(name)]:
             warnings.append(f"{split} has no video of {', '.join(missing)}")
-    return Lists(names, splits, notes, warnings)
+    return Lists(names, splits, notes, warnings, given="all" not in found)
 
 
 def split_classes(videos: Videos, val: float, test: float, seed: int) -> dict[str, Videos]:
@@ -156,10 +164,26 @@ def write_lists(out: Path, lists: Lists, separator: str = " ", force: bool = Fal
     Raises:
         UserError: Files are there already and may not be replaced (`force`), or cannot be written.
     """
-    texts = {"classes.txt": "".join(f"{name}\n" for name in lists.names)}
-    for split, videos in lists.splits.items():
-        rows = [(path, label) for label, name in enumerate(lists.names) for path in videos.get(name, [])]
-        texts[f"{split}.csv"] = "".join(f"{path}{separator}{label}\n" for path, label in rows)
+    items = {
+        split: [Item(path, name) for name in lists.names for path in videos.get(name, [])]
+        for split, videos in lists.splits.items()
+    }
+    write_texts(out, list_texts(lists.names, items, separator), force)
+
+
+def list_texts(names: list[str], split: Split, separator: str, folder: str = "") -> dict[str, str]:
+    """The texts of classes.txt and of the lists of a split, by the names of the files, below `folder`."""
+    labels = {name: label for label, name in enumerate(names)}
+    texts = {f"{folder}classes.txt": "".join(f"{name}\n" for name in names)}
+    return texts | {f"{folder}{name}.csv": list_text(items, labels, separator) for name, items in split.items()}
+
+
+def write_texts(out: Path, texts: dict[str, str], force: bool = False) -> None:
+    """Write files below a folder, all or none.
+
+    Raises:
+        UserError: Files are there already and may not be replaced (`force`), or cannot be written.
+    """
     existing = [name for name in texts if os.path.lexists(out / name)]
     if folder := next((name for name in existing if (out / name).is_dir()), None):
         raise UserError(f"{out / folder} is a folder, in the place of a list; choose another --out")
@@ -205,7 +229,7 @@ def _class_folders(bases: list[Path]) -> list[tuple[str, Path]]:
 
 
 def _videos_in_folders(
-    root: Path, bases: dict[str, list[Path]], endings: set[str], left_out: _LeftOut
+    root: Path, bases: dict[str, list[Path]], endings: set[str], left_out: LeftOut
 ) -> dict[str, Videos]:
     """Sorted videos of each split, at any depth below its class folders."""
     found: dict[str, Videos] = {}
@@ -223,7 +247,7 @@ def _videos_in_folders(
     return found
 
 
-def _videos_below(root: Path, folder: Path, endings: set[str], left_out: _LeftOut) -> list[str]:
+def _videos_below(root: Path, folder: Path, endings: set[str], left_out: LeftOut) -> list[str]:
     def note(error: OSError) -> None:
         left_out.add(f"folders that cannot be read ({error.strerror})", os.path.relpath(error.filename, root))
 
@@ -327,7 +351,7 @@ def _refuse_videos_beside(root: Path, tars: dict[str, list[Path]], endings: set[
             )
 
 
-def _videos_in_tars(root: Path, tars: list[Path], endings: set[str], left_out: _LeftOut) -> Videos:
+def _videos_in_tars(root: Path, tars: list[Path], endings: set[str], left_out: LeftOut) -> Videos:
     """Videos of each class in tar files, with their byte ranges (data/shards.py)."""
     videos: Videos = {}
     for tar in tars:

@@ -7,15 +7,15 @@ wrong, is left to that reader, which knows more forms and what to say.
 import codecs
 import re
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, BinaryIO
 
 from fvcore.common.config import CfgNode
 
 from slowfast_uniformer import paths
-from slowfast_uniformer.data.list_reader import Layout, find_header, is_unnamed_header, separators_to_try
+from slowfast_uniformer.data.list_reader import Layout, all_columns, find_header, is_unnamed_header, separators_to_try
 from slowfast_uniformer.data.list_text import SPACES, is_utf_8, split_lines
-from slowfast_uniformer.data.sample_list import Columns, Label, SampleList
+from slowfast_uniformer.data.sample_list import SECONDS, Columns, Label, SampleList
 from slowfast_uniformer.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def read_plain_list(path: str, cfg: CfgNode, columns: Sequence[str], labels: "La
 
 
 def _read(file: BinaryIO, path: str, cfg: CfgNode, columns: Sequence[str], labels: "LabelReader") -> SampleList | None:
-    found, pattern, order, known = Columns(), None, (), {}
+    found, pattern, order, known, number = Columns(), None, (), {}, 1
     while data := file.read(_BLOCK) + file.readline():
         if pattern is None:
             if not is_utf_8(data) or (b"\n" not in data and b"\r" in data):
@@ -62,11 +62,17 @@ def _read(file: BinaryIO, path: str, cfg: CfgNode, columns: Sequence[str], label
             if not (layout := _layout(path, first, cfg, columns, labels)):
                 return None
             pattern, order, has_header = layout
-            text = text[text.index(first) + len(first) :].partition("\n")[2] if has_header else text
-        rows = pattern.findall(text)
-        if len(rows) != text.count("\n") + 1 - len(_EMPTY.findall(text)):
+            if has_header:
+                end = text.index(first) + len(first)
+                number, text = number + text.count("\n", 0, end) + 1, text[end:].partition("\n")[2]
+        rows, count, empty = pattern.findall(text), text.count("\n") + 1, len(_EMPTY.findall(text))
+        if len(rows) != count - empty:
             return None
-        if rows and not _append(found, dict(zip(order, zip(*rows, strict=True), strict=True)), labels, known):
+        lines: Sequence[int] = range(number, number + count)
+        if empty and "start" in order:
+            lines = [at for at, line in zip(lines, text.split("\n"), strict=True) if line.strip(" \t\r")]
+        number += count
+        if rows and not _append(found, dict(zip(order, zip(*rows, strict=True), strict=True)), labels, known, lines):
             return None
     return SampleList(found.arrays, cfg.DATA.PATH_PREFIX) if len(found.arrays["labels"]) else None
 
@@ -82,8 +88,10 @@ def _layout(
     if not layouts[0].plain(first) and (header := find_header(path, (1, first), separators, columns)):
         if header[0] not in _SEPARATORS:
             return None
-        order = [name for name in dict.fromkeys(header[1]) if name]
-        return _with_header(*header, several), order, True
+        columns = all_columns(columns, header[1])
+        order = [name for name in dict.fromkeys(header[1]) if name in columns]
+        names = [name if name in columns else "" for name in header[1]]
+        return _with_header(header[0], names, several), order, True
     for layout in layouts:  # the first that fits the line, as `list_reader` decides if it fits all lines
         separator = layout.separator
         if separator not in _SEPARATORS or (several and separator == ","):
@@ -114,6 +122,7 @@ def _with_header(separator: str, header: Sequence[str], several_labels: bool) ->
     other = rf'[^{re.escape(separator)}"\n]'
     spaces = "" if separator == " " else " *"
     patterns = {name: f"{spaces}({number}){spaces}" for name, number in _NUMBERS.items()}
+    patterns |= {"group": f"({other}*)"}
     patterns |= {"path": f"(?![{SPACES}'])({other}+){_path_end(several_labels)}", "label": f"({other}*)"}
     fields = []
     for name in header:
@@ -131,9 +140,14 @@ def _line(fields: str) -> re.Pattern:
 
 
 def _append(
-    found: Columns, fields: Mapping[str, Sequence[str]], labels: "LabelReader", known: dict[str, Label]
+    found: Columns,
+    fields: Mapping[str, Sequence[str]],
+    labels: "LabelReader",
+    known: dict[str, Label],
+    lines: Sequence[int],
 ) -> bool:
-    """Append the videos of a block, by column; False if some field is wrong. `known` are labels by their text.
+    """Append the videos of a block, by column; False if some field is wrong. `known` are labels by their text, `lines`
+    the numbers of the lines.
 
     Raises:
         UserError: A label is wrong.
@@ -143,10 +157,16 @@ def _append(
     for text in set(fields["label"]) - known.keys():
         known[text] = labels.read(text.strip(SPACES), "")
     frames = [int(text) for text in fields.get("frames", ())]
-    parts = []
-    if "total" in fields:
-        parts = list(zip(*(map(float, fields[name]) for name in ("start", "end", "total")), strict=True))
-    if 0 in frames or not all(0 <= start <= end and start < total for start, end, total in parts):
+    parts, in_seconds = [], "start" in fields and "total" not in fields
+    if "start" in fields:
+        totals = map(float, fields["total"]) if "total" in fields else repeat(SECONDS)
+        parts = list(zip(map(float, fields["start"]), map(float, fields["end"]), totals, strict=False))
+    if in_seconds and not all(start < end for start, end, _ in parts):
         return False
-    found.extend(fields["path"], [known[text] for text in fields["label"]], frames, chain.from_iterable(parts))
+    if 0 in frames or not (in_seconds or all(0 <= start <= end and start < total for start, end, total in parts)):
+        return False
+    groups = [text.strip(SPACES) for text in fields.get("group", ())]
+    wanted = [known[text] for text in fields["label"]]
+    numbers = lines if in_seconds else ()
+    found.extend(fields["path"], wanted, frames, chain.from_iterable(parts), numbers, groups)
     return True

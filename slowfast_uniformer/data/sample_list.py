@@ -10,14 +10,16 @@ import os
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, chain, islice, pairwise
 
 UNLABELLED = -1  # label of a video whose class only the data set's owner knows; valid in test lists alone
 Part = tuple[float, float, float]  # start, end and total length, all in one unit
+SECONDS = -1.0  # in the place of the total: start and end are seconds of the video
 Label = int | tuple[int, ...]
 _TYPES = {"paths": "B", "ends": "q", "labels": "i", "label_ends": "q", "frames": "i", "parts": "d"}
+_TYPES |= {"lines": "i", "groups": "i", "group_names": "B"}
 _ENCODING = ("utf-8", "surrogatepass")
 _HEADER, _ALIGNMENT = 512, 64  # bytes, of a file
 _BLOCK = 16384  # videos that are Python objects at the same time
@@ -32,12 +34,21 @@ class Sample:
         label: Class index; with DATA.MULTI_LABEL a tuple of class indices.
         frames: Number of frames of a frame folder; None for video files.
         part: The annotated part; None for the whole video.
+        line: Where the list has it; known where `part` is in seconds.
+        group: What it belongs to, such as a person or a recording; "" if the list does not say.
     """
 
     path: str
     label: Label
     frames: int | None = None
     part: Part | None = None
+    line: int | None = field(default=None, compare=False)
+    group: str = ""
+
+    @property
+    def segment(self) -> tuple[float, float] | None:
+        """Start and end in seconds, of a part that the list gives so."""
+        return self.part[:2] if self.part and self.part[2] == SECONDS else None
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -53,14 +64,24 @@ class Columns:
     paths: UTF-8, a zero byte after each; ends: where each path begins, and the last one ends, zero bytes included;
     labels: int32; label_ends: the same as `ends` for several labels a video, else empty; frames: int32, 0 for none;
     parts: start, end and total of each video, a total of 0 for none. The last two are empty where no video has any.
+    lines: int32, the line of each video; groups: int32, the number of its group among group_names, UTF-8 with a zero
+    byte after each. Empty where they are not known.
     """
 
     def __init__(self) -> None:
-        self.arrays = {name: array(kind) for name, kind in _TYPES.items()} | {"paths": bytearray()}
+        self.arrays = {name: array(kind) for name, kind in _TYPES.items()}
+        self.arrays |= {"paths": bytearray(), "group_names": bytearray()}
         self.arrays["ends"].append(0)
+        self._groups: dict[str, int] = {}
 
     def extend(
-        self, paths: Sequence[str], labels: Sequence[Label], frames: Sequence[int] = (), parts: Iterable[float] = ()
+        self,
+        paths: Sequence[str],
+        labels: Sequence[Label],
+        frames: Sequence[int] = (),
+        parts: Iterable[float] = (),
+        lines: Sequence[int] = (),
+        groups: Sequence[str] = (),
     ) -> None:
         """Append videos; `parts` are three numbers for each."""
         arrays = self.arrays
@@ -76,6 +97,12 @@ class Columns:
         arrays["labels"].extend(labels)
         arrays["frames"].extend(frames)
         arrays["parts"].extend(parts)
+        arrays["lines"].extend(lines)
+        for group in dict.fromkeys(groups):
+            if group not in self._groups:
+                self._groups[group] = len(self._groups)
+                arrays["group_names"] += group.encode(*_ENCODING) + b"\0"
+        arrays["groups"].extend(map(self._groups.__getitem__, groups))
 
 
 class SampleList(Sequence[Sample]):
@@ -100,8 +127,12 @@ class SampleList(Sequence[Sample]):
         while block := list(islice(samples, _BLOCK)):
             frames = [sample.frames or 0 for sample in block]
             parts = chain.from_iterable(sample.part or (0, 0, 0) for sample in block)
-            columns.extend([sample.path for sample in block], [sample.label for sample in block], frames, parts)
-        for name in ("frames", "parts"):
+            lines, groups = [sample.line or 0 for sample in block], [sample.group for sample in block]
+            paths, labels = [sample.path for sample in block], [sample.label for sample in block]
+            columns.extend(paths, labels, frames, parts, lines, groups)
+        if columns.arrays["group_names"] == b"\0":  # of the group ""
+            columns.arrays |= {"groups": array("i"), "group_names": bytearray()}
+        for name in ("frames", "parts", "lines"):
             if not any(columns.arrays[name]):
                 columns.arrays[name] = array(_TYPES[name])
         return cls(columns.arrays, root)
@@ -121,7 +152,10 @@ class SampleList(Sequence[Sample]):
             label = columns["labels"][index]
         frames = columns["frames"][index] if columns["frames"] else 0
         part = tuple(columns["parts"][3 * index : 3 * index + 3]) if columns["parts"] else (0, 0, 0)
-        return Sample(os.path.join(self._root, path), label, frames or None, part if part[2] else None)
+        line = columns["lines"][index] if columns["lines"] else 0
+        group = self._group_names[columns["groups"][index]] if columns["groups"] else ""
+        path = os.path.join(self._root, path)
+        return Sample(path, label, frames or None, part if part[2] else None, line or None, group)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and len(self) == len(other) and all(map(Sample.__eq__, self, other))
@@ -131,12 +165,31 @@ class SampleList(Sequence[Sample]):
     def __reduce__(self) -> tuple:
         return SampleList, ({name: bytes(column) for name, column in self._columns.items()}, self._root)
 
+    @cached_property
+    def _group_names(self) -> list[str]:
+        return bytes(self._columns["group_names"]).decode(*_ENCODING).split("\0")
+
+    @property
+    def has_segments(self) -> bool:
+        """Whether videos have segments in seconds."""
+        return bool(self._columns["lines"])
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether the list says to which group each video belongs."""
+        return bool(self._columns["groups"])
+
+    @cached_property
+    def groups(self) -> set[str]:
+        """Names of the groups that some video belongs to."""
+        return {self._group_names[number] for number in set(self._columns["groups"])} - {""}
+
     # ------------------------------------------------------------------------------------- figures of the whole list
     @cached_property
     def checksum(self) -> int:
         """Of paths (without the root), labels, frame counts and parts, in order."""
         checksum = 0
-        for name in _TYPES:
+        for name in ("paths", "ends", "labels", "label_ends", "frames", "parts"):
             checksum = zlib.crc32(self._columns[name], checksum)
         return checksum
 

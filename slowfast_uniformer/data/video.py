@@ -19,6 +19,7 @@ from slowfast_uniformer.paths import numbered_name
 from slowfast_uniformer.wording import counted
 
 READ_TIMEOUT = 60.0  # seconds, unless DATA.READ_TIMEOUT says otherwise
+FOLDER_FPS = 30.0  # of frame folders and files without time stamps, unless DATA.FOLDER_FPS says otherwise
 STEPS = 1000  # packets or frames after which the timeout begins anew: a long video is not a slow one
 LONGEST = 20  # timeouts after which a video counts as endless nevertheless
 OpenFile = Callable[[], BinaryIO] | None
@@ -40,6 +41,12 @@ class VideoError(UserError):
 
 class VideoTimeout(VideoError):
     """Reading takes longer than DATA.READ_TIMEOUT."""
+
+    transient = True
+
+
+class SegmentError(VideoError):
+    """A list names a segment that a video does not have; the file is fine."""
 
     transient = True
 
@@ -119,6 +126,42 @@ class VideoSource(ExitStack):
         if size == 0:
             raise VideoError(self.path, "the file is empty")
         return "file:" + self.path  # so that a colon in the name does not make it a protocol
+
+    def times(self, unknown_fps: float = FOLDER_FPS) -> np.ndarray:
+        """When each frame is shown, in seconds from the video's beginning: (frames,) float64, increasing.
+
+        Args:
+            unknown_fps: Frames per second of what has neither time stamps nor a frame rate, such as a frame folder.
+
+        Raises:
+            VideoError: The video has to be decoded for it, which fails.
+        """
+        return np.arange(self.frames) / (self.fps or unknown_fps)
+
+    def segment(self, start: float, end: float, unknown_fps: float = FOLDER_FPS) -> range:
+        """The frames whose times are in [start, end); where there is none, the frame that is shown at `start`.
+
+        Args:
+            start: Seconds from the video's beginning.
+            end: Seconds; beyond the end of the video it stands for it.
+            unknown_fps: See `times`.
+
+        Raises:
+            SegmentError: The segment begins where the video has ended.
+            VideoError: As `times` does.
+        """
+        times = self.times(unknown_fps)
+        if start >= (stop := self.duration(times, unknown_fps)):
+            raise SegmentError(self.path, f"the segment from {start:g} to {end:g} s begins after its end, {stop:.6g} s")
+        first, last = np.searchsorted(times, (start, end)).tolist()
+        if first < last:
+            return range(first, last)
+        shown = max(first - 1, 0)
+        return range(shown, shown + 1)
+
+    def duration(self, times: np.ndarray, unknown_fps: float = FOLDER_FPS) -> float:
+        """When the last frame ends, in seconds from the beginning; `times` are those of `times`."""
+        return float(times[-1]) + 1 / (self.fps or unknown_fps)
 
     def read(self, indices: ArrayLike, short_side: int | None = None) -> np.ndarray:
         """Read frames by number.

@@ -4,6 +4,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from fvcore.common.config import CfgNode
 
@@ -17,20 +18,23 @@ logger = logging.getLogger(__name__)
 LIST_ENDINGS = (".txt", ".csv", ".tsv", ".lst")
 
 
-def find_videos(given: Sequence[str], cfg: CfgNode) -> list[Sample]:
-    """Unlabelled samples of the videos that arguments name, each path once.
+def find_videos(given: Sequence[str], cfg: CfgNode, segments: bool = False) -> list[Sample]:
+    """Unlabelled samples of the videos that arguments name, each once.
 
     Args:
         given: Video files, tar members, frame folders, folders with videos at any depth or, where there are none, with
             frame folders, and lists (.txt, .csv, .tsv, .lst; see data/input_lists.py). A video need not exist: opening
             it fails.
         cfg: The model's config.
+        segments: Whether the segments that lists name are samples of their own; else they stand for their videos.
 
     Raises:
         UserError: A folder holds no video, or a list cannot be read or is empty.
     """
     samples = [sample for path in given for sample in _samples(path, cfg)]
-    return list({sample.path: sample for sample in samples}.values())
+    if not segments:
+        samples = [replace(sample, part=None, line=None) for sample in samples]
+    return list({(sample.path, sample.part): sample for sample in samples}.values())
 
 
 def _samples(path: str, cfg: CfgNode) -> list[Sample]:

@@ -28,8 +28,8 @@ class VideoPrediction(NamedTuple):
     """The prediction for one video.
 
     Attributes:
-        row: what is printed: see `Predictor.result`; for a long video with `timeline` (see `segments`), for one that
-            cannot be read without a class and with `error`.
+        row: what is printed: see `Predictor.result`, with `start` and `end` where segments are classified; for a long
+            video with `timeline` (see `segments`), for one that cannot be read without a class and with `error`.
         probabilities: (K,), or None for a video that cannot be read.
         spans: the timeline of a long video, else empty.
     """
@@ -49,7 +49,7 @@ def predict(
 
     Args:
         model: a loaded model.
-        samples: the videos.
+        samples: the videos; a segment in seconds is classified from views inside it.
         topk: classes in each prediction.
         longer_than: seconds. Longer videos are classified by sliding windows (see `Predictor.timeline`), others from
             their views as in testing.
@@ -59,7 +59,9 @@ def predict(
     Yields:
         A prediction for each video, in order. A video that cannot be read gives an `error`.
     """
+    with_times = any(sample.segment for sample in samples)
     for sample, found in zip(samples, model.clips(samples, workers, longer_than), strict=True):
+        times = dict(zip(("start", "end"), sample.segment or (None, None), strict=True)) if with_times else {}
         try:
             if isinstance(found, UserError):
                 raise found
@@ -72,9 +74,9 @@ def predict(
                 probabilities = torch.stack([span.probabilities for span in timeline]).T @ (seconds / seconds.sum())
         except UserError as error:
             nothing = {"class": None, "label": None, "probability": None, "topk": []}
-            yield VideoPrediction({"video": sample.path, **nothing, "error": str(error)}, None, [])
+            yield VideoPrediction({"video": sample.path, **times, **nothing, "error": str(error)}, None, [])
             continue
-        row = model.result(sample.path, probabilities, topk)
+        row = {"video": sample.path, **times} | model.result(sample.path, probabilities, topk)
         if timeline:
             row["timeline"] = segments(timeline, model.names)
         yield VideoPrediction(row, probabilities, timeline)
@@ -97,7 +99,8 @@ def segments(spans: Sequence[Span], names: Sequence[str]) -> list[dict[str, Any]
 
 
 def write_overlay(model: Predictor, sample: Sample, prediction: VideoPrediction, path: str) -> None:
-    """Write the video with its most probable classes as a caption; of a long video those of each moment.
+    """Write the video, or its segment, with its most probable classes as a caption; of a long video those of each
+    moment.
 
     Raises:
         UserError: the video cannot be read, or the file cannot be written.
@@ -105,8 +108,10 @@ def write_overlay(model: Predictor, sample: Sample, prediction: VideoPrediction,
     spans = prediction.spans or [Span(0.0, np.inf, prediction.probabilities)]
 
     def captioned(video: VideoSource, fps: float) -> Iterator[np.ndarray]:
-        current = 0
-        for number, frame in video_writer.numbered_frames(video, 0, video.frames - 1):
+        current, shown = 0, range(video.frames)
+        if sample.segment:
+            shown = video.segment(*sample.segment, model.cfg.DATA.FOLDER_FPS)
+        for number, frame in video_writer.numbered_frames(video, shown[0], shown[-1]):
             while current + 1 < len(spans) and number / fps >= spans[current].end:
                 current += 1
             best = spans[current].probabilities.topk(min(3, len(model.names)))
@@ -179,7 +184,8 @@ def clock(seconds: float) -> str:
 
 def as_text(row: dict[str, Any]) -> str:
     """A prediction as lines to read."""
-    lines = [row["video"]]
+    times = f" {clock(row['start'])} to {clock(row['end'])}" if row.get("start") is not None else ""
+    lines = [row["video"] + times]
     lines += [f"  {each['probability']:>6.1%}  {each['class']}" for each in row["topk"]]
     for part in row.get("timeline", ()):
         times = f"{clock(part['start'])} to {clock(part['end'])}"
@@ -191,13 +197,14 @@ def as_csv(row: dict[str, Any], topk: int) -> list[Any]:
     """A prediction as the fields that `csv_head` names."""
     top = [(each["class"], each["probability"]) for each in row["topk"]]
     top += [("", "")] * (topk - len(top))
-    return [row["video"], row["class"], row["label"], row["probability"], *sum(top, ()), row.get("error", "")]
+    times = [row[name] for name in ("start", "end") if name in row]
+    return [row["video"], *times, row["class"], row["label"], row["probability"], *sum(top, ()), row.get("error", "")]
 
 
-def csv_head(topk: int) -> list[str]:
-    """Column names."""
+def csv_head(topk: int, segments: bool = False) -> list[str]:
+    """Column names; of `segments` with their times."""
     tops = [f"top{k}_{what}" for k in range(1, topk + 1) for what in ("class", "probability")]
-    return ["video", "class", "label", "probability", *tops, "error"]
+    return ["video", *(("start", "end") if segments else ()), "class", "label", "probability", *tops, "error"]
 
 
 def as_json(rows: Iterable[dict[str, Any]], ascii_only: bool = False) -> Iterator[str]:

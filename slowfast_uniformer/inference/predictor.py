@@ -4,6 +4,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
 from operator import itemgetter
@@ -209,16 +210,16 @@ class Predictor:
         """Read the test views of videos, each of which is opened once, when its turn comes.
 
         Args:
-            samples: the videos; labels do not matter.
+            samples: the videos, or segments of videos; labels do not matter.
             workers: DataLoader workers that read ahead; 0 reads in this process.
-            longer_than: seconds. Longer videos are not read.
+            longer_than: seconds. Longer videos are not read, but segments are.
 
         Yields:
             For each video, in order: its views (N, 3, T, H, W), normalised; a UserError that says why it cannot be
             read; or, if it is longer than `longer_than`, the open video, to be closed, or None when a worker opened it.
         """
         label = () if self.cfg.DATA.MULTI_LABEL else UNLABELLED
-        samples = [Sample(sample.path, label, sample.frames) for sample in samples]
+        samples = [replace(sample, label=label) for sample in samples]
         dataset = _TestViews(variant(self.cfg, ["DATA_LOADER.NUM_WORKERS", workers]), samples, longer_than)
         loader = loader_of(dataset, EpochSampler(len(samples)), 1)
         loader.collate_fn = itemgetter(0)  # of a batch of one
@@ -382,7 +383,7 @@ class _TestViews(VideoDataset):
             self._video = super().open(self.samples[key[1]])
         except UserError as error:
             return UserError(str(error))
-        if duration(self._video) <= self.longer_than:
+        if self.samples[key[1]].segment or duration(self._video) <= self.longer_than:
             item = super().__getitem__(key)
             return UserError(item["errors"][0].cause) if item["clips"] is None else item["clips"]
         if get_worker_info() is None:

@@ -9,14 +9,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from slowfast_uniformer.data.sample_list import Sample, SampleList
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.paths import atomic_path
 from slowfast_uniformer.runs.files import read_text
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from slowfast_uniformer.data.annotations import Sample
 
 # The columns of predictions.csv. After these come top1_name, top1_probability and so on to TOP and, with several labels
 # a video, a column for each class that begins with CLASS_COLUMN.
@@ -38,6 +37,9 @@ class Prediction:
         probability: its probability, 0 to 1.
         top: the most probable classes, (name, probability).
         probabilities: with several labels a video, of all classes, in label order.
+        start: of the segment, in seconds; None for a whole video.
+        end: of the segment.
+        group: what the video belongs to, such as a person; "" if the list does not say.
     """
 
     video: str
@@ -48,6 +50,9 @@ class Prediction:
     probability: float
     top: list[tuple[str, float]]
     probabilities: tuple[float, ...]
+    start: float | None = None
+    end: float | None = None
+    group: str = ""
 
     @property
     def wrong(self) -> bool:
@@ -56,13 +61,14 @@ class Prediction:
 
 def write_predictions(
     path: str,
-    samples: "Sequence[Sample]",
+    samples: Sequence[Sample],
     probabilities: "Tensor",
     predicted: "Tensor",
     names: Sequence[str] | None,
     multi_label: bool,
 ) -> None:
-    """Write a row for each video: path, label, prediction, correctness and the five most probable classes.
+    """Write a row for each video: path, label, prediction, correctness and the five most probable classes; in the last
+    columns start and end of segments (seconds) and groups, where the list has them.
 
     Args:
         path: the file to write.
@@ -73,16 +79,19 @@ def write_predictions(
         multi_label: whether videos have several labels. Then `label` holds all, `correct` says whether the most
             probable class is one of them, and the probabilities of all classes follow.
     """
+    samples = samples if isinstance(samples, SampleList) else SampleList.of(samples)
     count = min(TOP, probabilities.shape[1])
     top = probabilities.topk(count, dim=1)
     name = (lambda label: names[label]) if names else str
     classes = range(probabilities.shape[1]) if multi_label else ()
     head = [*COLUMNS, *(f"top{k}_{what}" for k in range(1, count + 1) for what in ("name", "probability"))]
     head += [f"{CLASS_COLUMN}{name(label)}" for label in classes]
+    more = {"start": samples.has_segments, "end": samples.has_segments, "group": samples.has_groups}
+    more = [column for column, present in more.items() if present]
     text = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}  # a path may be no UTF-8
     with atomic_path(path) as temporary, open(temporary, "w", **text) as file:
         writer = csv.writer(file)
-        writer.writerow(head)
+        writer.writerow(head + more)
         for i, sample in enumerate(samples):
             true = sample.labels
             row: list[Any] = [sample.path, ",".join(map(str, true)), "; ".join(map(name, true))]
@@ -92,7 +101,9 @@ def write_predictions(
                 for label, probability in zip(top.indices[i].tolist(), top.values[i].tolist(), strict=True):
                     row += [name(label), f"{probability:.6f}"]
                 row += [f"{probabilities[i, label]:.6f}" for label in classes]
-            writer.writerow(row + [""] * (len(head) - len(row)))
+            start, end = sample.segment or ("", "")
+            others = {"start": start, "end": end, "group": sample.group}
+            writer.writerow(row + [""] * (len(head) - len(row)) + [others[column] for column in more])
 
 
 def read_predictions(path: str) -> tuple[list[Prediction], list[str]]:
@@ -128,6 +139,9 @@ def _prediction(head: list[str], row: list[str]) -> Prediction:
         probability=_probability(probability) if prediction else 0.0,
         top=[(fields[f"{top}name"], _probability(fields[f"{top}probability"])) for top in tops],
         probabilities=tuple(_probability(row[i] or "0") for i in range(len(row)) if head[i].startswith(CLASS_COLUMN)),
+        start=float(fields["start"]) if fields.get("start") else None,
+        end=float(fields["end"]) if fields.get("end") else None,
+        group=fields.get("group", ""),
     )
 
 
@@ -146,7 +160,7 @@ def _probability(text: str) -> float:
     return value
 
 
-def write_submission(path: str, samples: "Sequence[Sample]", scores: "Tensor", names: Sequence[str] | None) -> None:
+def write_submission(path: str, samples: Sequence[Sample], scores: "Tensor", names: Sequence[str] | None) -> None:
     """Write a submission.csv as Something-Something's evaluation server takes it.
 
     Each line is a video's id (its file name without ending) and its five most probable classes by name, separated by

@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+import av
 import pytest
 from conftest import ROOT
 from PIL import Image
@@ -18,6 +19,8 @@ from slowfast_uniformer.analysis.video_scan import examine
 from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.data import processes
 from slowfast_uniformer.data.bad_videos import BadVideo, BadVideos, file_state
+from slowfast_uniformer.data.open_video import open_sample
+from slowfast_uniformer.data.sample_list import Sample
 from slowfast_uniformer.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -106,7 +109,8 @@ def test_every_fault_is_found_and_nothing_else(data, cfg):
     expected.add(("test", append(data, "test", f"copies/{Path(good).name} {label}"), "leak"))
     (data / "train.csv").write_text((data / "train.csv").read_text() + "\n\n")  # no harm in empty lines
     assert found(check(cfg, SPLITS, workers=0)) == expected
-    assert {finding for *_, finding in expected} == {*FAULTS, *NOTES} - {"empty class"}
+    others = {"empty class", "few videos", "same source", "look-alike", "beyond the end", "ends later"}
+    assert {finding for *_, finding in expected} == {*FAULTS, *NOTES} - others
     rows = list(csv.DictReader(Path(cfg.OUTPUT_DIR, "check_dataset.csv").open(newline="")))
     assert {(row["split"], int(row["line"]), row["finding"]) for row in rows} == expected
     assert all(row["path"] and row["detail"] for row in rows)
@@ -289,4 +293,77 @@ def test_wrong_videos_of_a_json_list_are_findings(tiny, tmp_path):
         (2, "9", "wrong line"),
         (3, str(tmp_path / "1.webm"), "unreadable"),
     ]
-    assert findings[1].detail == "no class is named 'Moving 9'; correct labels.json or DATA.CLASS_NAMES"
+    assert findings[2].detail == "no class is named 'Moving 9'; correct labels.json or DATA.CLASS_NAMES"
+
+
+def test_segments_are_samples_of_their_own_and_must_be_in_the_video(data, cfg, run_check):
+    write_video(data / "videos" / "long.mp4", **{**SMALL, "frames": 50})  # two seconds
+    lines = ["0,0.5", "0.5,1", "2.5,3", "1,9", "0.9,0.95", "0,0.5", "0,0.5"]
+    labels = [1, 2, 1, 2, 1, 1, 2]
+    rows = [f"long.mp4,{times},{label}\n" for times, label in zip(lines, labels, strict=True)]
+    (data / "train.csv").write_text("path,start,end,label\n" + "".join(rows))
+    report = check(cfg, ["train"], workers=0)
+    assert (report.files, report.read) == (1, 1)
+    assert [finding[1:2] + finding[3:] for finding in report.findings if finding.line] == [
+        (4, "beyond the end", "a segment from 2.5 to 3 s, and the video ends at 2 s"),
+        (5, "ends later", "the segment ends at 9 s, the video at 2 s"),
+        (6, "short", "1 frame in the segment; DATA.NUM_FRAMES is 4"),
+        (7, "duplicate", f"same path as line 2 of train, {data}/videos/long.mp4"),
+        (8, "duplicate", f"same path as line 2 of train, {data}/videos/long.mp4"),
+        (8, "contradiction", f"same path as line 2 of train, {data}/videos/long.mp4, which has label 1"),
+    ]
+    assert run_check("--splits", "train")[0] == 1
+
+
+def test_planted_leaks_are_found(data, cfg):
+    """A clip of a recording that training has, by its name; a copy that was encoded anew; segments of one video."""
+    videos = data / "videos"
+    for number, name in enumerate(("rec7_clip1", "rec7_clip2", "long")):
+        write_video(videos / f"{name}.mp4", **{**SMALL, "gop": number + 3, "times": range(number, number + 16)})
+    source = next(path for path in (data / "train.csv").read_text().split() if path.endswith("mp4"))
+    with open_sample(Sample(str(videos / source), -1), "") as video, av.open(str(videos / "anew.mp4"), "w") as out:
+        stream = out.add_stream("mpeg4", rate=25)
+        stream.width = stream.height = 56
+        for frame in video.read(range(video.frames), 56):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        out.mux(stream.encode(None))
+    rows = {"train": ["rec7_clip1.mp4,,,1", "long.mp4,0,0.3,2", "long.mp4,0.5,0.6,2"]}
+    rows["val"] = ["rec7_clip2.mp4,,,1", "long.mp4,0.35,0.45,2", "anew.mp4,,,3"]
+    rows["test"] = ["long.mp4,0.2,0.4,2"]
+    at = {}
+    for split, more in rows.items():
+        path = data / f"{split}.csv"
+        old = [f"{line.split()[0]},,,{line.split()[1]}" for line in path.read_text().splitlines()]
+        at[split] = len(old) + 2
+        path.write_text("\n".join(["path,start,end,label", *old, *more]) + "\n")
+    findings = {finding[:2] + finding[3:] for finding in check(cfg, SPLITS, workers=0).findings}
+    train, val = at["train"], at["val"]
+    assert ("val", val, "same source", f"by its name, as line {train} of train, {videos}/rec7_clip1.mp4") in findings
+    detail = f"2 segments of this video in train, too, first line {train + 1}"
+    assert ("val", val + 1, "same source", detail) in findings
+    overlap = f"overlaps 0 to 0.3 s of the same video, line {train + 1} of train"
+    assert ("test", at["test"], "leak", overlap) in findings
+    line = 1 + [row.split(",")[0] for row in (data / "train.csv").read_text().splitlines()].index(source)
+    assert ("val", val + 2, "look-alike", f"as line {line} of train, {videos / source}") in findings
+    odd = {finding for finding in findings if finding[2] in ("same source", "look-alike", "leak")}
+    assert len(odd) == 4, odd
+
+
+def test_classes_with_a_single_training_video_are_named(data, cfg):
+    lines = (data / "train.csv").read_text().splitlines()
+    (data / "train.csv").write_text("\n".join([line for line in lines if not line.endswith(" 3")] + ["x.mp4 3"]))
+    names = (data / "classes.txt").read_text().split()
+    [finding] = [finding for finding in check(cfg, ["train"], workers=0).findings if finding.finding == "few videos"]
+    assert finding[:2] == ("train", None) and finding.detail == f"fewer than 2 videos of {names[3]}"
+
+
+def test_groups_on_both_sides_are_leaks(data, cfg):
+    for split, group in (("train", "ann"), ("val", "ann"), ("test", "ben")):
+        rows = [line.split() for line in (data / f"{split}.csv").read_text().splitlines()]
+        text = "".join(
+            f"{path},{label},{group if number else 'x'}{split}\n" for number, (path, label) in enumerate(rows)
+        )
+        (data / f"{split}.csv").write_text("path,label,group\n" + text.replace("annval", "anntrain"))
+    assert [finding[:2] + finding[3:] for finding in check(cfg, SPLITS, workers=0).findings] == [
+        ("val", 3, "leak", "of the group anntrain, as line 3 of train")
+    ]

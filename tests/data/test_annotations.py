@@ -8,6 +8,7 @@ from iopath.common.file_io import PathHandler, g_pathmgr
 
 from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.data import annotations
+from slowfast_uniformer.data.sample_list import Sample
 from slowfast_uniformer.errors import UserError
 
 
@@ -226,3 +227,59 @@ def test_many_labels_that_are_no_class_names_are_refused_at_once(tmp_path, monke
     with pytest.raises(UserError, match=r"line 1: label 'zz0' is not .* see classes.txt \(999 more lines like it\)"):
         annotations.load(cfg_for(tmp_path), "train")
     assert len(compared) == 100
+
+
+SEGMENTS = [Sample("a b.mp4", 1, None, (0.5, 2.25, -1.0)), Sample("c.mp4", 0, None, (3.0, 62.5, -1.0))]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path,start,end,label\na b.mp4,0.5,2.25,1\nc.mp4,3,62.5,0\n",
+        "label\tend\tstart\tvideo\n1\t2.25\t.5\ta b.mp4\n0\t1:02.5\t3\tc.mp4\n",
+        "# events\npath;start;end;label\n\na b.mp4;0,5;2,25;run\nc.mp4;0:03;0:01:02.50;Jump\n",
+        "x,path,start_time,end_time,class\n9,a b.mp4,0.5,2.25,run\n9,c.mp4,3.0,62.5,jump\n",
+    ],
+)
+def test_segments_in_seconds(tmp_path, text):
+    (tmp_path / "classes.txt").write_text("jump\nrun\nwalk\n")
+    (tmp_path / "train.csv").write_text(text)
+    samples = annotations.load(cfg_for(tmp_path), "train")
+    assert list(samples) == SEGMENTS and samples.has_segments and not samples.has_groups
+    assert [sample.segment for sample in samples] == [(0.5, 2.25), (3.0, 62.5)]
+    assert [sample.line for sample in samples] == ([2, 3] if "#" not in text else [4, 5])
+
+
+def test_segments_with_several_labels_groups_and_whole_videos(tmp_path):
+    text = 'path,start,end,group,label\na.mp4,1,2,ann,"0,2"\nb.mp4,,,ben,1\n'
+    (tmp_path / "train.csv").write_text(text)
+    first, second = annotations.load(cfg_for(tmp_path, "DATA.MULTI_LABEL", True), "train")
+    assert first == Sample("a.mp4", (0, 2), None, (1.0, 2.0, -1.0), group="ann")
+    assert second == Sample("b.mp4", (1,), group="ben") and second.segment is None
+
+
+@pytest.mark.parametrize(
+    "start, end, message",
+    [
+        ("5", "3", "the segment from 5 to 3 s ends before it begins"),
+        ("3", "3.0", "the segment from 3 to 3.0 s ends where it begins"),
+        ("-1", "3", "the segment from -1 to 3 s begins before the video"),
+        ("1", "inf", "the segment from 1 to inf s has no end"),
+        ("1", "nan", "end 'nan' is not a time"),
+        ("1", "", "end '' is not a number"),
+        ("soon", "3", "start 'soon' is not a number"),
+    ],
+)
+def test_odd_segments_are_one_message_with_file_and_line(tmp_path, start, end, message):
+    (tmp_path / "train.csv").write_text(f"path,start,end,label\na.mp4,0,1,2\nb.mp4,{start},{end},0\n")
+    with pytest.raises(UserError) as caught:
+        annotations.load(cfg_for(tmp_path), "train")
+    assert str(caught.value).startswith(f"{tmp_path}/train.csv, line 3: {message}")
+
+
+def test_start_and_end_of_other_lists_are_what_they_were(tmp_path):
+    """Of formats that have a total the unit is the list's own; and one of two columns makes no segment."""
+    (tmp_path / "train.csv").write_text("path,total,start,end,label\na.mp4,30,1,2.5,0\n")
+    assert annotations.load(cfg_for(tmp_path, "TRAIN.DATASET", "ant"), "train")[0].part == (1.0, 2.5, 30.0)
+    (tmp_path / "train.csv").write_text("path,start,label\na.mp4,7,0\n")
+    assert annotations.load(cfg_for(tmp_path), "train")[0] == Sample("a.mp4", 0)

@@ -85,3 +85,15 @@ def test_a_list_where_some_have_labels():
     assert "of the 3 labelled of 5 test videos" in half_labelled(SampleList.of(Sample("a", label) for label in labels))
     for alike in ([Sample("a", -1)], [Sample("a", 1)], []):
         assert half_labelled(SampleList.of(alike)) == ""
+
+
+def test_groups_on_both_sides():
+    rows = {
+        split: [(f"{split}{k}.mp4", k, None, None, None, group) for k in range(3)]
+        for split, group in (("train", "ann"), ("val", "ben"), ("test", "ann"))
+    }
+    (note,) = notes(rows)
+    assert note == (
+        "1 of 1 group of the test list is in the train list, too, such as ann: `uniformer lists --group-by` keeps "
+        "groups on one side"
+    )

@@ -74,3 +74,5 @@ def test_a_stray_file_in_a_frame_folder_does_not_cost_the_strip_of_a_report(plac
     assert [len(strip) for strip in strips] == [FRAMES] * 3
     shutil.rmtree(places[2])
     assert video_strip(run, places[2]) == []
+    segment = video_strip(run, places[0], 0.1, 0.3)
+    assert len(segment) == FRAMES and segment != strips[0] and video_strip(run, places[0], 99, 100) == []

@@ -171,3 +171,46 @@ def test_careful_and_fast_readers_give_the_same_checksum(tmp_path):
     assert plain(cfg_for(tmp_path)) is None
     again = annotations.load(cfg_for(tmp_path, "DATA.PATH_PREFIX", "/elsewhere"), "train")
     assert again.checksum == found.checksum and isinstance(again, SampleList) and again[0].path == "/elsewhere/a.mp4"
+
+
+def test_lists_of_segments_are_read_fast(tmp_path, monkeypatch):
+    monkeypatch.setattr(plain_list, "_BLOCK", 30)
+    lines = [f"v{k}.mp4,{k % 3},{k},{k + 0.5},g{k % 2}" + "\n" * (k % 4 == 0) for k in range(40)]
+    (tmp_path / "train.csv").write_text("\n".join(["", "path,label,start,end,group", *lines]))
+    cfg = cfg_for(tmp_path)
+    found, expected = plain(cfg), careful(cfg)
+    assert list(found) == expected and [sample.line for sample in found] == [sample.line for sample in expected]
+    assert found[7].segment == (7.0, 7.5) and found[7].group == "g1" and found[7].path == "/root/v7.mp4"
+    for wrong in ("v.mp4,1,2,2,g", "v.mp4,1,,,g", "v.mp4,1,0:01,3,g"):
+        (tmp_path / "train.csv").write_text(f"path,label,start,end,group\nv.mp4,1,2,3,g\n{wrong}\n")
+        assert plain(cfg) is None
+
+
+def test_both_readers_agree_on_segments_and_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr(plain_list, "_BLOCK", 60)
+    (tmp_path / "classes.txt").write_text("\n".join(NAMES))
+    draw, both = random.Random(1), 0
+    cfg, several = cfg_for(tmp_path), cfg_for(tmp_path, "DATA.MULTI_LABEL", True)
+    for _ in range(300):
+        columns = draw.sample(["path", "start", "end", "label", "group", "other"], 6)
+        columns = [column for column in columns if column not in ("group", "other") or draw.random() < 0.5]
+        separator, odd, lines = draw.choice([",", "\t", ";", "|"]), draw.choice([0, 0, 0.1]), []
+        for _ in range(draw.choice([1, 3, 20])):
+            start = draw.choice([0, 1, 2.5, 100])
+            fields = {"path": draw.choice(PATHS[:2] + PATHS[3:5]), "label": draw.choice([*LABELS, "wave"])}
+            fields |= {
+                "start": start,
+                "end": start + draw.choice([0.04, 1, 30]),
+                "group": draw.choice(["", "a", "b c"]),
+            }
+            if draw.random() < odd:
+                fields |= draw.choice([{"start": "", "end": ""}, {"end": "9:00"}, {"label": '"1,2"'}, {"start": " 0"}])
+            lines.append(separator.join(str(fields.get(column, "x")) for column in columns))
+            lines += ["", "# a comment"][: draw.choice([0, 0, 0, 1, 2]) if odd else 0]
+        (tmp_path / "train.csv").write_text("\n".join([separator.join(columns), *lines]))
+        of = several if '"1,2"' in "".join(lines) else cfg
+        if (found := plain(of)) is not None:
+            expected = careful(of)
+            both += 1
+            assert list(found) == expected and [s.line for s in found] == [s.line for s in expected], lines
+    assert both > 100

@@ -3,6 +3,7 @@
 import os
 import pickle
 from array import array
+from dataclasses import replace
 
 import pytest
 
@@ -15,12 +16,14 @@ KINDS = {
     "parts": [Sample("x", 0, None, (0.5, 1.0, 2.25)), Sample("x", 0, None, (0.0, 0.0, 3.0))],
     "several labels": [Sample("x", (3, 1)), Sample("y", ()), Sample("z", (2,))],
     "mixed": [Sample("x", 0, 30), Sample("y", 1), Sample("z", 1, None, (1.0, 2.0, 3.0))],
+    "groups": [Sample("x", 0, group="ä"), Sample("y", 1, group=""), Sample("z", 1, group="ä")],
+    "segments": [Sample("x", 0, None, (0.5, 1.0, -1.0), 2, "a"), Sample("x", 0)],
     "none": [],
 }
 
 
 def in_root(sample, root):
-    return Sample(os.path.join(root, sample.path), sample.label, sample.frames, sample.part)
+    return replace(sample, path=os.path.join(root, sample.path))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -31,6 +34,7 @@ def test_samples_are_what_was_given(tmp_path, kind, root):
     samples.save(tmp_path / "file")
     for each in (samples, pickle.loads(pickle.dumps(samples)), SampleList.map_file(tmp_path / "file", root)):
         assert list(each) == expected and each == samples == expected and len(each) == len(expected)
+        assert [sample.line for sample in each] == [sample.line for sample in expected]
         assert each[1:] == expected[1:] and each.checksum == samples.checksum
         if expected:
             assert each[-1] == expected[-1]
@@ -39,7 +43,7 @@ def test_samples_are_what_was_given(tmp_path, kind, root):
 
 
 def test_checksums_differ_where_lists_do():
-    lists = [SampleList.of(samples) for samples in KINDS.values()]
+    lists = [SampleList.of(samples) for kind, samples in KINDS.items() if kind != "groups"]
     lists += [SampleList.of(KINDS["files"][::-1]), SampleList.of([Sample("a", 1)]), SampleList.of([Sample("a", (1,))])]
     lists += [SampleList.of([Sample("a", 1), Sample("b", 1)]), SampleList.of([Sample("ab", 1), Sample("", 1)])]
     assert len({samples.checksum for samples in lists}) == len(lists)

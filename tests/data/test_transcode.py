@@ -44,7 +44,7 @@ def psnr(images, others) -> float:
 
 def times_of(path) -> list[Fraction]:
     with Original(path) as video:
-        times, unit = video.times()
+        times, unit = video.time_stamps()
         return [time * unit for time in times]
 
 

@@ -1,12 +1,16 @@
 """Folders of images as videos; files are in test_decode.py."""
 
+import random
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import video_factory as factory
 from PIL import Image
 
 from slowfast_uniformer.data import folders
-from slowfast_uniformer.data.video import FrameFolder, VideoError, VideoInfo
+from slowfast_uniformer.data.decode import Video
+from slowfast_uniformer.data.video import FrameFolder, SegmentError, VideoError, VideoInfo
 
 
 @pytest.fixture
@@ -121,3 +125,59 @@ def test_an_image_that_is_damaged_beyond_what_pillow_expects(folder, monkeypatch
         monkeypatch.setattr(Image, "open", fail)
         with pytest.raises(VideoError, match="img_00001.png: list index"):
             images.read([0])
+
+
+RATES = ["25", "29.97", "60", "variable"]
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("ending", [".mp4", ".mkv"])
+def test_frames_of_a_segment_are_those_whose_time_is_in_it(tmp_path, rate, ending):
+    times = factory.frame_times(rate)
+    with Video(factory.write_timed_video(tmp_path / f"a{ending}", times)) as video:
+        assert np.abs(video.times() - np.array(times, float)).max() < (1e-9 if ending == ".mp4" else 6e-4)
+        stamps = times if ending == ".mp4" else [Fraction(round(1000 * time), 1000) for time in video.times().tolist()]
+        draw = random.Random(rate)
+        ends = [stamps[k] for k in draw.sample(range(120), 30)] + [Fraction(draw.uniform(0, 5)) for _ in range(30)]
+        for start, end in [*zip(ends, ends[1:], strict=False), (Fraction(0), Fraction(1, 1000)), (Fraction(0), 99)]:
+            start, end = sorted((float(start), float(end)))
+            inside = [k for k, time in enumerate(stamps) if start <= float(time) < end]
+            if start < min(end, float(stamps[-1])):
+                shown = max(k for k, time in enumerate(stamps) if k == 0 or float(time) <= start)
+                assert [*video.segment(start, end)] == (inside or [shown]), (start, end)
+
+
+def test_decimals_of_a_list_meet_the_times_of_frames(tmp_path):
+    """1.2 s is frame 30 at 25 fps, and no number a hair beside it."""
+    with Video(factory.write_timed_video(tmp_path / "a.mp4", factory.frame_times("25"))) as video:
+        for number in range(120):
+            assert video.segment(float(f"{number / 25:.2f}"), 99)[0] == number
+            assert len(video.segment(float(f"{number / 25:.2f}"), float(f"{(number + 1) / 25:.2f}"))) == 1
+    with Video(factory.write_timed_video(tmp_path / "b.mp4", factory.frame_times("29.97"))) as video:
+        assert (video.segment(2.002, 99)[0], video.segment(2.0021, 99)[0], video.segment(1.0, 2.002)[-1]) == (
+            60,
+            61,
+            59,
+        )
+
+
+def test_segments_at_and_beyond_the_end(tmp_path):
+    with Video(factory.write_timed_video(tmp_path / "a.mp4", factory.frame_times("25", 50))) as video:
+        assert [*video.segment(1.9, 50)] == [48, 49] and [*video.segment(1.97, 1.99)] == [49]
+        with pytest.raises(SegmentError, match=r"a.mp4: the segment from 2 to 3 s begins after its end, 2 s"):
+            video.segment(2.0, 3.0)
+
+
+def test_times_begin_with_the_streams_of_a_transport_stream(tmp_path):
+    """Its clock begins anywhere, at 1.4 s as FFmpeg writes it."""
+    with Video(factory.write_video(tmp_path / "a.ts", "mpeg2video")) as video:
+        assert video.frames == 60 and np.allclose(np.diff(video.times()), 1 / 25, atol=1e-4)
+        assert video.times()[0] < 0.1  # B-frames delay the first one
+
+
+def test_videos_without_time_stamps_have_a_frame_rate(folder, tmp_path):
+    with FrameFolder(folder, "img_{:05d}.png") as images:
+        assert images.times().tolist() == [number / 30 for number in range(6)]
+        assert [*images.segment(0.5, 1.0, unknown_fps=4)] == [2, 3]
+        with pytest.raises(SegmentError):
+            images.segment(1.5, 2.0, unknown_fps=4)

@@ -216,3 +216,37 @@ def test_names_and_titles_of_a_timeline_are_drawn_literally(tmp_path, monkeypatc
     assert legend == [*names[:3], "a b", "\\frac{", "x" * 31 + "…"]
     assert figures[0].axes[0].get_title("left") == "$v$_□.mp4" and (tmp_path / "t.png").stat().st_size
     assert not any(text.get_parse_math() for text in figures[0].findobj(Text))
+
+
+def test_segments_are_predicted_from_views_inside_them(model, tiny, long_video, run_net, command, trained, tmp_path):
+    """As testing does; a list of segments given to predict gives the same as one given as the test list."""
+    listed = tmp_path / "segments.csv"
+    listed.write_text(f"path,start,end,label\n{long_video},0.5,1.5,1\n{long_video},4,7.5,2\n{long_video},9,10,2\n")
+    shutil.copy(listed, tmp_path / "test.csv")
+    out = tiny[tiny.index("OUTPUT_DIR") + 1]
+    keys = [
+        "TRAIN.ENABLE",
+        False,
+        "TEST.CHECKPOINT_FILE_PATH",
+        checkpoints.latest(str(trained)),
+        "TEST.MIN_COVERAGE",
+        60,
+    ]
+    status, _, error = run_net([*tiny, *keys, "DATA.PATH_TO_DATA_DIR", tmp_path])
+    assert status == 0, error
+    with open(f"{out}/predictions.csv", newline="") as file:
+        tested = list(csv.DictReader(file))
+    assert [(row["start"], row["end"]) for row in tested] == [("0.5", "1.5"), ("4.0", "7.5"), ("9.0", "10.0")]
+    status, printed, error = command("predict", "--checkpoint", trained, "--csv", "--longer-than", 2, listed)
+    assert status == 2 and "line 4: cannot read" in error and "begins after its end, 8 s" in error
+    rows = list(csv.DictReader(io.StringIO(printed)))
+    assert [row["start"] for row in rows] == ["0.5", "4.0", "9.0"] and rows[2]["class"] == ""
+    for row, test in zip(rows[:2], tested, strict=False):
+        assert row["label"] == test["prediction"]
+        assert float(row["probability"]) == pytest.approx(float(test["probability"]), abs=2e-6)
+    status, _, error = command("predict", "--checkpoint", trained, "--picture", tmp_path / "x", listed)
+    assert status == 2 and "--picture draws timelines of whole videos" in error
+    overlay = tmp_path / "overlays"
+    command("predict", "--checkpoint", trained, "--overlay", overlay, "--json", listed)
+    with Video(overlay / "long_2.mp4") as video:
+        assert video.frames == round(3.5 * 25)

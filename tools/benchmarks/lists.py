@@ -1,6 +1,6 @@
 """Measure what a long list costs a run: CPU time, memory, and what a DataLoader worker adds to it.
 
-    python tools/benchmarks/lists.py [--lines 1000000] [--separator " "] [--header] [--json]
+    python tools/benchmarks/lists.py [--lines 1000000] [--separator " "] [--header] [--segments] [--json]
 
 It writes a train list of made-up videos, reads it as a run does, and reads it again as a second rank of the machine
 does. A forked process then asks for every video of the list, as a DataLoader worker does in the course of some epochs.
@@ -34,16 +34,18 @@ a worker that walks over all of it: {worker_growth_mb:.1f} MB more, {worker_micr
 first video of an epoch: {fresh_start_seconds:.3f} s, {resumed_start_seconds:.3f} s after a stop in the middle of it"""
 
 
-def write_list(path: Path, lines: int, separator: str, header: bool) -> None:
-    """Names as Kinetics has them, of one class each."""
+def write_list(path: Path, lines: int, separator: str, header: bool, segments: bool) -> None:
+    """Names as Kinetics has them, of one class each; with `segments` of videos, in seconds."""
     draw = random.Random(0)
     letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
     with open(path, "w") as file:
-        file.write(f"path{separator}label\n" * header)
+        columns = ["path", "start", "end", "label"] if segments else ["path", "label"]
+        file.write(f"{separator.join(columns)}\n" * (header or segments))
         for _ in range(lines):
             label, start = draw.randrange(CLASSES), draw.randrange(600)
             video = f"{''.join(draw.choices(letters, k=11))}_{start:06}_{start + 10:06}"
-            file.write(f"train_256/class_{label:03}/{video}.mp4{separator}{label}\n")
+            times = f"{start + 0.25}{separator}{start + 10.5}{separator}" if segments else ""
+            file.write(f"train_256/class_{label:03}/{video}.mp4{separator}{times}{label}\n")
 
 
 def memory(*names: str) -> float:
@@ -91,8 +93,8 @@ def first_video(sampler: Any, start: int) -> float:
     return time.perf_counter() - begin
 
 
-def measure(folder: Path, lines: int, separator: str, header: bool) -> dict[str, Any]:
-    write_list(folder / "train.csv", lines, separator, header)
+def measure(folder: Path, lines: int, separator: str, header: bool, segments: bool = False) -> dict[str, Any]:
+    write_list(folder / "train.csv", lines, separator, header, segments)
     options = ["NUM_GPUS", 0, "MODEL.NUM_CLASSES", CLASSES, "DATA.PATH_TO_DATA_DIR", str(folder)]
     options += ["DATA.PATH_PREFIX", "made-up://kinetics", "OUTPUT_DIR", str(folder / "run"), "TRAIN.EVAL_PERIOD", 0]
     cfg = load_config(None, [*options, "TEST.ENABLE", False])
@@ -123,6 +125,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--lines", type=positive(int), default=10**6, help="videos of the list (%(default)s)")
     parser.add_argument("--separator", default=" ", help="between path and label (a space)")
     parser.add_argument("--header", action="store_true", help="the list begins with the names of its columns")
+    parser.add_argument("--segments", action="store_true", help="the list has start and end of a segment, and a header")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     return parser.parse_args()
 
@@ -131,7 +134,7 @@ def main() -> None:
     args = parse_args()
     with tempfile.TemporaryDirectory() as folder:
         tempfile.tempdir = folder  # of what ranks share, too
-        found = measure(Path(folder), args.lines, args.separator, args.header)
+        found = measure(Path(folder), args.lines, args.separator, args.header, args.segments)
     print(json.dumps(found) if args.json else TEXT.format(**found))
 
 
