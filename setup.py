@@ -54,6 +54,7 @@ setup(
             "pytest-xdist>=3.7",  # the tests on as many cores as there are
             "ruff>=0.6",
             "import-linter>=2",  # imports of the package point down (docs/architecture.md)
+            "scikit-learn>=1.5",  # a second opinion on scores and temperature, in tests only
             "playwright>=1.50",  # drives an installed Chromium
             "wandb>=0.19,<1",
             "mlflow-skinny>=2.14,<4",

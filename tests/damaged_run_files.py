@@ -15,5 +15,7 @@ DAMAGED = [
     ("predictions.csv", HEAD + "a,0\n", "predictions.csv, line 2: 2 fields"),
     ("predictions.csv", HEAD + "a,x,n,0,n,1,0.5\n", "line 2: 'x' is no label"),
     ("predictions.csv", HEAD + "a,0,n,0,n,1,nan\n", "line 2: 'nan' is no probability"),
+    ("class_scores.csv", "label,name\n", "class_scores.csv, line 1: expected the columns label, name, videos"),
+    ("class_scores.csv", "label,name,videos,f1\n0,a,3,x\n", "class_scores.csv, line 2: could not convert"),
     ("predictions.csv", b"\xff\xfe", "predictions.csv: cannot be read"),
 ]

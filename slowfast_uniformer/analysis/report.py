@@ -15,7 +15,9 @@ import jinja2
 from slowfast_uniformer import paths
 from slowfast_uniformer.analysis.report_classes import classes, mistakes
 from slowfast_uniformer.analysis.report_figures import Points, chart
+from slowfast_uniformer.analysis.report_scores import TITLES, Comparison, compare, sentences
 from slowfast_uniformer.config.keys import flatten, get_cfg
+from slowfast_uniformer.engine.scores import best_column
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.runs.class_balance import shown as shown_classes
 from slowfast_uniformer.runs.files import Row
@@ -26,6 +28,7 @@ CURVES = (  # title, unit, key of the rows of metrics.jsonl
     ("Loss", "", "loss"),
     ("Top-1 accuracy", "%", "top1_acc"),
     ("Mean average precision", "%", "map"),
+    ("Macro-F1", "%", "macro_f1"),
     ("Learning rate", "", "lr"),
     ("Gradient norm", "", "grad_norm"),
 )
@@ -34,12 +37,13 @@ KINDS = {"train_iter": "train", "val_epoch": "val", "test_final": "test"}
 MISTAKES = 12  # shown of one run; half as many of each of several
 
 
-def report(folders: Sequence[str], output: str | None = None) -> str:
+def report(folders: Sequence[str], output: str | None = None, lines: list[str] | None = None) -> str:
     """Write the page on one run or several.
 
     Args:
         folders: OUTPUT_DIR of each run.
         output: path of the page; None for report.html in the first folder.
+        lines: a list to which sentences on how the runs differ are appended.
 
     Returns:
         The path of the page.
@@ -51,14 +55,17 @@ def report(folders: Sequence[str], output: str | None = None) -> str:
     path = output or os.path.join(folders[0], "report.html")
     try:
         with Phase("write the report"):  # a video of a slow disk takes seconds
-            paths.atomic_write(path, render(runs))
+            comparisons = compare(runs)
+            paths.atomic_write(path, render(runs, comparisons))
     except OSError as error:
         raise UserError(f"--output: cannot write {path}: {error.strerror}") from None
+    if lines is not None:
+        lines += sentences(comparisons, short_names(folders))
     return path
 
 
-def render(runs: Sequence[RunFolder]) -> str:
-    """The page as HTML."""
+def render(runs: Sequence[RunFolder], comparisons: Sequence[Comparison] = ()) -> str:
+    """The page as HTML, with what `compare` found."""
     loader = jinja2.FileSystemLoader(os.path.dirname(__file__))
     undefined = jinja2.StrictUndefined
     page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=undefined)
@@ -72,6 +79,8 @@ def render(runs: Sequence[RunFolder]) -> str:
         classes=[classes(run) for run in runs],
         balances=[shown_classes(run.class_balance) for run in runs],
         mistakes=[mistakes(run, MISTAKES if len(runs) == 1 else MISTAKES // 2) for run in runs],
+        scores=TITLES,
+        comparisons=comparisons,
         differences=differences(runs),
         costs=costs(runs),
         written=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
@@ -91,14 +100,18 @@ def short_names(folders: Sequence[str]) -> list[str]:
 def overview(run: RunFolder) -> dict[str, Any]:
     """The rows of metrics.jsonl that the top of the page is made of; None where there is none."""
     tests, validations, training = run.of("test_final"), run.of("val_epoch"), run.of("train_iter", "train_epoch")
-    measure = "map" if any("map" in row for row in validations) else "top1_acc"
+    multi_label = run.config.get("DATA.MULTI_LABEL", not any("top1_acc" in row for row in validations))
+    measure = best_column(run.config.get("TRAIN.BEST_METRIC", "auto"), multi_label)
     valid = [row for row in validations if is_number(row.get(measure))]
+    choose, patience = (min if measure == "loss" else max), run.config.get("TRAIN.PATIENCE", 0)
+    stale = validations[-1].get("stale_validations", 0) if validations else 0
     return {
         "path": run.path,
         "config": run.config,
         "test": {key: value for key, value in tests[-1].items() if is_number(value)} if tests else None,
         "measure": measure,
-        "best": max(valid, key=lambda row: row[measure], default=None),
+        "best": choose(valid, key=lambda row: row[measure], default=None),
+        "stopped_early": 0 < patience <= stale,
         "last": training[-1] if training else None,
         "losses": numbers(run.of("train_epoch", "train_iter"), "loss"),
     }
@@ -109,8 +122,9 @@ def charts(runs: Sequence[RunFolder], kinds: Sequence[tuple[str, str, str]]) -> 
     found = []
     for title, unit, key in kinds:
         lines = [(n, kind, points(run, split, key)) for n, run in enumerate(runs) for split, kind in KINDS.items()]
-        found.append(chart(title, unit, lines))
-    return [one for one in found if one]
+        if any(values for _, kind, values in lines if kind != "test"):  # a test alone is no curve
+            found.append(chart(title, unit, lines))
+    return found
 
 
 def points(run: RunFolder, split: str, key: str) -> Points:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from slowfast_uniformer.analysis.report_figures import picture, video_strip
+from slowfast_uniformer.analysis.report_scores import outcome_of, scored
+from slowfast_uniformer.engine.scores import average_precisions, every_video_once
 from slowfast_uniformer.runs.folder import RunFolder
 from slowfast_uniformer.runs.predictions import Prediction
 
@@ -16,8 +18,8 @@ PAIRS, ENDS = 15, 10  # most confused pairs; best and worst classes
 
 def classes(run: RunFolder) -> dict[str, Any] | None:
     """Per-class accuracy (average precision of a multi-label run) and confusion; None without labelled predictions."""
-    labelled = [prediction for prediction in run.predictions or () if prediction.labels]
-    if not labelled:
+    labelled = scored(run)
+    if not any(prediction.labels for prediction in labelled):
         return None
     multi_label = bool(run.classes)
     scores = _average_precisions(run, labelled) if multi_label else _accuracies(labelled)
@@ -29,6 +31,8 @@ def classes(run: RunFolder) -> dict[str, Any] | None:
         "best": best,
         "worst": worst,
         "count": len(bars),
+        "scores": run.class_scores,
+        "absent": [row["name"] for row in run.class_scores if row["videos"] == 0],
         "matrix": None if multi_label else confusion(run, labelled),
         "pairs": [] if multi_label else confused_pairs(run, labelled),
     }
@@ -43,15 +47,9 @@ def _accuracies(labelled: Sequence[Prediction]) -> dict[int, tuple[float, int]]:
 
 def _average_precisions(run: RunFolder, labelled: Sequence[Prediction]) -> dict[int, tuple[float, int]]:
     """Average precision in per cent, and number of videos, by class."""
-    import torch  # seconds, which the report of a single-label run does without
-
-    from slowfast_uniformer.engine.metrics import average_precisions
-
-    truth = torch.zeros(len(labelled), len(run.classes), dtype=torch.int64)
-    for row, prediction in zip(truth, labelled, strict=True):
-        row[[label for label in prediction.labels if label < len(row)]] = 1
-    found = average_precisions(torch.tensor([p.probabilities for p in labelled]), truth).tolist()
-    return {label: (found[label], count) for label, count in enumerate(truth.sum(0).tolist()) if count}
+    outcome = outcome_of(run, labelled)
+    found, counts = average_precisions(outcome, every_video_once(outcome))[:, 0], outcome.truth.sum(0).tolist()
+    return {label: (float(found[label]), count) for label, count in enumerate(counts) if count}
 
 
 def confusion(run: RunFolder, labelled: Sequence[Prediction]) -> dict[str, Any]:

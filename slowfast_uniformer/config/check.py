@@ -64,6 +64,12 @@ def _faults(cfg: CfgNode) -> Iterator[str]:
         yield "MIXUP.ENABLE: mixup and label smoothing need one label per video; not with DATA.MULTI_LABEL"
     if cfg.DATA.MULTI_LABEL and cfg.DATA.PATH_LABEL_SEPARATOR == ",":
         yield "DATA.PATH_LABEL_SEPARATOR: with DATA.MULTI_LABEL ',' separates labels; choose another"
+    if cfg.DATA.MULTI_LABEL and cfg.TRAIN.BEST_METRIC in ("top1", "mean_class_acc"):
+        yield f"TRAIN.BEST_METRIC: {cfg.TRAIN.BEST_METRIC} needs one label per video; with DATA.MULTI_LABEL take map"
+    if cfg.TRAIN.PATIENCE and not cfg.TRAIN.EVAL_PERIOD:
+        yield "TRAIN.PATIENCE: counts validations, of which TRAIN.EVAL_PERIOD 0 has none: set it to 1 or more"
+    if cfg.TEST.TEMPERATURE != "auto" and not 0 < cfg.TEST.TEMPERATURE < math.inf:
+        yield f"TEST.TEMPERATURE: {cfg.TEST.TEMPERATURE} must be a number above 0, or auto"
     try:
         numbered_name(cfg.DATA.IMAGE_TEMPLATE, 1)
     except ValueError as error:

@@ -29,6 +29,7 @@ _OTHER_TYPES = {
     "UNIFORMERV2.LAYER_SCALE": (bool, str),
     "UNIFORMERV2.LN_PRE": (bool, str),
     "UNIFORMERV2.NORM_EPS": (float, str),
+    "TEST.TEMPERATURE": (float, str),
 }
 _TEXT_LISTS = ("SOLVER.SPECIAL_LIST", "MODEL.INIT_ALLOW")  # the other lists hold numbers
 PATHS: list[str] = read_table(DEFAULTS.with_name("limits.yaml"))["paths"]  # keys that hold paths
@@ -219,6 +220,9 @@ def _derive(cfg: CfgNode) -> None:
     cfg.TRAIN.MIXED_PRECISION = str(precision).lower()
     if cfg.NUM_GPUS == 0:
         cfg.DIST_BACKEND = "gloo"
+    if cfg.TEST.TEMPERATURE != "auto":
+        place = "TEST.TEMPERATURE as a number or auto"
+        cfg.TEST.TEMPERATURE = _coerce(place, cfg.TEST.TEMPERATURE, 1.0, "config")
     if cfg.UNIFORMERV2.NORM_EPS != "auto":  # YAML reads 1e-6 as text
         cfg.UNIFORMERV2.NORM_EPS = _coerce("UNIFORMERV2.NORM_EPS as a number", cfg.UNIFORMERV2.NORM_EPS, 1e-5, "config")
 

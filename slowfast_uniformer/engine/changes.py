@@ -56,7 +56,7 @@ def changes(run: RunState, steps: int) -> list[str]:
             lines.append(
                 f"{split} list: {counted(content['videos'], 'video')} as before, but other videos, labels or order"
             )
-    if run.epochs_finished < cfg.SOLVER.MAX_EPOCH and "SOLVER" in (former.get("cfg") or {}):
+    if not run.complete and "SOLVER" in (former.get("cfg") or {}):
         solver = CfgNode({**cfg.SOLVER, **former["cfg"]["SOLVER"]})  # a checkpoint of an earlier version lacks keys
         scale = then["machines"] if solver.BASE_LR_SCALE_NUM_SHARDS else 1
         position = run.epoch + min(run.samples_seen / (steps * now["videos_per_step"]), 1)

@@ -18,6 +18,7 @@ from slowfast_uniformer.distributed import collectives, launch, signals, topolog
 from slowfast_uniformer.engine.precision import cuda_settings
 from slowfast_uniformer.engine.preflight import check_inputs
 from slowfast_uniformer.engine.published import comparison
+from slowfast_uniformer.engine.scores import best_column
 from slowfast_uniformer.engine.test import test
 from slowfast_uniformer.engine.train import train
 from slowfast_uniformer.errors import UserError
@@ -26,10 +27,18 @@ from slowfast_uniformer.runs import checkpoints
 from slowfast_uniformer.runs.begin import begin, is_config_of_a_run
 from slowfast_uniformer.runs.files import append_json_lines, read_json_lines
 from slowfast_uniformer.runs.log import LOG_HANDLER, PACKAGE, remove_logging, setup_logging
+from slowfast_uniformer.runs.recorder import BOUNDS
 from slowfast_uniformer.runs.starts import describe_start, launchers
 from slowfast_uniformer.wording import counted
 
 logger = logging.getLogger(__name__)
+HEADLINE = {  # columns of the test's row that the summary shows
+    "top1_acc": "top-1",
+    "top5_acc": "top-5",
+    "mean_class_acc": "mean per-class",
+    "macro_f1": "macro-F1",
+    "map": "mAP",
+}
 
 
 def run_job(
@@ -96,20 +105,36 @@ def _log_config(cfg: CfgNode, notes: Sequence[str], config_files: Sequence[str])
 def _print_summary(cfg: CfgNode, metrics: dict[str, Any]) -> None:
     """Print the test's metrics and the paths of the run's files."""
     if metrics:
-        names = {"top1_acc": "top-1", "top5_acc": "top-5", "mean_class_acc": "mean per-class", "map": "mAP"}
-        shown = [f"{name} {metrics[key]:.2f} %" for key, name in names.items() if key in metrics]
+        shown = [_with_interval(metrics, key, name) for key, name in HEADLINE.items() if key in metrics]
         labelled = f", {metrics['num_labelled']} labelled" if "num_labelled" in metrics else ""
         terminal.show(
             f"{', '.join(shown) or 'no labels'} ({counted(metrics['num_videos'], 'video')}{labelled}, "
             f"{metrics['coverage']:.2f} % predicted)"
         )
+        if any(f"{key}_low" in metrics for key in HEADLINE):
+            groups = f" over {metrics['num_groups']} groups" if "num_groups" in metrics else ""
+            terminal.show(f"  in brackets: 95 % intervals, by a bootstrap{groups or ' over the videos'}")
     for line in comparison(metrics, cfg):
         terminal.show(line)
-    for name in ("predictions.csv", "submission.csv", "metrics.jsonl", "checkpoints", "tensorboard"):
+    for name in (
+        "predictions.csv",
+        "class_scores.csv",
+        "submission.csv",
+        "metrics.jsonl",
+        "checkpoints",
+        "tensorboard",
+    ):
         if os.path.exists(path := os.path.join(cfg.OUTPUT_DIR, name)):
             terminal.show(f"  {path}")
     if cfg.TENSORBOARD.ENABLE:
         terminal.show(f"TensorBoard: tensorboard --logdir {cfg.OUTPUT_DIR}")
+
+
+def _with_interval(metrics: dict[str, Any], key: str, name: str) -> str:
+    """A figure with its 95 % interval, such as "top-1 62.50 % [58.12, 66.71]"."""
+    bounds = [metrics.get(f"{key}{end}") for end in BOUNDS]
+    interval = "" if None in bounds else " [{:.2f}, {:.2f}]".format(*bounds)
+    return f"{name} {metrics[key]:.2f} %{interval}"
 
 
 # ------------------------------------------------------------------------------------------------- for Python code
@@ -124,8 +149,9 @@ def train_run(cfg: CfgNode) -> dict[str, Any]:
         cfg: A config of `load_config`.
 
     Returns:
-        "output_dir": the run's folder; "checkpoint": the path of its best checkpoint, or the latest one without a
-        best; "best_top1": the best validation accuracy in per cent (mAP with DATA.MULTI_LABEL), None without one.
+        "output_dir": the run's folder; "checkpoint": the path of its best checkpoint (TRAIN.BEST_METRIC), or the
+        latest one without a best; "best_top1": the best validation accuracy in per cent (mAP with DATA.MULTI_LABEL),
+        None without one.
 
     Raises:
         UserError: The input is at fault.
@@ -133,8 +159,8 @@ def train_run(cfg: CfgNode) -> dict[str, Any]:
     """
     with _restored_process_state():
         launch.launch(partial(run_job, notes=check_inputs(cfg, "train"), only="train"), cfg)
-    metric = "map" if cfg.DATA.MULTI_LABEL else "top1_acc"
-    values = [row[metric] for row in _rows(cfg, "val_epoch") if row.get(metric) is not None]
+    accuracy = best_column("auto", cfg.DATA.MULTI_LABEL)
+    values = [row[accuracy] for row in _rows(cfg, "val_epoch") if row.get(accuracy) is not None]
     return {
         "output_dir": cfg.OUTPUT_DIR,
         "checkpoint": checkpoints.find_best(cfg.OUTPUT_DIR) or checkpoints.latest(cfg.OUTPUT_DIR),
@@ -151,7 +177,8 @@ def test_run(cfg: CfgNode) -> dict[str, Any]:
 
     Returns:
         The run's last row of metrics.jsonl: "checkpoint", "num_videos", "coverage" and, in per cent, "top1_acc",
-        "top5_acc", "mean_class_acc" (or "map"); None for a figure that is not finite.
+        "top5_acc" (of more than five classes), "mean_class_acc", "macro_f1", "map" and "ece", most with 95 % intervals
+        ("top1_acc_low", "top1_acc_high"); None for a figure that is not finite.
     """
     with _restored_process_state():
         launch.launch(partial(run_job, notes=check_inputs(cfg, "test"), only="test"), cfg)

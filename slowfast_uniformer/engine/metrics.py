@@ -8,6 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slowfast_uniformer.engine.calibration import with_temperature
+from slowfast_uniformer.engine.scores import (
+    TOP,
+    Outcome,
+    average_precisions,
+    every_video_once,
+    figures,
+    group_numbers,
+    mean_over_classes,
+)
+
 UNKNOWN = -1  # the label of a video no view of which arrived, the prediction of a video that failed
 
 
@@ -39,28 +50,6 @@ def confusion_matrix(predictions: Tensor, labels: Tensor, num_classes: int) -> T
 def per_class_accuracy(matrix: Tensor) -> Tensor:
     """Per cent (K,) of each row of a confusion matrix that is on its diagonal; nan for an absent class."""
     return 100.0 * matrix.diagonal().double() / matrix.sum(1)
-
-
-def average_precisions(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """Average precision of each class in per cent (K,); nan for a class without a video.
-
-    Args:
-        probabilities: (V, K).
-        labels: multi-hot (V, K).
-    """
-    from torchmetrics.functional.classification import binary_average_precision
-
-    return torch.tensor(
-        [
-            100.0 * binary_average_precision(scores, hits.clamp(min=0)).item() if (hits > 0).any() else math.nan
-            for scores, hits in zip(probabilities.T, labels.T, strict=True)
-        ]
-    )
-
-
-def mean_average_precision(probabilities: Tensor, labels: Tensor) -> float:
-    """The mean of `average_precisions` over the classes that have videos; nan where none has."""
-    return average_precisions(probabilities, labels).double().nanmean().item()
 
 
 @dataclass(eq=False)
@@ -174,11 +163,17 @@ class VideoAggregator:
         """(V,) best class of each video; -1 without a prediction."""
         return torch.where(self.predicted, self.scores.argmax(1), UNKNOWN)
 
-    def probabilities(self) -> Tensor:
+    def probabilities(self, temperature: float = 1.0) -> Tensor:
         """`scores` as probabilities (V, K), which sum to 1 over classes: by a softmax, if they are aggregated logits.
 
         With `multi_label` each class is independent: the mean (or maximum) over views, and 0 for a video that failed.
+
+        Args:
+            temperature: of the aggregated probabilities (engine/calibration.py); 1 leaves them as they are.
         """
+        return with_temperature(self._probabilities(), temperature, self.multi_label)
+
+    def _probabilities(self) -> Tensor:
         views = self.views_per_video if self.method == "sum" else 1
         scores = self.scores
         if self.multi_label:
@@ -195,21 +190,53 @@ class VideoAggregator:
             labelled: number of videos that have a label, over which accuracies are; None for all.
 
         Returns:
-            `top1_acc`, `top5_acc` and `mean_class_acc` (the mean over classes that have videos); with `multi_label`
-            `map`.
+            `top1_acc`, `top5_acc` (of more than five classes), `mean_class_acc` and `macro_f1`; with `multi_label`
+            `map` and `macro_f1`, where a class of probability 0.5 and above is predicted. Means over classes are over
+            those that have videos.
         """
+        outcome = self.outcome()
+        macro_f1 = figures(outcome, every_video_once(outcome))["macro_f1"].item() if len(outcome.truth) else math.nan
         if self.multi_label:
-            return {"map": mean_average_precision(self.probabilities(), self.labels), **self.counts()}
+            return {"map": self.mean_average_precision(), "macro_f1": macro_f1, **self.counts()}
         total = len(self.labels) if labelled is None else labelled
         predicted, scores = self.predicted, self.scores
         top1, top5 = topk_correct(scores[predicted], self.labels[predicted])
         matrix = confusion_matrix(self.predictions, self.labels, scores.shape[1])
         return {
             "top1_acc": 100.0 * top1 / total,
-            "top5_acc": 100.0 * top5 / total,
+            **({"top5_acc": 100.0 * top5 / total} if self.num_classes > TOP else {}),
             "mean_class_acc": per_class_accuracy(matrix).nanmean().item(),
+            "macro_f1": macro_f1,
             **self.counts(),
         }
+
+    def mean_average_precision(self) -> float:
+        """In per cent; where a video has one label, of each class against the others."""
+        outcome = self.outcome()
+        return mean_over_classes(average_precisions(outcome, every_video_once(outcome))).item()
+
+    @property
+    def labelled(self) -> Tensor:
+        """(V,) whether a video's label is known; with `multi_label` a video without labels is one of no class."""
+        return (self.labels != UNKNOWN).all(1) if self.multi_label else self.labels != UNKNOWN
+
+    def outcome(self, groups: Sequence[str] | None = None) -> Outcome:
+        """The labelled videos, for figures with intervals.
+
+        Args:
+            groups: the name of each video's group, such as the person in it; "" for a video that stands for itself.
+        """
+        labelled, labels = self.labelled, self.labels[self.labelled]
+        probabilities = (self.probabilities() * self.predicted[:, None])[labelled]
+        best, in_top5 = self.predictions[labelled], None
+        if self.multi_label:
+            labels, best = labels > 0, probabilities >= 0.5
+        elif self.num_classes > TOP:
+            ranked = self.scores[labelled].topk(TOP, dim=1).indices
+            in_top5 = ((ranked == labels[:, None]).any(1) & (best != UNKNOWN)).numpy()
+        numbers = group_numbers([groups[video] for video in labelled.nonzero().flatten().tolist()]) if groups else None
+        arrays = labels.numpy(), best.numpy(), self.num_classes
+        return Outcome(*arrays, top5=in_top5, probabilities=probabilities.numpy(), groups=numbers)
 
     def counts(self) -> dict[str, float | int]:
         """`coverage`, the per cent of videos that are predicted from all their views, and `num_videos`."""

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
@@ -12,12 +13,14 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from slowfast_uniformer import seeding
+from slowfast_uniformer.config.keys import flatten
 from slowfast_uniformer.config.load import to_dict
 from slowfast_uniformer.data.classes import check_same_classes
 from slowfast_uniformer.distributed import collectives, parallel, topology
 from slowfast_uniformer.engine.ema import MovingAverage
 from slowfast_uniformer.engine.meter import Meter, reshard
 from slowfast_uniformer.engine.optim import build_optimizer
+from slowfast_uniformer.engine.scores import best_column
 from slowfast_uniformer.engine.step import StepResult
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.models.layers import repeated_blocks
@@ -31,7 +34,9 @@ from slowfast_uniformer.wording import counted
 logger = logging.getLogger(__name__)
 # Counters of `RunState` and their keys in checkpoints, which keep the names of the first ones written
 COUNTERS = {name: name for name in ("epoch", "iter", "step", "best_top1", "skipped_steps")}
+COUNTERS |= {"stale_validations": "stale_validations"}
 COUNTERS |= {"samples_seen": "seen", "epochs_finished": "closed", "consecutive_skipped": "bad_in_a_row"}
+NO_BEST = -math.inf  # `best_top1` before the first validation
 
 
 class UnreadStep(NamedTuple):
@@ -64,7 +69,9 @@ class RunState:
         samples_seen: videos of the current epoch that all ranks have used.
         epochs_finished: epochs done with their validation and checkpoint, where these were due.
         step: optimizer steps done.
-        best_top1: of validations; with DATA.MULTI_LABEL best mAP.
+        best_top1: the best TRAIN.BEST_METRIC of validations; of the loss, its negative.
+        stale_validations: validations since the best one.
+        temperature: fitted in the last validation (engine/calibration.py); None once a step was taken after it.
         meter: of the current epoch; None between epochs.
         meter_state: from which the meter of a resumed epoch goes on.
         unread: steps since results were last read; they count as neither skipped nor not. None left in a checkpoint.
@@ -79,7 +86,9 @@ class RunState:
         self.device = topology.device(cfg)
         self.epoch = self.iter = self.samples_seen = self.epochs_finished = self.step = 0
         self.skipped_steps = self.consecutive_skipped = 0
-        self.best_top1 = -1.0
+        self.best_top1 = NO_BEST
+        self.stale_validations = 0
+        self.temperature: float | None = None
         self.meter: Meter | None = None
         self.meter_state: Any = None
         self.unread: list[UnreadStep] = []
@@ -100,6 +109,21 @@ class RunState:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=cfg.TRAIN.MIXED_PRECISION == "fp16")
         group = collectives.new_gloo_group() if sharded else None
         self.saver = checkpoints.CheckpointSaver(cfg.OUTPUT_DIR, cfg.TRAIN.KEEP_CHECKPOINTS, group)
+
+    @property
+    def best_column(self) -> str:
+        """The column of metrics.jsonl by which the best checkpoint is chosen."""
+        return best_column(self.cfg.TRAIN.BEST_METRIC, self.cfg.DATA.MULTI_LABEL)
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether TRAIN.PATIENCE ends the run."""
+        return 0 < self.cfg.TRAIN.PATIENCE <= self.stale_validations
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to train."""
+        return self.epochs_finished >= self.cfg.SOLVER.MAX_EPOCH or self.out_of_patience
 
     @property
     def ema_begun(self) -> bool:
@@ -132,6 +156,7 @@ class RunState:
             **{key: getattr(self, name) for name, key in COUNTERS.items()},
             "sums": self.meter_state,
             "class_names": self.class_names,
+            "temperature": self.temperature,
             "arithmetic": getattr(self.net, "vit_variant", None),
             "inputs": self.inputs,
             "cfg": to_dict(self.cfg),
@@ -171,8 +196,8 @@ class RunState:
             anew = "begin a new run: set another OUTPUT_DIR, or TRAIN.AUTO_RESUME False, which sets this one aside"
         weights = f"MODEL.INIT_FROM {source} then takes its weights"
         classes = f"To train with these classes, {anew}; {weights}, with MODEL.INIT_HEAD new"
-        needed = ("model_state", "optimizer_state", "scaler_state", "sums", *COUNTERS.values())
-        if not {*needed} <= state.keys() or "method" not in state["optimizer_state"]:
+        needed = {"model_state", "optimizer_state", "scaler_state", "sums", "step", "epoch"}
+        if not needed <= state.keys() or "method" not in state["optimizer_state"]:
             other = f"{source} holds no state of a training of this program, only weights or another program's state"
             raise UserError(f"{other}. To start from its weights, {anew}; {weights}")
         try:
@@ -194,7 +219,9 @@ class RunState:
         if self.scaler.is_enabled() and state["scaler_state"]:  # it is empty where the run was not in fp16 so far
             self.scaler.load_state_dict(state["scaler_state"])
         for name, key in COUNTERS.items():
-            setattr(self, name, state[key])
+            setattr(self, name, state.get(key, 0))  # a checkpoint of an earlier version lacks stale_validations
+        self.temperature = state.get("temperature")
+        self._check_best_metric(dict(flatten(state.get("cfg") or {})), source)
         if meter_states := state["sums"]:
             world = topology.world_size()
             self.meter_state = reshard(meter_states, world, topology.rank())
@@ -204,6 +231,16 @@ class RunState:
                     "videos come in the same order, but batch norm sees them in other groups, so metrics will differ "
                     "from now on"
                 )
+
+    def _check_best_metric(self, former: dict[str, Any], source: str) -> None:
+        """Forget the best validation where another TRAIN.BEST_METRIC chose it."""
+        then = best_column(former.get("TRAIN.BEST_METRIC", "auto"), former.get("DATA.MULTI_LABEL", False))
+        if then != self.best_column:
+            self.best_top1, self.stale_validations = NO_BEST, 0
+            logger.warning(
+                f"TRAIN.BEST_METRIC: {source} has the best {then} so far, and not the best {self.best_column}: "
+                "the next validation is the best one, whatever it gives, and replaces best.pyth"
+            )
 
 
 def _load_state(net: nn.Module, weights: dict[str, Tensor], source: str, head_remedy: str) -> None:

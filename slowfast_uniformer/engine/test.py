@@ -18,14 +18,24 @@ from slowfast_uniformer.data.raw_clips import to_device
 from slowfast_uniformer.data.transforms import to_display
 from slowfast_uniformer.data.workers import worker_errors_explained
 from slowfast_uniformer.distributed import collectives, signals, status, topology
+from slowfast_uniformer.engine import calibration
+from slowfast_uniformer.engine.intervals import intervals, num_units
 from slowfast_uniformer.engine.metrics import VideoAggregator, confusion_matrix, per_class_accuracy
 from slowfast_uniformer.engine.published import match_classes, published_row
+from slowfast_uniformer.engine.scores import (
+    Outcome,
+    average_precisions,
+    class_counts,
+    class_scores,
+    every_video_once,
+    mean_over_classes,
+)
 from slowfast_uniformer.engine.step import autocast
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.models.registry import build_model
 from slowfast_uniformer.runs import checkpoints
 from slowfast_uniformer.runs.log import Phase
-from slowfast_uniformer.runs.predictions import write_predictions, write_submission
+from slowfast_uniformer.runs.predictions import write_class_scores, write_predictions, write_submission
 from slowfast_uniformer.runs.recorder import Recorder
 from slowfast_uniformer.weights.load import Weights, load_weights, read_weights
 from slowfast_uniformer.weights.registry import find_checkpoint
@@ -34,6 +44,7 @@ from slowfast_uniformer.wording import counted
 
 logger = logging.getLogger(__name__)
 SHOWN = 3  # unreadable videos that are named in the log; the others are counted
+FEW = 20  # videos, or groups of them, below which intervals are rough
 MAX_PR_CLASSES = 20  # precision-recall curves are drawn for at most this many classes
 
 
@@ -209,14 +220,48 @@ def _load(cfg: CfgNode, path: str, names: Sequence[str] | None) -> tuple[nn.Modu
     return model, found, weights, class_order
 
 
+def further_figures(scores: VideoAggregator, outcome: Outcome, temperature: float, seed: int) -> dict[str, Any]:
+    """What the test says besides `VideoAggregator.result`: `map` (also where a video has one label, then of each class
+    against the others), `ece`, the expected calibration error at the temperature, and of each figure the 95 % interval
+    as `..._low` and `..._high`, of resamples of `num_units` videos or groups."""
+    once = every_video_once(outcome)
+    found: dict[str, Any] = {"map": mean_over_classes(average_precisions(outcome, once)).item()}
+    known = scores.predicted & scores.labelled
+    if known.any():
+        found["ece"] = calibration.calibration_error(scores.probabilities(temperature)[known], scores.labels[known])
+    found["temperature"] = temperature
+    with Phase("95 % intervals"):
+        for name, (low, high) in intervals(outcome, seed).items():
+            found |= {f"{name}_low": low, f"{name}_high": high}
+    units = num_units(outcome)
+    found |= {"num_groups": units} if outcome.groups is not None else {}
+    if units < FEW:
+        what = "groups of videos" if outcome.groups is not None else "test videos"
+        logger.warning("only %s %s: the 95 %% intervals are rough, and the scores say little", units, what)
+    return found
+
+
+def note_absent_classes(outcome: Outcome, names: Sequence[str] | None) -> None:
+    """Name the classes without test videos: means over classes leave them out."""
+    counts = class_counts(outcome, every_video_once(outcome))
+    absent = [names[label] if names else str(label) for label in (counts.support[:, 0] == 0).nonzero()[0]]
+    if absent:
+        more = f" and {len(absent) - SHOWN} more" if len(absent) > SHOWN else ""
+        logger.warning(
+            f"no test video of {counted(len(absent), 'class')}: {', '.join(absent[:SHOWN])}{more}; means over classes "
+            "leave out what has no video"
+        )
+
+
 def test(cfg: CfgNode) -> dict[str, Any]:
     """Multi-view test of a checkpoint (collective).
 
-    Writes predictions.csv and a `test_final` row; where videos have no label submission.csv, too. Metrics are of those
-    that have one.
+    Writes predictions.csv, class_scores.csv and a `test_final` row; where videos have no label submission.csv, too.
+    Metrics are of those that have one.
 
     Returns:
-        The metrics: see `VideoAggregator.result`; of a published checkpoint also `published_row`.
+        The metrics: see `VideoAggregator.result`; of a published checkpoint also `published_row`, and on rank 0
+        `further_figures`.
 
     Raises:
         UserError: after the results are written, when `coverage` is below TEST.MIN_COVERAGE.
@@ -226,6 +271,7 @@ def test(cfg: CfgNode) -> dict[str, Any]:
     loader = build_loader(cfg, "test")
     path = collectives.call_on_main(checkpoint_to_test, cfg)
     model, found, weights, class_order = _load(cfg, path, names)
+    temperature = calibration.temperature_of(cfg, weights.metadata, path)
     if not cfg.TRAIN.ENABLE:
         recorder.config(cfg)
     videos, views = counted(len(loader.dataset), "video"), counted(loader.dataset.views, "view")
@@ -242,7 +288,13 @@ def test(cfg: CfgNode) -> dict[str, Any]:
         if "doubt" in metrics:
             logger.warning("%s", metrics["doubt"])
     if topology.is_main():
-        out, probabilities = os.path.join(cfg.OUTPUT_DIR, "predictions.csv"), scores.probabilities()
+        groups = [sample.group for sample in samples] if samples.has_groups else None
+        outcome, probabilities = scores.outcome(groups), scores.probabilities(temperature)
+        if labelled:
+            metrics |= further_figures(scores, outcome, temperature, cfg.RNG_SEED)
+            note_absent_classes(outcome, names)
+            write_class_scores(os.path.join(cfg.OUTPUT_DIR, "class_scores.csv"), class_scores(outcome), names)
+        out = os.path.join(cfg.OUTPUT_DIR, "predictions.csv")
         write_predictions(out, samples, probabilities, scores.predicted, names, scores.multi_label)
         views = f"{cfg.TEST.NUM_ENSEMBLE_VIEWS} x {cfg.TEST.NUM_SPATIAL_CROPS}"  # clips x crops
         recorder.write(step, {"split": "test_final", **metrics, "views": views, "checkpoint": path})

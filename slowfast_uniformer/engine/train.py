@@ -1,6 +1,7 @@
 """The training loop: epochs of steps, validation, checkpoints, logging. engine/step.py has the step itself."""
 
 import logging
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from slowfast_uniformer.data.raw_clips import to_device, transforms_on_device
 from slowfast_uniformer.data.transforms import to_display
 from slowfast_uniformer.data.workers import worker_errors_explained
 from slowfast_uniformer.distributed import collectives, signals, status, topology
-from slowfast_uniformer.engine import changes
+from slowfast_uniformer.engine import calibration, changes
 from slowfast_uniformer.engine.class_balance import balance_classes
 from slowfast_uniformer.engine.meter import Meter, RunningSums, memory_mb
 from slowfast_uniformer.engine.metrics import VideoAggregator
@@ -40,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 def train(cfg: CfgNode, own: str | None = None) -> None:
-    """Train to SOLVER.MAX_EPOCH, with validation and checkpoints (collective).
+    """Train to SOLVER.MAX_EPOCH, or until TRAIN.PATIENCE ends the run, with validation and checkpoints (collective).
 
     Args:
         cfg: the run's config.
@@ -62,11 +63,11 @@ def train(cfg: CfgNode, own: str | None = None) -> None:
     recorder.config(cfg)
     log_run_summary(run, loader)
     balance_classes(run, loader, recorder)
-    if run.epochs_finished < cfg.SOLVER.MAX_EPOCH:
+    if not run.complete:
         limit = cfg.DATA.MAX_BAD_FRACTION
         collectives.call_on_main(forget_changed, cfg.OUTPUT_DIR, loader.dataset.samples, limit)
     try:
-        while run.epochs_finished < cfg.SOLVER.MAX_EPOCH:
+        while not run.complete:
             if run.epoch == run.epochs_finished:
                 train_one_epoch(run, loader, mixup, recorder)
             finish_epoch(run, val_loader, recorder)
@@ -96,6 +97,7 @@ def train_one_epoch(run: RunState, loader: DataLoader, mixup: Mixup | None, reco
     bad_videos.videos = collectives.broadcast_object(bad_videos.videos)  # others may see an older file (NFS)
     loader.dataset.bad_videos |= bad_videos.damaged
     samples = loader.dataset.samples
+    run.temperature = None  # of weights that the next step changes
     copied = COPIED if cfg.TRAIN.ACCUM_STEPS == 1 or transforms_on_device(cfg) else ()
     batches = prefetch(worker_errors_explained(loader, cfg), run.device, copied)
     with Phase(f"epoch {run.epoch + 1}", steps, "step", done=run.iter) as phase:
@@ -207,12 +209,12 @@ def finish_epoch(run: RunState, val_loader: DataLoader | None, recorder: Recorde
     """Validate where that is due, write the checkpoint of the epoch and of the best validation, then draw pictures."""
     cfg, best, scores = run.cfg, None, None
     if is_due(cfg.TRAIN.EVAL_PERIOD, run.epoch, cfg.SOLVER.MAX_EPOCH):
-        scores, top1 = validate(run, val_loader, recorder)
-        if top1 > run.best_top1:
-            run.best_top1 = top1
-            best = checkpoints.best_path(cfg.OUTPUT_DIR, run.eval_model is not None)
+        scores, is_best = validate(run, val_loader, recorder)
+        best = checkpoints.best_path(cfg.OUTPUT_DIR, run.eval_model is not None) if is_best else None
     run.epochs_finished = run.epoch
-    periodic = is_due(cfg.TRAIN.CHECKPOINT_PERIOD, run.epoch, cfg.SOLVER.MAX_EPOCH)
+    if run.out_of_patience:
+        log_early_stop(run)
+    periodic = is_due(cfg.TRAIN.CHECKPOINT_PERIOD, run.epoch, cfg.SOLVER.MAX_EPOCH) or run.complete
     if best or periodic:
         run.save(best, periodic)
     if scores and topology.is_main():
@@ -220,17 +222,43 @@ def finish_epoch(run: RunState, val_loader: DataLoader | None, recorder: Recorde
             record_evaluation(recorder, "val", scores, run.class_names, run.step)
             show_clips(run, val_loader, scores, recorder)
     shows_projector = cfg.TENSORBOARD.ENABLE and cfg.TENSORBOARD.PROJECTOR and val_loader is not None
-    if shows_projector and run.epoch == cfg.SOLVER.MAX_EPOCH:
+    if shows_projector and run.complete:
         with recorder.optional("the projector"):
             show_projector(run, val_loader, recorder)
 
 
-def validate(run: RunState, loader: DataLoader, recorder: Recorder) -> tuple[VideoAggregator, float]:
-    """Evaluate on the validation list and write its row; returns the scores, and top-1 (or mAP) in per cent."""
+def validate(run: RunState, loader: DataLoader, recorder: Recorder) -> tuple[VideoAggregator, bool]:
+    """Evaluate on the validation list, fit the temperature and write the row.
+
+    Returns:
+        The scores, and whether it is the best validation so far by TRAIN.BEST_METRIC.
+    """
     scores, errors = evaluate(run.unsharded_eval_model(), loader, run.cfg, "validation")
     metrics = scores.result()
-    recorder.write(run.step, {"split": "val_epoch", "epoch": run.epoch, **metrics, "unreadable_videos": len(errors)})
-    return scores, metrics["map" if run.cfg.DATA.MULTI_LABEL else "top1_acc"]
+    known = scores.predicted & scores.labelled
+    if known.any():
+        probabilities, labels = scores.probabilities()[known], scores.labels[known]
+        run.temperature = calibration.fit_temperature(probabilities, labels)
+        metrics |= {"loss": calibration.loss(probabilities, labels), "temperature": run.temperature}
+    if run.best_column == "map" and "map" not in metrics:
+        metrics["map"] = scores.mean_average_precision()
+    value = metrics.get(run.best_column, math.nan) * (-1 if run.best_column == "loss" else 1)
+    is_best = value > run.best_top1
+    run.best_top1 = value if is_best else run.best_top1
+    run.stale_validations = 0 if is_best else run.stale_validations + 1
+    metrics |= {"unreadable_videos": len(errors), "stale_validations": run.stale_validations}
+    recorder.write(run.step, {"split": "val_epoch", "epoch": run.epoch, **metrics})
+    return scores, is_best
+
+
+def log_early_stop(run: RunState) -> None:
+    """Say why the run ends before SOLVER.MAX_EPOCH."""
+    best = abs(run.best_top1) if run.best_column == "loss" else run.best_top1
+    logger.info(
+        f"TRAIN.PATIENCE {run.cfg.TRAIN.PATIENCE}: training ends after epoch {run.epoch} of "
+        f"{run.cfg.SOLVER.MAX_EPOCH}, as {counted(run.stale_validations, 'validation')} in a row had no better "
+        f"{run.best_column} than {best:.4g}"
+    )
 
 
 def show_clips(run: RunState, loader: DataLoader, scores: VideoAggregator, recorder: Recorder, count: int = 8) -> None:
@@ -274,8 +302,9 @@ def log_run_summary(run: RunState, loader: DataLoader) -> None:
         f"{counted(ranks.ranks, 'process')} on {counted(ranks.machines, 'machine')}"
     )
     epochs = cfg.SOLVER.MAX_EPOCH
-    if run.epochs_finished >= epochs:
-        logger.info("training is complete: %s done", counted(epochs, "epoch"))
+    if run.complete:
+        early = f" of {epochs}, and TRAIN.PATIENCE ends it there" if run.epochs_finished < epochs else ""
+        logger.info("training is complete: %s done%s", counted(run.epochs_finished, "epoch"), early)
         return
     which = f"epochs {run.epoch + 1} to {epochs}" if run.epoch + 1 < epochs else f"epoch {epochs}"
     logger.info(

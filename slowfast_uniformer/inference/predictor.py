@@ -32,6 +32,7 @@ from slowfast_uniformer.data.raw_clips import RawClips
 from slowfast_uniformer.data.video import VideoSource
 from slowfast_uniformer.data.workers import worker_errors_explained
 from slowfast_uniformer.distributed import topology
+from slowfast_uniformer.engine.calibration import temperature_of
 from slowfast_uniformer.engine.metrics import VideoAggregator
 from slowfast_uniformer.engine.step import autocast
 from slowfast_uniformer.errors import UserError
@@ -96,7 +97,8 @@ def load_model(
     remedy = "Give the config that it was trained with, with its MODEL.NUM_CLASSES; a new classifier is trained first"
     load_weights(model, weights, source=path, head_remedy=remedy)
     model.eval().requires_grad_(False).to(topology.device(config))
-    return Predictor(config, model, list(names or map(str, range(config.MODEL.NUM_CLASSES))), path)
+    temperature = temperature_of(config, weights.metadata, path)
+    return Predictor(config, model, list(names or map(str, range(config.MODEL.NUM_CLASSES))), path, temperature)
 
 
 def config_of(**arguments: Any) -> CfgNode:
@@ -173,10 +175,11 @@ class Predictor:
         names: class names in label order; the labels as text where nothing names them.
         path: the file of its weights.
         device: where the model is.
+        temperature: of probabilities (TEST.TEMPERATURE).
     """
 
-    def __init__(self, cfg: CfgNode, model: nn.Module, names: list[str], path: str = ""):
-        self.cfg, self.model, self.names, self.path = cfg, model, names, path
+    def __init__(self, cfg: CfgNode, model: nn.Module, names: list[str], path: str = "", temperature: float = 1.0):
+        self.cfg, self.model, self.names, self.path, self.temperature = cfg, model, names, path, temperature
         self.device = topology.device(cfg)
 
     @cached_property
@@ -292,7 +295,7 @@ class Predictor:
         video = VideoAggregator(1, classes, views, cfg.DATA.ENSEMBLE_METHOD, cfg.TEST.ADD_SOFTMAX, cfg.DATA.MULTI_LABEL)
         zeros = torch.zeros(views, dtype=torch.int64)
         video.update(logits, zeros, torch.arange(views), torch.full_like(zeros, UNLABELLED))
-        return video.probabilities()[0]
+        return video.probabilities(self.temperature)[0]
 
     # ------------------------------------------------------------------------------------------------ predictions
     def predict(self, video: str | PathLike, topk: int = 5) -> dict[str, Any]:

@@ -23,7 +23,15 @@ from slowfast_uniformer.runs.starts import is_restart
 
 # All that a run writes to OUTPUT_DIR, checkpoints first. What is known of the data stays for the next run
 # (bad_files.txt, check_dataset.*), and so do SLURM's logs, which the job in progress writes.
-FILES = ("checkpoints", "predictions.csv", "submission.csv", "metrics.jsonl", "skipped_steps.jsonl", "tensorboard")
+FILES = (
+    "checkpoints",
+    "predictions.csv",
+    "class_scores.csv",
+    "submission.csv",
+    "metrics.jsonl",
+    "skipped_steps.jsonl",
+    "tensorboard",
+)
 FILES += ("tracker.json", "tracker.log", "wandb", "report.html", "config.yaml", "config_resolved.yaml")
 FILES += ("class_balance.csv", "logs", "log.txt", "starts.jsonl")
 _MOVING = ".moving"

@@ -11,7 +11,7 @@ from slowfast_uniformer.config.keys import flatten
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.runs.class_balance import ClassBalance, read_class_balance
 from slowfast_uniformer.runs.files import Row, read_json_lines
-from slowfast_uniformer.runs.predictions import Prediction, read_predictions
+from slowfast_uniformer.runs.predictions import Prediction, read_class_scores, read_predictions
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class RunFolder:
         predictions: rows of predictions.csv; None before the test.
         classes: class names, where videos have several labels.
         class_balance: what the training did about unbalanced classes; empty where it did nothing.
+        class_scores: rows of class_scores.csv; empty before the test.
     """
 
     path: str
@@ -35,6 +36,7 @@ class RunFolder:
     predictions: list[Prediction] | None
     classes: list[str]
     class_balance: list[ClassBalance]
+    class_scores: list[Row]
 
     def of(self, *splits: str) -> list[Row]:
         """The rows of metrics.jsonl of these splits."""
@@ -66,8 +68,8 @@ def read_run(path: str) -> RunFolder:
     Raises:
         UserError: it is no run's folder, or a file in it is damaged, naming file and line.
     """
-    metrics, starts, predictions = (
-        os.path.join(path, name) for name in ("metrics.jsonl", "starts.jsonl", "predictions.csv")
+    metrics, starts, predictions, class_scores = (
+        os.path.join(path, name) for name in ("metrics.jsonl", "starts.jsonl", "predictions.csv", "class_scores.csv")
     )
     if not os.path.isfile(metrics):
         raise UserError(
@@ -81,7 +83,8 @@ def read_run(path: str) -> RunFolder:
     tested = os.path.isfile(predictions)
     found, classes = read_predictions(predictions) if tested else (None, [])
     begun = read_json_lines(starts) if os.path.isfile(starts) else []
-    return RunFolder(path, rows, begun, _config(path), found, classes, read_class_balance(path))
+    scores = read_class_scores(class_scores) if os.path.isfile(class_scores) else []
+    return RunFolder(path, rows, begun, _config(path), found, classes, read_class_balance(path), scores)
 
 
 def is_number(value: Any) -> bool:

@@ -1,24 +1,24 @@
-"""predictions.csv, written and read, and submission.csv."""
+"""predictions.csv, written and read, class_scores.csv and submission.csv."""
 
 import csv
 import io
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from slowfast_uniformer.data.sample_list import Sample, SampleList
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.paths import atomic_path
+from slowfast_uniformer.paths import atomic_path, atomic_write
 from slowfast_uniformer.runs.files import read_text
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 # The columns of predictions.csv. After these come top1_name, top1_probability and so on to TOP and, with several labels
-# a video, a column for each class that begins with CLASS_COLUMN.
+# a video, a column for each class that begins with CLASS_COLUMN. A column `group` is read where there is one.
 COLUMNS = ("video", "label", "label_name", "prediction", "prediction_name", "correct", "probability")
 TOP = 5
 CLASS_COLUMN = "probability of "
@@ -158,6 +158,42 @@ def _probability(text: str) -> float:
     if not 0 <= value <= 1.000001:
         raise ValueError(f"{text!r} is no probability")
     return value
+
+
+def write_class_scores(path: str, columns: Mapping[str, Sequence[float]], names: Sequence[str] | None) -> None:
+    """Write a row for each class: label, name, number of videos and scores in per cent.
+
+    Args:
+        path: the file to write.
+        columns: `videos` and scores by name, each with a value for each of K classes; nan is an empty field.
+        names: K class names in label order; None writes labels instead.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["label", "name", *columns])
+    for label, (videos, *scores) in enumerate(zip(*columns.values(), strict=True)):
+        shown = ["" if math.isnan(score) else f"{score:.2f}" for score in scores]
+        writer.writerow([label, names[label] if names else label, int(videos), *shown])
+    atomic_write(path, text.getvalue())
+
+
+def read_class_scores(path: str) -> list[dict[str, Any]]:
+    """The rows of a class_scores.csv: `name`, and numbers by their columns; None for an empty field.
+
+    Raises:
+        UserError: naming file and line of what is damaged.
+    """
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    try:
+        if reader.fieldnames is None or reader.fieldnames[:3] != ["label", "name", "videos"]:
+            raise ValueError("expected the columns label, name, videos")
+        return [
+            {key: value if key == "name" else float(value) if value else None for key, value in row.items()}
+            for row in reader
+        ]
+    except (ValueError, TypeError, csv.Error) as error:
+        where = f"{path}, line {max(reader.line_num, 1)}"
+        raise UserError(f"{where}: {error}. Test again (TRAIN.ENABLE False) to write it anew") from None
 
 
 def write_submission(path: str, samples: Sequence[Sample], scores: "Tensor", names: Sequence[str] | None) -> None:

@@ -32,13 +32,15 @@ logger = logging.getLogger(__name__)
 # TensorBoard's section of each split. It sorts sections by name, so "watch", of performance, comes last.
 SECTIONS = {"train_iter": "train", "train_epoch": "train_epoch", "val_epoch": "val", "test_final": "test"}
 WATCHED = {"clips_per_second", "data_wait_percent", "memory_mb", "skipped_steps", "bad_videos"}
-NOT_DRAWN = {"step", "split", "epoch", "iter", "iters", "eta_seconds", "num_videos", "num_labelled"}
+NOT_DRAWN = {"step", "split", "epoch", "iter", "iters", "eta_seconds", "num_videos", "num_labelled", "num_groups"}
+NOT_DRAWN |= {"stale_validations"}
+BOUNDS = ("_low", "_high")  # endings of the columns with a figure's 95 % interval
 # The log line of each split: how it begins, and the columns it shows. The other columns are in metrics.jsonl.
 LINES = {
     "train_iter": ("epoch {epoch} [{iter}/{iters}]", "loss top1_acc lr clips_per_second eta_seconds"),
     "train_epoch": ("epoch {epoch} mean", "loss top1_acc clips_per_second"),
-    "val_epoch": ("epoch {epoch} val", "top1_acc top5_acc mean_class_acc map coverage"),
-    "test_final": ("test", "top1_acc top5_acc mean_class_acc map coverage"),
+    "val_epoch": ("epoch {epoch} val", "loss top1_acc top5_acc mean_class_acc macro_f1 map coverage"),
+    "test_final": ("test", "top1_acc top5_acc mean_class_acc macro_f1 map ece coverage"),
 }
 SHORT_NAMES = {
     "top1_acc": "top1",
@@ -121,7 +123,7 @@ class Recorder:
         drawn = {
             f"{'watch' if key in WATCHED else SECTIONS[split]}/{key}": value
             for key, value in row.items()
-            if key not in left_out and not isinstance(value, str)
+            if key not in left_out and not key.endswith(BOUNDS) and not isinstance(value, str)
         }
         for tag, value in drawn.items():
             self._draw("add_scalar", tag, math.nan if value is None else value, step)

@@ -25,7 +25,7 @@ _STATE_KEYS = ("ema_state", "model_state", "model", "state_dict", "model_ema", "
 _PREFIXES = ("module.", "_orig_mod.")  # that DistributedDataParallel and torch.compile put before every name
 # What a checkpoint says about its weights, and the type a value must have. SlowFast's own checkpoints hold their config
 # as a text: as all other values of another type, it is ignored.
-METADATA_KEYS = {"class_names": list, "step": int, "cfg": dict, "arithmetic": dict, "image": bool}
+METADATA_KEYS = {"class_names": list, "step": int, "cfg": dict, "arithmetic": dict, "image": bool, "temperature": float}
 
 
 def read_tensors(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

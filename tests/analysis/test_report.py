@@ -152,7 +152,7 @@ def test_page_of_a_real_run(run_net, tiny, tmp_path, page):
     loaded = "[...document.querySelectorAll('.strip img')].map((image) => image.naturalHeight)"
     assert set(page.evaluate(loaded)) == {96}  # the frames of the mistakes' videos
     assert page.locator(".missing").count() == 0
-    assert page.locator(".chart").count() == 6
+    assert page.locator(".chart").count() == 7
 
 
 def test_dark_mode_and_values_under_the_pointer(tested, page):

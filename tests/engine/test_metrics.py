@@ -7,6 +7,7 @@ import torch
 from golden_recipe import golden_json
 
 from slowfast_uniformer.engine.metrics import VideoAggregator, confusion_matrix, per_class_accuracy, topk_correct
+from slowfast_uniformer.engine.scores import every_video_once, figures
 
 GOLDEN = golden_json("meters", "test_meter")
 SCORES, LABELS = torch.tensor(GOLDEN["preds"]), torch.tensor(GOLDEN["labels"])
@@ -152,3 +153,26 @@ def test_confusion_matrix_has_a_column_for_failed_videos():
     matrix = confusion_matrix(torch.tensor([0, -1, 1]), torch.tensor([0, 0, 1]), 2)
     assert matrix.tolist() == [[1, 0, 1], [0, 1, 0]]
     assert per_class_accuracy(matrix).tolist() == [50.0, 100.0]
+
+
+def test_the_outcome_holds_labelled_videos_with_their_groups():
+    scores = feed(aggregator(), list(range(VIDEOS * VIEWS)), batch=8)
+    scores.fail(1, int(LABELS[1]))
+    scores.labels[2] = -1
+    outcome = scores.outcome([f"person {video // 5}" for video in range(VIDEOS)])
+    kept = [video for video in range(VIDEOS) if video != 2]
+    assert outcome.truth.tolist() == LABELS[kept].tolist()
+    assert outcome.predicted.tolist() == scores.predictions[kept].tolist() and outcome.predicted[1] == -1
+    assert outcome.groups.tolist() == [video // 5 for video in kept]
+    found = {name: value.item() for name, value in figures(outcome, every_video_once(outcome)).items()}
+    result = scores.result(labelled=VIDEOS - 1)
+    assert found == pytest.approx({name: result[name] for name in found})
+    assert found.keys() == {"top1_acc", "top5_acc", "mean_class_acc", "macro_f1"}
+    assert scores.outcome([""] * VIDEOS).groups is None is scores.outcome().groups
+
+
+def test_top_5_needs_more_than_five_classes():
+    scores = VideoAggregator(2, 5, 1, "sum", True)
+    scores.update(torch.rand(2, 5), torch.arange(2), torch.zeros(2, dtype=torch.int64), torch.tensor([0, 1]))
+    assert "top5_acc" not in scores.result() and "top1_acc" in scores.result()
+    assert scores.outcome().top5 is None
