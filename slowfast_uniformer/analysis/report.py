@@ -14,7 +14,7 @@ import jinja2
 
 from slowfast_uniformer import paths
 from slowfast_uniformer.analysis.report_classes import classes, mistakes
-from slowfast_uniformer.analysis.report_figures import Points, chart
+from slowfast_uniformer.analysis.report_figures import Points, chart, previews
 from slowfast_uniformer.analysis.report_scores import TITLES, Comparison, compare, sentences
 from slowfast_uniformer.config.keys import flatten, get_cfg
 from slowfast_uniformer.engine.scores import best_column
@@ -81,6 +81,7 @@ def render(runs: Sequence[RunFolder], comparisons: Sequence[Comparison] = ()) ->
         mistakes=[mistakes(run, MISTAKES if len(runs) == 1 else MISTAKES // 2) for run in runs],
         scores=TITLES,
         comparisons=comparisons,
+        previews=[previews(run) for run in runs],
         differences=differences(runs),
         costs=costs(runs),
         written=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),

@@ -3,7 +3,9 @@
 import base64
 import io
 import math
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from statistics import fmean
 from typing import Any
 
@@ -13,7 +15,7 @@ from PIL import Image, ImageOps
 from slowfast_uniformer.data.input_lists import path_sample
 from slowfast_uniformer.data.open_video import open_sample
 from slowfast_uniformer.data.video import FOLDER_FPS
-from slowfast_uniformer.runs.folder import RunFolder
+from slowfast_uniformer.runs.folder import PREVIEWS, RunFolder
 
 SIZE = 1000  # side of the square in which a chart is drawn; the page stretches it
 FRAMES, HEIGHT, MAX_WIDTH = 6, 96, 140  # frames of a strip, and their size in pixels
@@ -102,6 +104,15 @@ def video_strip(run: RunFolder, video: str, start: float | None = None, end: flo
     size = (max(HEIGHT // 2, min(MAX_WIDTH, round(width * HEIGHT / height))), HEIGHT)
     images = (ImageOps.fit(Image.fromarray(frame), size) for frame in frames)
     return [_data_uri(image, "JPEG", quality=72, optimize=True) for image in images]
+
+
+def previews(run: RunFolder) -> list[str]:
+    """The pictures of `uniformer check --preview` as JPEGs; none that is missing or damaged."""
+    found = []
+    for name in PREVIEWS:
+        with suppress(OSError), Image.open(os.path.join(run.path, name)) as image:
+            found.append(_data_uri(image.convert("RGB"), "JPEG", quality=80, optimize=True))
+    return found
 
 
 def _data_uri(image: Image.Image, image_format: str, **options: int) -> str:

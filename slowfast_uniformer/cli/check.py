@@ -5,8 +5,9 @@
 Reports malformed lines, segments beyond the end, videos that cannot be read, are short or unlike the others,
 duplicates, and videos, or sources of videos, both in training and in testing. OUTPUT_DIR/check_dataset.csv lists the
 findings; training skips the files in bad_files.txt there. A second run reads only files that are new. The last lines
-say what decoding a training clip takes, and what `uniformer transcode` would save. Exit status: 0 nothing must be
-fixed, 1 something must, 2 the config or a list cannot be used.
+say what decoding a training clip takes, and what `uniformer transcode` would save. With --preview N the first N
+training clips are drawn first, as the model gets them, with their classes and the frames that were chosen. Exit status:
+0 nothing must be fixed, 1 something must, 2 the config or a list cannot be used.
 """
 
 import argparse
@@ -16,12 +17,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from slowfast_uniformer import terminal
-from slowfast_uniformer.cli.common import config_parser, parse_arguments
+from slowfast_uniformer.cli.common import config_parser, parse_arguments, positive
 from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.data.annotations import list_path
+from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.wording import counted
 
 if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
+
     from slowfast_uniformer.analysis.dataset_check import Report
     from slowfast_uniformer.analysis.decoding_cost import DecodingCost
 
@@ -36,6 +40,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--splits", nargs="+", default=SPLITS, help=f"of {', '.join(SPLITS)} (all)")
     help_text = "processes that read videos; 0: this one (%(default)s)"
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help=help_text)
+    help_text = "draw N training clips, after augmentation and mixed, into OUTPUT_DIR/preview_*.png"
+    parser.add_argument("--preview", type=positive(int), metavar="N", help=help_text)
     parser.add_argument("--fast", action="store_true", help="decode DATA.NUM_FRAMES of each video, not all frames")
     args = parse_arguments(parser, argv)
     splits = list(itertools.takewhile(lambda text: text in SPLITS, args.splits))
@@ -90,11 +96,27 @@ def decoding(cost: "DecodingCost") -> str:
     )
 
 
+def preview(cfg: "CfgNode", count: int) -> None:
+    """Draw training clips; what prevents that does not prevent the check, which names it."""
+    from slowfast_uniformer.analysis.preview import write_preview
+
+    try:
+        files = write_preview(cfg, count)
+    except UserError as error:
+        terminal.show(f"warning: {error}", error=True)
+        return
+    print("training clips as the model gets them" + ("" if cfg.MIXUP.ENABLE else " (MIXUP.ENABLE False)"))
+    for path in files:
+        print(f"  {path}", flush=True)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     cfg = load_config(args.cfg, args.opts, runs_here=False)
     from slowfast_uniformer.analysis.dataset_check import FAULTS, check
 
+    if args.preview:
+        preview(cfg, args.preview)
     splits = [s for s in args.splits if s != "val" or cfg.TRAIN.EVAL_PERIOD or os.path.isfile(list_path(cfg, s))]
     try:
         report = check(cfg, splits, args.workers, args.fast)

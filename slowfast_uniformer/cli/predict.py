@@ -2,23 +2,41 @@
 
     uniformer predict --checkpoint runs/demo VIDEO|FOLDER|LIST [...] [--json | --csv]
     uniformer predict --checkpoint runs/demo talk.mp4 --picture talk.png --overlay talk_named.mp4
+    uniformer predict --checkpoint runs/demo talk.mp4 --window 2 --stride 1 --annotations events.csv --picture talk.png
 
 Each video is predicted from several views, as in testing (TEST.NUM_ENSEMBLE_VIEWS x NUM_SPATIAL_CROPS); one longer than
 --longer-than seconds by sliding windows, with a timeline. --overlay writes the videos with their classes drawn on
 them, --picture writes the timelines as pictures (then of all videos). A list whose header line names start and end
 (seconds) is of segments, each predicted from views inside it. If a video cannot be read, the others are
 predicted, and the exit status is 2.
+
+With --annotations the timelines (then of all videos) are scored against annotated events, a table with the columns
+video, start, end (seconds) and label: frame-wise accuracy, segment F1, and mAP at temporal IoU.
 """
 
 import argparse
 import csv
+import json
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slowfast_uniformer import paths, terminal
-from slowfast_uniformer.cli.common import load_predictor, model_parser, parse_model_arguments, positive, print_errors
+from slowfast_uniformer.cli.common import (
+    load_predictor,
+    model_parser,
+    parse_model_arguments,
+    positive,
+    print_errors,
+    table,
+)
+from slowfast_uniformer.data.event_files import Event, read_events
 from slowfast_uniformer.errors import UserError
+
+if TYPE_CHECKING:
+    from slowfast_uniformer.data.annotations import Sample
+
+SHOWN = 5  # rows of annotations that are left out
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -38,34 +56,51 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     help_text = "length from which a video gets a timeline (%(default)s)"
     add("--longer-than", type=float, default=30.0, metavar="SECONDS", help=help_text)
     add("--window", type=float, metavar="SECONDS", help="of a timeline (a clip's length)")
-    add("--step", type=float, metavar="SECONDS", help="between windows (half a window)")
+    add("--stride", "--step", dest="step", type=float, metavar="SECONDS", help="between windows (half a window)")
+    add("--smooth", type=positive(float), default=0.0, metavar="SECONDS", help="average a timeline over this time")
+    add("--smooth-by", choices=("mean", "median"), default="mean", help="how (%(default)s)")
+    help_text = "shortest segment of a timeline; shorter ones join their neighbours"
+    add("--min-length", type=positive(float), default=0.0, metavar="SECONDS", help=help_text)
+    help_text = "score the timelines against annotated events (video, start, end, label); repeatable"
+    add("--annotations", action="append", type=paths.expand, default=[], metavar="EVENTS.csv", help=help_text)
+    add("--background", default="", metavar="CLASS", help="the class of no event (background, if the model has it)")
+    add("--scores", type=paths.expand, metavar="OUT.json", help="write the scores to a file, too")
     add("--workers", type=int, default=0, help="DataLoader workers (%(default)s: none, read in this process)")
-    return parse_model_arguments(parser, argv)
+    args = parse_model_arguments(parser, argv)
+    if not args.annotations and (args.scores or args.background):
+        parser.error("--scores and --background need --annotations")
+    return args
 
 
-def predictions(args: argparse.Namespace, model: Any, errors: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield the row of each video by a `Predictor`, and write its picture and overlay; what fails goes to `errors`."""
-    from slowfast_uniformer.inference.inputs import find_videos
+def predictions(
+    args: argparse.Namespace, model: Any, samples: Sequence["Sample"], errors: list[str], evaluation: Any = None
+) -> Iterator[dict[str, Any]]:
+    """Yield the row of each video by a `Predictor`, and write its picture and overlay; what fails goes to `errors`.
+
+    Timelines also go to an `evaluation` (`timeline_scores.Evaluation`).
+    """
     from slowfast_uniformer.inference.outputs import output_files
     from slowfast_uniformer.inference.predict import draw_timeline, predict, write_overlay
     from slowfast_uniformer.runs.log import progress
 
-    samples = find_videos(args.videos, model.cfg, segments=True)
-    if args.picture and any(sample.segment for sample in samples):
-        raise UserError("--picture draws timelines of whole videos, and the list names segments; leave it out")
     paths = [sample.path for sample in samples]
     overlays = output_files(args.overlay, paths, ".mp4") if args.overlay else None
     pictures = output_files(args.picture, paths, ".png") if args.picture else None
-    longer_than = 0.0 if pictures else args.longer_than
-    found = predict(model, samples, args.topk, longer_than, args.workers, window=args.window, step=args.step)
+    longer_than = 0.0 if pictures or evaluation else args.longer_than
+    options = {"smooth": args.smooth, "smooth_by": args.smooth_by, "min_length": args.min_length}
+    options |= {"window": args.window, "step": args.step}
+    found = predict(model, samples, args.topk, longer_than, args.workers, **options)
     found = progress(found, len(samples), "predict", "video", bar=args.json or args.csv)
     for number, prediction in enumerate(found):
         row = prediction.row
+        events = evaluation.add(prediction) if evaluation and prediction.spans else None
         try:
             if overlays and prediction.probabilities is not None:
                 write_overlay(model, samples[number], prediction, overlays[number])
             if pictures and prediction.spans:
-                draw_timeline(prediction.spans, model.names, pictures[number], row["video"])
+                options = {"parts": row["timeline"], "events": events}
+                options |= {"background": evaluation.background} if evaluation else {}
+                draw_timeline(prediction.spans, model.names, pictures[number], row["video"], **options)
         except UserError as error:
             row = row | {"error": str(error)}
         if "error" in row:
@@ -94,10 +129,54 @@ def print_rows(args: argparse.Namespace, rows: Iterator[dict[str, Any]]) -> None
                 print(as_text(row), flush=True)
 
 
+def read_annotations(files: Sequence[str]) -> list[Event]:
+    """The events of annotation files; rows that are none are named on standard error."""
+    left_out: list[str] = []
+    events = [event for file in files for event in read_events(file, lambda why, at: left_out.append(f"{at}: {why}"))]
+    if not events:
+        raise UserError("; ".join([f"{files[0]}: no event with a start, an end and a label", *left_out[:1]]))
+    show_warnings([f"left out: {each}" for each in left_out[:SHOWN]])
+    show_warnings([f"left out: {len(left_out) - SHOWN} more"] if len(left_out) > SHOWN else [])
+    return events
+
+
+def show_warnings(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        terminal.show(f"warning: {warning}", error=True)
+
+
+def print_scores(evaluation: Any, output: str | None, error: bool) -> None:
+    """Show the scores of an evaluation, on standard `error` where standard output is data, and write them."""
+    from slowfast_uniformer.inference.outputs import atomic_output
+    from slowfast_uniformer.inference.timeline_scores import class_rows, scores_json, scores_text
+
+    show_warnings(evaluation.warnings)
+    scores, names = evaluation.scores(), evaluation.names
+    if output:
+        with atomic_output(output) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            json.dump(scores_json(scores, names), file, ensure_ascii=False, indent=2)
+    text = scores_text(scores, names, evaluation.background)
+    terminal.show("\n".join(["", text, "", table(class_rows(scores, names))]), error=error)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     errors: list[str] = []
+    events = read_annotations(args.annotations) if args.annotations else []
     model = load_predictor(args)
+    from slowfast_uniformer.inference.inputs import find_videos
+    from slowfast_uniformer.inference.outputs import checked_output
+    from slowfast_uniformer.inference.timeline_scores import Evaluation
+
+    samples, evaluation = find_videos(args.videos, model.cfg, segments=True), None
+    if (args.picture or args.annotations) and any(sample.segment for sample in samples):
+        option = "--picture" if args.picture else "--annotations"
+        raise UserError(f"{option} needs timelines of whole videos, and the list names segments; leave it out")
+    if args.annotations:
+        output = checked_output(args.scores, (".json",)) if args.scores else None
+        evaluation = Evaluation([sample.path for sample in samples], events, model.names, args.background)
     args.topk = min(args.topk, len(model.names))
-    print_rows(args, predictions(args, model, errors))
+    print_rows(args, predictions(args, model, samples, errors, evaluation))
+    if evaluation:
+        print_scores(evaluation, output, error=args.json or args.csv)
     return print_errors(errors)

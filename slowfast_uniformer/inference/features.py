@@ -32,7 +32,7 @@ from slowfast_uniformer.distributed import collectives, signals, topology
 from slowfast_uniformer.errors import UserError, os_errors_reported
 from slowfast_uniformer.inference.inputs import find_videos
 from slowfast_uniformer.inference.outputs import atomic_output
-from slowfast_uniformer.inference.predictor import Predictor, load_model
+from slowfast_uniformer.inference.predictor import WINDOW_BATCH, Predictor, fps_of, load_model
 from slowfast_uniformer.runs.log import progress
 from slowfast_uniformer.wording import counted
 
@@ -42,9 +42,13 @@ PART_SECONDS = 20.0  # between parts: what a killed process loses at most
 PARQUET_ROWS = 1024  # in each row group
 _METADATA = "slowfast_uniformer"  # the only key, since safetensors writes several in random order
 _CONFIG_SECTIONS = ("MODEL", "UNIFORMER", "UNIFORMERV2", "DATA", "TEST", "RNG_SEED")  # those that decide the features
-# A video's features, (C,) or per frame (T, C), and label and probability of its most probable class (-1 and 0 for
-# features per frame)
-Row = tuple[Tensor, int, float]
+# What is found in a video: `features` (1, C), of windows (N, C), or per frame (1, T, C); unless per frame also `label`
+# and `probability` (N,) of the most probable class, and of windows their `start` and `end` (N,) in seconds
+Rows = dict[str, Tensor]
+MISSING = {"label": -1}  # in the row of a video that cannot be read; NaN in other columns
+
+
+Windows = tuple[float | None, float | None]
 
 
 class Job(NamedTuple):
@@ -52,6 +56,8 @@ class Job(NamedTuple):
 
     Attributes:
         metadata: of the result. Its `fingerprint` identifies the parts that belong to this job.
+        windows: seconds of sliding windows and between them, each None for the default of `Predictor.timeline`; None
+            for features of whole videos.
     """
 
     model: Predictor
@@ -59,6 +65,7 @@ class Job(NamedTuple):
     output: str
     per_frame: bool
     metadata: dict[str, Any]
+    windows: Windows | None = None
 
     @property
     def folder(self) -> str:
@@ -71,7 +78,13 @@ class Job(NamedTuple):
 
 
 def extract(
-    cfg: CfgNode, load: dict[str, Any], videos: Sequence[str], output: str, per_frame: bool = False, workers: int = 0
+    cfg: CfgNode,
+    load: dict[str, Any],
+    videos: Sequence[str],
+    output: str,
+    per_frame: bool = False,
+    workers: int = 0,
+    windows: Windows | None = None,
 ) -> None:
     """Write features of videos: what every process of the command runs.
 
@@ -82,7 +95,8 @@ def extract(
         output: a .safetensors or .parquet file. One that holds the features of the same videos, weights and config
             is kept.
         per_frame: write features (T, C) of frames in place of (C,).
-        workers: DataLoader workers of each process.
+        workers: DataLoader workers of each process; of windows, threads that each read a video.
+        windows: see `Job`.
 
     Raises:
         UserError: `output` or its parts belong to something else; or, once all is written, some videos could not be
@@ -91,7 +105,7 @@ def extract(
     """
     model = load_model(**load)
     samples = find_videos(videos, model.cfg)
-    job = Job(model, samples, output, per_frame, _metadata(model, samples, per_frame))
+    job = Job(model, samples, output, per_frame, _metadata(model, samples, per_frame, windows), windows)
     todo = collectives.call_on_main(_remaining, job)
     if todo is not None:
         _compute(job, todo[topology.rank() :: topology.world_size()], workers)
@@ -101,7 +115,9 @@ def extract(
         _finish(job, exists=todo is None)
 
 
-def _metadata(model: Predictor, samples: list[Sample], per_frame: bool) -> dict[str, Any]:
+def _metadata(
+    model: Predictor, samples: list[Sample], per_frame: bool, windows: Windows | None = None
+) -> dict[str, Any]:
     config = {key: value for key, value in to_dict(model.cfg).items() if key in _CONFIG_SECTIONS}
     config["TRAIN"] = {"MIXED_PRECISION": model.cfg.TRAIN.MIXED_PRECISION}
     metadata = {
@@ -112,6 +128,8 @@ def _metadata(model: Predictor, samples: list[Sample], per_frame: bool) -> dict[
         "cfg": config,
         "versions": {"slowfast_uniformer": __version__, "torch": torch.__version__},
     }
+    if windows:
+        metadata |= dict(zip(("window", "stride"), windows, strict=True))
     identity = [metadata, [sample.frames for sample in samples], model.device.type]
     return metadata | {"fingerprint": hashlib.sha256(json.dumps(identity).encode()).hexdigest()}
 
@@ -136,15 +154,15 @@ def _remaining(job: Job) -> list[int] | None:
     return [index for index in range(len(job.samples)) if index not in rows]
 
 
-def _read_parts(job: Job) -> tuple[dict[int, Row], dict[int, str]]:
+def _read_parts(job: Job) -> tuple[dict[int, Rows], dict[int, str]]:
     """Rows and errors by the videos' indices. Damaged parts are skipped; UserError for those of another job."""
-    rows: dict[int, Row] = {}
+    rows: dict[int, Rows] = {}
     errors: dict[int, str] = {}
     for name in sorted(glob("*.safetensors", root_dir=job.folder)):  # not the temporary files, which begin with a dot
         try:
             with safe_open(os.path.join(job.folder, name), "pt") as file:
                 part = json.loads(file.metadata()[_METADATA])
-                features = file.get_tensor("features")
+                columns = {column: file.get_tensor(column) for column in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError):
             continue
         if part["fingerprint"] != job.metadata["fingerprint"]:
@@ -152,22 +170,28 @@ def _read_parts(job: Job) -> tuple[dict[int, Row], dict[int, str]]:
                 f"{job.folder}: holds what was computed for other videos, weights or settings. Continue with "
                 "those, or remove the folder"
             )
-        for (index, prediction), values in zip(part["rows"].items(), features, strict=True):
-            rows[int(index)] = (values, *prediction)
+        counts = list(part["rows"].values())
+        split = {column: values.split(counts) for column, values in columns.items()}
+        for place, index in enumerate(part["rows"]):
+            rows[int(index)] = {column: values[place] for column, values in split.items()}
         errors |= {int(index): cause for index, cause in part["errors"].items()}
     return rows, {index: cause for index, cause in errors.items() if index not in rows}
 
 
-def _write_part(job: Job, rows: dict[int, Row], errors: dict[int, str]) -> None:
+def _write_part(job: Job, rows: dict[int, Rows], errors: dict[int, str]) -> None:
     if not rows and not errors:
         return
-    predictions = {index: row[1:] for index, row in rows.items()}
-    part = {"fingerprint": job.metadata["fingerprint"], "rows": predictions, "errors": errors}
-    features = torch.stack([row[0] for row in rows.values()]) if rows else torch.empty(0)
+    counts = {index: len(found["features"]) for index, found in rows.items()}
+    part = {"fingerprint": job.metadata["fingerprint"], "rows": counts, "errors": errors}
     # The time makes the name unique: a video that could not be read before can be the first of another part.
     name = f"{min(rows | errors):08d}_{time.time_ns()}.safetensors"
     with atomic_output(os.path.join(job.folder, name)) as temporary:
-        _write_safetensors(temporary, features, {}, part)
+        _write_safetensors(temporary, _joined(list(rows.values())), part)
+
+
+def _joined(rows: Sequence[Rows]) -> Rows:
+    """The columns of the rows of several videos."""
+    return {column: torch.cat([found[column] for found in rows]) for column in (rows[0] if rows else ())}
 
 
 # --------------------------------------------------------------------------------------------- computing
@@ -177,22 +201,25 @@ def _compute(job: Job, todo: list[int], workers: int) -> None:
     Each operation runs on one thread, since the number of threads changes the last digits. On the CPU as many videos
     are computed concurrently instead as there were threads.
     """
-    rows: dict[int, Row] = {}
+    rows: dict[int, Rows] = {}
     errors: dict[int, str] = {}
     written = time.monotonic()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        clips = job.model.clips([job.samples[index] for index in todo], workers)
-        concurrent = threads if job.model.device.type == "cpu" else 1
-        with closing(_map_in_order(partial(_row, job), clips, concurrent)) as found:
+        samples, of_cpu = [job.samples[index] for index in todo], job.model.device.type == "cpu"
+        if job.windows:
+            rows_of, items, concurrent = _window_rows, samples, threads if of_cpu else max(1, workers)
+        else:
+            rows_of, items, concurrent = _rows, job.model.clips(samples, workers), threads if of_cpu else 1
+        with closing(_map_in_order(partial(rows_of, job), items, concurrent)) as found:
             world = topology.world_size()
             title = "features" if world == 1 else f"features, the share of one of {world} processes"
-            for row, index in zip(progress(found, len(todo), title, "video"), todo, strict=True):
-                if isinstance(row, UserError):
-                    errors[index] = str(row)
+            for of_video, index in zip(progress(found, len(todo), title, "video"), todo, strict=True):
+                if isinstance(of_video, UserError):
+                    errors[index] = str(of_video)
                 else:
-                    rows[index] = row
+                    rows[index] = of_video
                 if signals.stop_requested():
                     break
                 if time.monotonic() - written > PART_SECONDS:
@@ -205,7 +232,7 @@ def _compute(job: Job, todo: list[int], workers: int) -> None:
             os.rmdir(job.folder)
 
 
-def _row(job: Job, clips: Tensor | UserError) -> Row | UserError:
+def _rows(job: Job, clips: Tensor | UserError) -> Rows | UserError:
     """The row of a video from its views (N, 3, T, H, W): the mean of their features, and the class as in testing.
 
     Features of frames are averaged over the spatial crops only; temporal views follow one another.
@@ -214,10 +241,28 @@ def _row(job: Job, clips: Tensor | UserError) -> Row | UserError:
         return clips
     if job.per_frame:
         frames = job.model.frame_features(clips).unflatten(0, (-1, job.model.cfg.TEST.NUM_SPATIAL_CROPS))
-        return frames.mean(dim=1).flatten(0, 1), -1, 0.0
+        return {"features": frames.mean(dim=1).flatten(0, 1)[None]}
     features, logits = job.model.features(clips)
     best = job.model.probabilities(logits).max(dim=0)
-    return features.mean(dim=0), int(best.indices), float(best.values)
+    return {"features": features.mean(dim=0)[None], "label": best.indices[None], "probability": best.values[None]}
+
+
+def _window_rows(job: Job, sample: Sample) -> Rows | UserError:
+    """A row for each window of a video; windows are as in `Predictor.timeline`, but may leave gaps."""
+    model, found = job.model, []
+    try:
+        with model.open(sample) as video:
+            starts, length = model.windows(video, *job.windows, gaps=True)
+            for first in range(0, len(starts), WINDOW_BATCH):
+                clips = model.window_clips(video, starts[first : first + WINDOW_BATCH], length)
+                features, logits = model.features(clips)
+                best = torch.stack([model.probabilities(row[None]) for row in logits]).max(dim=1)
+                found.append({"features": features, "label": best.indices, "probability": best.values})
+            start = torch.tensor(starts, dtype=torch.float64)
+            times = {"start": start, "end": (start + length).clamp(max=video.frames)}
+            return _joined(found) | {name: frames / fps_of(video) for name, frames in times.items()}
+    except UserError as error:
+        return error
 
 
 def _map_in_order(function: Callable, items: Iterable, threads: int) -> Iterator[Any]:
@@ -251,7 +296,8 @@ def _finish(job: Job, exists: bool) -> None:
         terminal.show(f"not read: {len(errors) - SHOWN} more; the file's metadata has all causes", error=True)
     count = len(job.samples)
     existing = "exists already, with " if exists else ""
-    print(f"{job.output}: {existing}features of {counted(count - len(errors), 'video')}")
+    of_windows = " in windows" if job.windows else ""
+    print(f"{job.output}: {existing}features of {counted(count - len(errors), 'video')}{of_windows}")
     if errors:
         raise UserError(
             f"{len(errors)} of {counted(count, 'video')} could not be read and have no features in {job.output}. To "
@@ -270,14 +316,20 @@ def _merge(job: Job) -> None:
     if not rows:
         shutil.rmtree(job.folder)
         raise UserError(f"none of {counted(count, 'video')} could be read, the first: {errors[0]}")
-    features = torch.full((count, *next(iter(rows.values()))[0].shape), torch.nan)
-    columns = {"label": torch.full((count,), -1), "probability": torch.full((count,), torch.nan)}
-    for index, row in rows.items():
-        features[index], columns["label"][index], columns["probability"][index] = row
+    some = next(iter(rows.values()))
+    missing = {
+        name: torch.full((1, *values.shape[1:]), MISSING.get(name, torch.nan), dtype=values.dtype)
+        for name, values in some.items()
+    }
+    of_videos = [rows.get(index, missing) for index in range(count)]
+    columns = _joined(of_videos)
+    if job.windows:
+        lengths = torch.tensor([len(each["features"]) for each in of_videos])
+        columns["video"] = torch.arange(count).repeat_interleave(lengths)
     metadata = job.metadata | {"errors": {job.samples[index].path: errors[index] for index in sorted(errors)}}
     write = _write_parquet if job.parquet else _write_safetensors
     with atomic_output(job.output) as temporary:
-        write(temporary, features, {} if job.per_frame else columns, metadata)
+        write(temporary, columns, metadata)
 
 
 def _read_metadata(path: str) -> dict[str, Any]:
@@ -291,9 +343,9 @@ def _read_metadata(path: str) -> dict[str, Any]:
         return {}
 
 
-def _write_safetensors(path: str, features: Tensor, columns: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+def _write_safetensors(path: str, columns: Rows, metadata: dict[str, Any]) -> None:
     """Through memory, since files that safetensors itself writes are readable for their owner only."""
-    Path(path).write_bytes(save({"features": features, **columns}, {_METADATA: json.dumps(metadata)}))
+    Path(path).write_bytes(save(columns, {_METADATA: json.dumps(metadata)}))
 
 
 def _pyarrow() -> Any:
@@ -306,22 +358,29 @@ def _pyarrow() -> Any:
     return pyarrow
 
 
-def _write_parquet(path: str, features: Tensor, columns: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+def _write_parquet(path: str, columns: Rows, metadata: dict[str, Any]) -> None:
     pa = _pyarrow()
     writer, names = None, metadata["class_names"]
+    features = columns["features"]
+    of_rows = columns.get("video", torch.arange(len(features))).tolist()
     paths = [os.fsencode(video).decode(errors="replace") for video in metadata["videos"]]
     causes = [metadata["errors"].get(video) for video in metadata["videos"]]
     header = {_METADATA: json.dumps({key: value for key, value in metadata.items() if key != "videos"})}
     for start in range(0, len(features), PARQUET_ROWS):
         rows = slice(start, start + PARQUET_ROWS)
-        missing = np.array([cause is not None for cause in causes[rows]])
-        table = {"video": pa.array(paths[rows]), "features": _nested_lists(pa, features[rows].numpy(), missing)}
-        if columns:
+        errors = [causes[video] for video in of_rows[rows]]
+        missing = np.array([cause is not None for cause in errors])
+        table = {"video": pa.array([paths[video] for video in of_rows[rows]])}
+        for name in ("start", "end"):
+            if name in columns:
+                table[name] = pa.array(columns[name][rows].numpy(), mask=missing)
+        table["features"] = _nested_lists(pa, features[rows].numpy(), missing)
+        if "label" in columns:
             labels = columns["label"][rows].numpy()
             table["label"] = pa.array(labels, mask=missing)
             table["class"] = pa.array([names[label] if label >= 0 else None for label in labels], pa.string())
             table["probability"] = pa.array(columns["probability"][rows].numpy(), mask=missing)
-        table["error"] = pa.array(causes[rows], pa.string())
+        table["error"] = pa.array(errors, pa.string())
         table = pa.table(table).replace_schema_metadata(header)
         writer = writer or pa.parquet.ParquetWriter(path, table.schema)
         writer.write_table(table)

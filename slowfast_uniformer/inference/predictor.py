@@ -341,12 +341,8 @@ class Predictor:
 
     def open_timeline(self, video: VideoSource, window: float | None = None, step: float | None = None) -> list[Span]:
         """`timeline` of an open video."""
-        if (window is not None and window <= 0) or (step is not None and step <= 0):
-            raise UserError("a timeline's window and step are seconds above 0")
+        starts, length = self.windows(video, window, step)
         fps = fps_of(video)
-        length = min((window or self.clip_seconds(fps)) * fps, video.frames)
-        stride = min((step * fps) if step else length / 2, length)
-        starts = window_starts(video.frames, length, stride)
         found = []
         with Phase("timeline of a video", len(starts), "window", bar=False) as phase:
             for i in range(0, len(starts), WINDOW_BATCH):
@@ -365,12 +361,30 @@ class Predictor:
             spans.append(Span(start / fps, stop / fps, probabilities[(begin <= middle) & (middle < end)].mean(0)))
         return spans
 
-    def _classify_windows(self, video: VideoSource, starts: list[int], length: float) -> Tensor:
-        """Probabilities (N, K) of windows of `length` frames, from one view of each."""
+    def windows(
+        self, video: VideoSource, window: float | None = None, step: float | None = None, gaps: bool = False
+    ) -> tuple[list[int], float]:
+        """The sliding windows of `timeline` over an open video: their first frames, and their length in frames.
+
+        `gaps` says whether a step may be longer than a window.
+        """
+        if (window is not None and window <= 0) or (step is not None and step <= 0):
+            raise UserError("a timeline's window and step are seconds above 0")
+        fps = fps_of(video)
+        length = min((window or self.clip_seconds(fps)) * fps, video.frames)
+        stride = step * fps if step else length / 2
+        return window_starts(video.frames, length, stride if gaps else min(stride, length)), length
+
+    def window_clips(self, video: VideoSource, starts: Sequence[int], length: float) -> Tensor:
+        """Normalised clips (N, 3, T, H, W) of windows of `length` frames, one view of each."""
         numbers = [self._frame_numbers(video, start, length) for start in starts]
         frames = video.read(sum(numbers, []))
         frames = frames.reshape(len(starts), -1, *frames.shape[1:])
-        logits = self.logits(torch.stack([self._one_view.transform(window) for window in frames]))
+        return torch.stack([self._one_view.transform(window) for window in frames])
+
+    def _classify_windows(self, video: VideoSource, starts: list[int], length: float) -> Tensor:
+        """Probabilities (N, K) of windows of `length` frames, from one view of each."""
+        logits = self.logits(self.window_clips(video, starts, length))
         return torch.stack([self.probabilities(row[None]) for row in logits])
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -12,10 +12,14 @@ from slowfast_uniformer.wording import counted
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
 
 Names = Sequence[str] | None  # of classes in label order
 Predictions = Sequence[tuple[str, str, float]]  # true class, predicted class, probability of that
 TEXT, BLUE, ORANGE, GREEN, RED = "#24292f", "#3b6fb6", "#d9822b", "#1a7f37", "#c62828"
+QUIET, RULE, PALE_BLUE = "#57606a", "#d0d7de", "#9dbbe3"
+SHOWN_FRAMES = 8  # of a clip
 
 
 def _labels(names: Names, count: int) -> list[str]:
@@ -114,11 +118,8 @@ def draw_clips(clips: Sequence, predictions: Predictions, height: int = 112) -> 
     """
     from PIL import Image, ImageDraw
 
-    gap, caption, strips = 6, 30, []
-    for clip in map(np.asarray, clips):
-        chosen = np.linspace(0, len(clip) - 1, min(8, len(clip))).round().astype(int)
-        size = max(1, round(clip.shape[2] * height / clip.shape[1])), height
-        strips.append([Image.fromarray(clip[t]).resize(size) for t in chosen])
+    gap, caption = 6, 30
+    strips = [_strip(clip, height) for clip in map(np.asarray, clips)]
     width = max([520, *(sum(frame.width + gap for frame in strip) for strip in strips)])
     page = Image.new("RGB", (width + gap, len(strips) * (height + caption + gap) + gap), "white")
     draw = ImageDraw.Draw(page)
@@ -131,3 +132,90 @@ def draw_clips(clips: Sequence, predictions: Predictions, height: int = 112) -> 
             page.paste(frame, (x, y + caption))
             x += frame.width + gap
     return np.asarray(page)
+
+
+def _shown(count: int) -> np.ndarray:
+    """Which frames of a clip of `count` frames are shown."""
+    return np.linspace(0, count - 1, min(SHOWN_FRAMES, count)).round().astype(int)
+
+
+def _strip(clip: np.ndarray, height: int) -> "list[Image]":
+    """The shown frames of a clip (T, H, W, 3), scaled to a height in pixels."""
+    from PIL import Image
+
+    size = max(1, round(clip.shape[2] * height / clip.shape[1])), height
+    return [Image.fromarray(clip[t]).resize(size) for t in _shown(len(clip))]
+
+
+class SheetClip(NamedTuple):
+    """A clip of a contact sheet.
+
+    Attributes:
+        frames: uint8 array or tensor (T, H, W, 3).
+        classes: names of its classes, each with what follows the name.
+        note: where it is from.
+        numbers: which frames of the video it has (T,); None for no time bar.
+        total: frames of the video.
+    """
+
+    frames: Sequence
+    classes: Sequence[tuple[str, str]]
+    note: str
+    numbers: Sequence[int] | None = None
+    total: int = 0
+
+
+def draw_sheet(clips: Sequence[SheetClip], height: int = 112) -> np.ndarray:
+    """A contact sheet: at most 8 evenly spaced frames of each clip, below its title and a time bar.
+
+    The bar is the whole video; a mark is a frame of the clip, a dark one a frame that is shown. More than 4 clips are
+    in two columns.
+
+    Args:
+        clips: one or more.
+        height: of the frames, pixels.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    from PIL import Image, ImageDraw
+
+    gap, margin, head = 4, 16, 60 if any(clip.numbers is not None for clip in clips) else 42
+    strips = [_strip(np.asarray(clip.frames), height) for clip in clips]
+    width = max([460, *(sum(frame.width + gap for frame in strip) - gap for strip in strips)])
+    columns = 1 if len(clips) <= 4 else 2
+    rows = math.ceil(len(clips) / columns)
+    size = margin + columns * (width + margin), margin + rows * (head + height + margin)
+    page = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(page)
+    for number, (clip, strip) in enumerate(zip(clips, strips, strict=True)):
+        column, row = divmod(number, rows)
+        x, y = margin + column * (width + margin), margin + row * (head + height + margin)
+        draw_text(draw, (x, y + 14), _title(clip.classes, width), 16, TEXT)
+        draw_text(draw, (x, y + 32), fitted(clip.note, 12, width), 12, QUIET)
+        if clip.numbers is not None:
+            _draw_time_bar(draw, (x, y + 42, width), clip)
+        for frame in strip:
+            page.paste(frame, (x, y + head))
+            x += frame.width + gap
+    return np.asarray(page)
+
+
+def _title(classes: Sequence[tuple[str, str]], width: int) -> str:
+    """Names one after the other; where they do not fit into `width` pixels, each has the same share."""
+    title = "".join(name + end for name, end in classes)
+    if len(classes) > 1 and fitted(title, 16, width) != title:
+        title = "".join(fitted(name, 16, width // len(classes), end) for name, end in classes)
+    return fitted(title, 16, width)
+
+
+def _draw_time_bar(draw: "ImageDraw", place: tuple[int, int, int], clip: SheetClip) -> None:
+    """Draw a line for the video and a mark for each frame of the clip; `place` is left, top and width."""
+    x, y, width = place
+    draw.rectangle((x, y + 4, x + width - 1, y + 7), RULE)
+    shown = set(_shown(len(clip.numbers)).tolist())
+    for dark in (False, True):  # dark marks last, so that none is hidden
+        for at, number in enumerate(clip.numbers):
+            if (at in shown) == dark:
+                left = x + round(int(number) * (width - 3) / max(clip.total - 1, 1))
+                draw.rectangle((left, y, left + 2, y + 11), BLUE if dark else PALE_BLUE)

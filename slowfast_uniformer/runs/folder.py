@@ -13,6 +13,8 @@ from slowfast_uniformer.runs.class_balance import ClassBalance, read_class_balan
 from slowfast_uniformer.runs.files import Row, read_json_lines
 from slowfast_uniformer.runs.predictions import Prediction, read_class_scores, read_predictions
 
+PREVIEWS = ("preview_clips.png", "preview_mixed.png")  # of `uniformer check --preview`
+
 
 @dataclass(frozen=True)
 class RunFolder:

@@ -35,6 +35,14 @@ CONFIG_ERRORS = {
     "no such config file or recipe; the nearest": ["reproduce", "k400/uniformer_z"],
     "no class folders": ["lists", "{empty}"],
     "no VIDEO, FOLDER or LIST": ["predict", "--checkpoint", "runs/demo"],
+    "absent.csv: cannot read the annotation file": [
+        "predict",
+        "--checkpoint",
+        "x",
+        "v.mp4",
+        "--annotations",
+        "absent.csv",
+    ],
     "not given away without a licence": ["publish", "runs/demo", "published"],
 }
 RECORD = """

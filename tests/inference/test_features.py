@@ -19,7 +19,7 @@ from slowfast_uniformer.distributed.launch import _free_port
 from slowfast_uniformer.inference import features
 from slowfast_uniformer.inference.features import _map_in_order
 from slowfast_uniformer.inference.inputs import find_videos
-from slowfast_uniformer.inference.predictor import config_of
+from slowfast_uniformer.inference.predictor import as_sample, config_of
 
 # One of two ranks: writes a part for each video, and the rank DYING sends itself a signal after the second.
 RANK = """
@@ -92,6 +92,48 @@ def test_per_frame_rows_average_to_the_pooled(command, arguments, once, tmp_path
     assert frames.keys() == {"features"} and about["per_frame"]
     assert frames["features"].shape == (len(about["videos"]), 2 * 2, 16)  # two views of two pairs of frames
     torch.testing.assert_close(frames["features"].mean(dim=1), pooled["features"])
+
+
+def test_windows_have_rows_with_times(command, trained, model, demo, long_video, tmp_path, monkeypatch):
+    """As many as in a timeline; an interruption changes nothing, and a video that cannot be read has a row, too."""
+    short, bad = next((demo / "videos" / "up").iterdir()), tmp_path / "bad.mp4"
+    bad.touch()
+    words = ("--checkpoint", trained, long_video, bad, short, "--window", 2, "--stride", 1.5)
+    out, parts = tmp_path / "out.safetensors", tmp_path / "parts.safetensors"
+    assert command("features", *words, "--output", out)[0] == 2
+    tensors, about = read(out)
+    assert tensors["video"].tolist() == [0] * 5 + [1, 2] and about["window"] == 2 and about["stride"] == 1.5
+    starts, ends = tensors["start"], tensors["end"]
+    assert starts[:5].tolist() == pytest.approx([0, 1.48, 3, 4.48, 6]) and ends[4] == 8.0  # whole frames of 1/25 s
+    assert starts[5].isnan() and tensors["features"][5].isnan().all() and tensors["label"][5] == -1
+    with model.open(as_sample(long_video, model.cfg)) as video:
+        expected, logits = model.features(model.window_clips(video, [75], 50.0))
+    torch.testing.assert_close(tensors["features"][2:3], expected)
+    assert tensors["label"][2] == logits.argmax() and tensors["probability"][2] == pytest.approx(
+        float(logits.softmax(1).max()), abs=1e-5
+    )
+    asked = []
+    monkeypatch.setattr(features, "PART_SECONDS", -1.0)
+    monkeypatch.setattr(signals, "stop_requested", lambda: asked.append(0) or len(asked) >= 2)
+    assert command("features", *words, "--output", parts)[0] == 75
+    monkeypatch.undo()
+    assert command("features", *words, "--output", parts)[0] == 2 and parts.read_bytes() == out.read_bytes()
+    assert command("features", *words[:-1], 2, "--output", out)[0] == 2  # another stride: something else
+    table = tmp_path / "out.parquet"
+    command("features", *words, "--output", table)
+    rows = pyarrow.parquet.read_table(table).to_pylist()
+    assert [row["video"] for row in rows] == [str(long_video)] * 5 + [str(bad), str(short)]
+    assert [row["start"] for row in rows][4:6] == [6.0, None] and rows[5]["features"] is None and rows[5]["error"]
+    assert rows[2]["features"] == tensors["features"][2].tolist()
+
+
+def test_windows_may_leave_gaps(command, trained, long_video, tmp_path):
+    out = tmp_path / "out.safetensors"
+    words = ("--checkpoint", trained, long_video, "--stride", 3, "--output", out)
+    assert command("features", *words, "--window", 1)[0] == 0
+    assert read(out)[0]["start"].tolist() == [0, 3, 7] and read(out)[0]["end"].tolist() == [1, 4, 8]
+    status, _, error = command("features", *words, "--per-frame")
+    assert status == 2 and "--per-frame is of whole videos" in error
 
 
 def two_ranks(arguments, dying: int, number: signal.Signals) -> tuple[list[int], str]:

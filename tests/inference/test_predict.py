@@ -245,7 +245,7 @@ def test_segments_are_predicted_from_views_inside_them(model, tiny, long_video, 
         assert row["label"] == test["prediction"]
         assert float(row["probability"]) == pytest.approx(float(test["probability"]), abs=2e-6)
     status, _, error = command("predict", "--checkpoint", trained, "--picture", tmp_path / "x", listed)
-    assert status == 2 and "--picture draws timelines of whole videos" in error
+    assert status == 2 and "--picture needs timelines of whole videos" in error
     overlay = tmp_path / "overlays"
     command("predict", "--checkpoint", trained, "--overlay", overlay, "--json", listed)
     with Video(overlay / "long_2.mp4") as video:

@@ -6,7 +6,10 @@ import pytest
 import torch
 from matplotlib.text import Text
 
-from slowfast_uniformer.runs.figures import draw_clips, draw_confusion, draw_per_class, pixels
+from slowfast_uniformer.runs import figures
+from slowfast_uniformer.runs.figures import SheetClip, draw_clips, draw_confusion, draw_per_class, draw_sheet, pixels
+
+BLUE_RGB, PALE_RGB = (59, 111, 182), (157, 187, 227)
 
 
 def texts(axes) -> list[str]:
@@ -88,3 +91,34 @@ def test_clips_are_rows_of_at_most_eight_frames():
     assert (values == 77).sum() >= 2 * 16 * 32
     green, red = (page == (26, 127, 55)).all(-1), (page == (198, 40, 40)).all(-1)
     assert green.any() and red.any() and green.nonzero()[0].max() < red.nonzero()[0].min()
+
+
+def sheet_clip(frames: int, classes=(("a", ""),), numbers=None, total=0) -> SheetClip:
+    clip = np.stack([np.full((8, 8, 3), 10 * t, np.uint8) for t in range(frames)])
+    return SheetClip(clip, list(classes), "a note", numbers, total)
+
+
+def test_a_sheet_marks_the_frames_of_the_clip_on_a_bar():
+    page = draw_sheet([sheet_clip(16, numbers=range(50, 66), total=101)])
+    bar = page[16 + 42 : 16 + 54, 16:-16]
+    marks = {color: np.flatnonzero((bar[0] == rgb).all(-1)) for color, rgb in (("dark", BLUE_RGB), ("pale", PALE_RGB))}
+    width = bar.shape[1] - 3
+    dark = [50, 52, 54, 56, 59, 61, 63, 65]  # every second one, evenly spaced
+    assert marks["dark"].tolist() == [round(n * width / 100) + i for n in dark for i in range(3)]
+    assert len(marks["pale"]) == 3 * 8 and marks["pale"].min() > marks["dark"].min()
+    assert (page[16 + 60 :, 16][:112] == 0).all()  # the first frame is below the bar
+
+
+@pytest.mark.parametrize("count, columns", [(1, 1), (4, 1), (5, 2), (16, 2)])
+def test_a_sheet_of_many_clips_has_two_columns(count, columns):
+    page = draw_sheet([sheet_clip(1)] * count, height=20)
+    assert page.shape[1] == 16 + columns * (460 + 16)
+    assert page.shape[0] == 16 + -(-count // columns) * (42 + 20 + 16)
+
+
+def test_long_names_of_classes_share_the_width():
+    names = ["x" * 200, "y" * 200, "short"]
+    title = figures._title([(names[0], " 0.50 + "), (names[1], " 0.30 + "), (names[2], " 0.20")], 460)
+    assert "x… 0.50 + " in title and "y… 0.30 + " in title and title.endswith("short 0.20")
+    assert figures._title([("a", ", "), ("b", "")], 460) == "a, b"
+    assert all((draw_sheet([sheet_clip(1, [(name, "")])])[:, -16:] == 255).all() for name in LITERAL)
