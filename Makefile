@@ -11,7 +11,7 @@ install = (command -v uv || $(BIN)/python -m pip install --quiet uv) >/dev/null 
 	&& $$(command -v uv || echo $(BIN)/uv) pip install --quiet --python $(BIN)/python --editable '$(1)' \
 	|| $(BIN)/python -m pip install --quiet --editable '$(1)'
 
-.PHONY: demo test test-slow test-all lint install clean
+.PHONY: demo test test-slow test-all lint docs install clean
 
 # The model is so small that a second thread of PyTorch would only take a core from the DataLoader worker
 demo: export OMP_NUM_THREADS ?= 1
@@ -33,6 +33,10 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+
+# The site: docs/_build/html/index.html. A warning, such as a link that leads nowhere, is an error
+docs: install
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 
 install: $(VENV)/installed-dev
 

@@ -58,6 +58,10 @@ setup(
             "playwright>=1.50",  # drives an installed Chromium
             "wandb>=0.19,<1",
             "mlflow-skinny>=2.14,<4",
+            "sphinx>=8.1,<10",  # the documentation site
+            "myst-parser>=4",  # pages in Markdown
+            "furo>=2024.8.6",  # its theme: light and dark, for screens of any width
+            "sphinx-copybutton>=0.5",  # copies a command
             *APP,
             *EXPORT,
             *FEATURES,
