@@ -260,8 +260,8 @@ def test(cfg: CfgNode) -> dict[str, Any]:
     Metrics are of those that have one.
 
     Returns:
-        The metrics: see `VideoAggregator.result`; of a published checkpoint also `published_row`, and on rank 0
-        `further_figures`.
+        The metrics: see `VideoAggregator.result`; `further_figures`; of a published checkpoint also
+        `published_row`.
 
     Raises:
         UserError: after the results are written, when `coverage` is below TEST.MIN_COVERAGE.
@@ -304,7 +304,8 @@ def test(cfg: CfgNode) -> dict[str, Any]:
             with recorder.optional("the pictures of the test"):
                 record_evaluation(recorder, "test", scores, names, step)
     recorder.close()
-    collectives.barrier()  # a rank that exits with an error would end rank 0 while it writes
+    # Other ranks wait for rank 0: one that exits with an error would end it while it writes.
+    metrics = collectives.broadcast_object(metrics)
     if metrics["coverage"] < cfg.TEST.MIN_COVERAGE:
         raise UserError(
             f"{len(errors)} of {counted(len(loader.dataset), 'video')} could not be read and have no prediction, the "
