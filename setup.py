@@ -18,6 +18,9 @@ setup(
     description="Train and test UniFormer video classifiers",
     long_description=long_description,
     long_description_content_type="text/markdown",
+    author="The slowfast_uniformer authors",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
     entry_points={"console_scripts": ["uniformer=slowfast_uniformer.cli.main:main"]},
     python_requires=">=3.11",
     packages=[*find_packages(include=["slowfast_uniformer", "slowfast_uniformer.*"]), *FOLDERS],
@@ -77,5 +80,12 @@ setup(
         "mlflow": ["mlflow>=2.14,<4"],  # TRACKER mlflow; mlflow-skinny is enough for a server
         "torchcodec": ["torchcodec>=0.8"],  # DATA.DECODER torchcodec; needs FFmpeg's shared libraries besides
     },
-    classifiers=["Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Image Recognition"],
+    # The licence is named above: setuptools has deprecated its classifiers
+    classifiers=[
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
 )

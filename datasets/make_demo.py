@@ -178,7 +178,7 @@ class Job:
 
 
 def plan(train: int, val: int, seed: int) -> list[Job]:
-    """The training videos, then the held-out ones. Classes take turns; numbers run on from split to split."""
+    """The training videos, then the held-out ones. Classes alternate; numbers run on from split to split."""
     jobs = []
     for index in range(train + val):
         motion, held_out = CLASSES[index % len(CLASSES)], index >= train

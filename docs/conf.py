@@ -30,6 +30,8 @@ ELSEWHERE = {
     "INSTALL.md": "install.md",
     "datasets/DATASET.md": "datasets.md",
     "datasets/README.md": "dataset_format.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
 }
 
 

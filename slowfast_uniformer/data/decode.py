@@ -62,7 +62,7 @@ class Video(VideoSource):
         self._index: PacketIndex | None = None
         self._one_each = False  # one frame in each packet, in an order that is not known
         self._first: tuple[int, int, orientation.Orientation] | None = None  # width, height of the first frame
-        self._cause: av.FFmpegError | None = None  # the last error passed over
+        self._cause: av.FFmpegError | None = None  # the last error that was skipped
         self._restart()
         try:
             self._count()
@@ -79,7 +79,7 @@ class Video(VideoSource):
         self._stream = stream
         self._container = self.enter_context(container)
         if stream.codec_context.codec.canonical_name != "h264":  # which marks damaged frames as such
-            # Others pass over errors, and what stays of an earlier frame differs after a seek.
+            # Others skip what has errors, and what stays of an earlier frame differs after a seek.
             stream.codec_context.options = {"err_detect": "explode"}
         self._demuxer, self._next = container.demux(stream), 0  # of containers that are read in sequence
 
@@ -274,7 +274,7 @@ class Video(VideoSource):
 
     def _pictures(self, stream: av.VideoStream, packet: av.Packet | None) -> list[av.VideoFrame]:
         """Frames that the decoder gives for a packet, or those that it still has (None). As players do, packets
-        that do not decode are passed over: they can be damaged, or hold no picture."""
+        that do not decode are skipped: they can be damaged, or hold no picture."""
         try:
             return stream.codec_context.decode(packet)
         except av.FFmpegError as error:

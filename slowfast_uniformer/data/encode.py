@@ -30,7 +30,7 @@ CRF, FINER, TRIES = 20.0, 2.0, 6  # the first quality that is tried, and by how 
 LEAST = 35.5  # dB of PSNR that each video keeps in RGB, where one colour for 2 x 2 pixels allows it
 COMPARED = 8  # frames of a video that are compared
 LUMA, CHROMA = 1.36, np.array([1.41, 1.07])  # squared errors in RGB of those in Y, and in Cb and Cr (BT.601, limited)
-RATES = 10, 60  # between which x264 is told the frame rate: by it, it spends fewer bits on frames shown shortly
+RATES = 10, 60  # between which x264 gets the frame rate: by it, it spends fewer bits on frames shown shortly
 
 
 class Settings(NamedTuple):

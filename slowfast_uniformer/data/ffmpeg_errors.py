@@ -118,7 +118,7 @@ def content(path: str, open_file: Callable[[], BinaryIO] | None = None) -> str |
         if re.match(beginning, head, re.IGNORECASE):
             return meaning
     with suppress(UnicodeDecodeError):
-        text = codecs.getincrementaldecoder("utf-8")().decode(head).strip()  # passes over half a character at the end
+        text = codecs.getincrementaldecoder("utf-8")().decode(head).strip()  # leaves out half a character at the end
         if text and all(char.isprintable() or char.isspace() for char in text):
             return f"a text, not a video: {text.splitlines()[0][:60]!r}"
     return None

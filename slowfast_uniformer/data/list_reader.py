@@ -1,6 +1,6 @@
 """How a list is written: its separator, header line, quotes and index column, found by looking at all of its lines.
 
-A list that has the plain form, fields counted from the end of the line and numbers after the path, is read so. Only
+A list that has the usual form, fields counted from the end of the line and numbers after the path, is read so. Only
 where some line does not have it, the other separators, a header line and csv's quotes are tried. What is found holds
 for the whole list; a line that does not fit it is an error.
 """
@@ -262,7 +262,7 @@ def read_table(
     Args:
         path: Of the list, for error messages.
         lines: Of `list_lines`.
-        separators: To try, that of the plain form first.
+        separators: To try, that of the usual form first.
         columns: Names of the fields; the first is the path, the last the label.
         is_label: Whether a text can be a label: a number, or a class name.
         multi_label: Whether a label is a list with commas.

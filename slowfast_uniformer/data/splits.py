@@ -38,7 +38,7 @@ Split = dict[str, list[Item]]  # of train, val and test
 
 
 def assign(labels: Sequence[str], groups: Sequence[Hashable], shares: Sequence[float], seed: int = 0) -> list[int]:
-    """Assign videos to sides so that no group is split and each class is shared out as `shares` say, if that can be.
+    """Assign videos to sides so that no group is split and each class is divided as `shares` say, if that can be.
 
     The largest groups come first. Each goes where the squared errors of the class counts, relative to the counts that
     they should be, grow least. Where a class has enough videos, each side is to have one. No side stays empty.

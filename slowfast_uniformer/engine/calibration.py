@@ -1,4 +1,4 @@
-"""Calibration: whether a probability of 80 % is right in 80 of 100 videos, and the temperature that mends it.
+"""Calibration: whether a probability of 80 % is right in 80 of 100 videos, and the temperature that corrects it.
 
 Temperature scaling (Guo et al., On Calibration of Modern Neural Networks, 2017) divides logits by one number T, above
 1 for a model that is too sure of itself. Here it acts on a video's probabilities, whose logarithms are its logits: the

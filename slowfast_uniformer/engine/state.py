@@ -122,7 +122,7 @@ class RunState:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is left to train."""
+        """Whether training is complete."""
         return self.epochs_finished >= self.cfg.SOLVER.MAX_EPOCH or self.out_of_patience
 
     @property
@@ -189,7 +189,7 @@ class RunState:
             own: whether it is this run's, or else that of TRAIN.CHECKPOINT_FILE_PATH.
 
         Raises:
-            UserError: it does not fit the config.
+            UserError: it does not match the config.
         """
         anew = 'set TRAIN.CHECKPOINT_FILE_PATH ""'
         if own:
@@ -269,7 +269,7 @@ def load_optimizer(
     differing = saved["state"].keys() ^ parameters.keys() if saved["state"] else set()
     if differing or saved["method"] != method:
         cause = f"other parameters: {', '.join(sorted(differing)[:3])}" if differing else f"it is {saved['method']}"
-        raise UserError(f"{source}: its optimizer does not fit this config ({cause}). {remedy}")
+        raise UserError(f"{source}: its optimizer does not match this config ({cause}). {remedy}")
     for name, values in saved["state"].items():
         p = parameters[name]
         optimizer.state[p] = dict(values)

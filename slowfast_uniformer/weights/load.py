@@ -148,11 +148,11 @@ def load_weights(
         class_names: the classes of the model in label order.
         allow: patterns, as of file names, of parameters that may be missing or unexpected.
         source: what error messages call the checkpoint.
-        head_remedy: what they advise where the classifier does not fit; "" is MODEL.INIT_HEAD.
+        head_remedy: what they advise where the classifier does not match; "" is MODEL.INIT_HEAD.
 
     Raises:
         UserError: names or shapes do not agree; names the first of them. It is `ClassesDiffer` where the classifier
-            alone does not fit.
+            alone does not match.
     """
     if not isinstance(weights, Weights):
         weights = Weights("state dict", dict(weights))

@@ -77,7 +77,7 @@ def test_another_model_or_optimizer_in_the_folder_of_a_run(run, tmp_path):
     run("UNIFORMER.DEPTH", [1, 1, 1, 2], "TRAIN.AUTO_RESUME", False)
     with pytest.raises(UserError) as error:
         run("UNIFORMER.DEPTH", [1, 1, 1, 2], "SOLVER.OPTIMIZING_METHOD", "sgd")
-    message = advised(error, "its optimizer does not fit", "TRAIN.AUTO_RESUME False")
+    message = advised(error, "its optimizer does not match", "TRAIN.AUTO_RESUME False")
     (weights,) = re.findall(r"MODEL.INIT_FROM (\S+) then", message)
     sgd = ["UNIFORMER.DEPTH", [1, 1, 1, 2], "SOLVER.OPTIMIZING_METHOD", "sgd", "MODEL.INIT_FROM", weights]
     run(*sgd, "TRAIN.AUTO_RESUME", False)

@@ -27,7 +27,7 @@ def interleaved(
     device: torch.device | None = None,
     warmups: int = 0,
 ) -> dict[str, float]:
-    """The minimum seconds of each function. They take turns, so that other load on the machine hits all alike.
+    """The minimum seconds of each function. Their calls are interleaved, so that other load slows all of them alike.
 
     Args:
         functions: what to call, by name.
