@@ -1,0 +1,44 @@
+"""The pictures of docs/custom_dataset.md are small, and tools/docs_pictures.py makes them by the page's commands."""
+
+import numpy as np
+import pytest
+from conftest import ROOT, load_script
+from PIL import Image
+
+from slowfast_uniformer.errors import UserError
+
+pictures = load_script("tools/docs_pictures.py")
+NAMES = ["preview.png", "timeline.png"]
+TINY = ["UNIFORMER.EMBED_DIM", "[8,8,16,16]", "UNIFORMER.DEPTH", "[1,1,1,1]", "UNIFORMER.HEAD_DIM", 8]
+TINY += ["DATA.NUM_FRAMES", 4, "DATA.TRAIN_CROP_SIZE", 32, "DATA.TEST_CROP_SIZE", 32, "SOLVER.MAX_EPOCH", 1]
+TINY += ["SOLVER.WARMUP_EPOCHS", 0, "DATA_LOADER.NUM_WORKERS", 0, "TENSORBOARD.ENABLE", False]
+
+
+def test_the_pictures_of_the_page_are_there_and_small():
+    page, folder = (ROOT / "docs/custom_dataset.md").read_text(), ROOT / "docs/images"
+    assert all(f"(images/{name})" in page for name in NAMES)
+    assert all((folder / name).stat().st_size < pictures.LARGEST for name in NAMES)
+
+
+def test_something_is_seen_during_events_alone():
+    shown = list(pictures.frames([(1.0, 2.0, "bounce"), (3.0, 4.0, "turn")], 5.0, seed=0))
+    empty = [bool((frame == shown[0]).all()) for frame in shown]
+    changes = np.flatnonzero(np.diff(empty)) + 1
+    assert changes.tolist() == [13, 25, 38, 50]  # the first frames at or after 1, 2, 3 and 4 s, 12.5 a second
+
+
+def test_a_picture_gets_as_many_colours_as_fit(tmp_path):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 600, 3), np.uint8))
+    pictures.write_small(noise, tmp_path / "small.png", 150)
+    assert Image.open(tmp_path / "small.png").size == (150, 75)
+    with pytest.raises(UserError, match="make the picture smaller"):
+        pictures.write_small(noise, tmp_path / "large.png", 600)
+    assert not (tmp_path / "large.png").exists()
+
+
+@pytest.mark.slow
+def test_the_pictures_are_made_by_the_commands_of_the_page(tmp_path):
+    pictures.make_recordings(tmp_path, 5)
+    pictures.run_page(tmp_path, TINY)
+    pictures.draw(tmp_path, tmp_path / "images")
+    assert sorted(path.name for path in (tmp_path / "images").iterdir()) == NAMES
