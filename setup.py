@@ -41,6 +41,7 @@ setup(
         "av>=18,<19",
         "tensorboard>=2.18,<3",
         "timm>=1.0.20,<2",  # RandAugment
+        "scikit-learn>=1.5",  # heads that are fitted to features; a second opinion on scores in tests
         "torchmetrics>=1.4,<2",  # confusion matrix
         "matplotlib>=3.8,<4",  # pictures in TensorBoard
         "jinja2>=3.1",  # pages of reports
@@ -57,7 +58,6 @@ setup(
             "pytest-xdist>=3.7",  # the tests on as many cores as there are
             "ruff>=0.6",
             "import-linter>=2",  # imports of the package point down (docs/architecture.md)
-            "scikit-learn>=1.5",  # a second opinion on scores and temperature, in tests only
             "playwright>=1.50",  # drives an installed Chromium
             "wandb>=0.19,<1",
             "mlflow-skinny>=2.14,<4",

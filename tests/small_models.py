@@ -81,6 +81,12 @@ SMALL = {
     "Uniformerv2 other ViT": ("Uniformerv2", {"UNIFORMERV2": OTHER_VIT}),
     "Uniformerv2 unfused projections": ("Uniformerv2", {"UNIFORMERV2": {"FOLD_PROJECTIONS": False}}),
     "Uniformerv2 frozen": ("Uniformerv2", {"UNIFORMERV2": {"FROZEN": True}}),
+    "Uniformer attentive": ("Uniformer", {"MODEL": {"HEAD": "attentive"}}),
+    "Uniformer_light attentive": (
+        "Uniformer_light",
+        {"MODEL": {"HEAD": "attentive"}, "UNIFORMER": {"REPRESENTATION_SIZE": 24}},
+    ),
+    "Uniformerv2 attentive": ("Uniformerv2", {"MODEL": {"HEAD": "attentive"}}),
     "PTVX3D": ("PTVX3D", {"MODEL": {"ARGS": {"STEM_DIM_IN": 8, "DEPTH_FACTOR": 0.4, "HEAD_DIM_OUT": 16}}}),
     "PTVSlowFast": ("PTVSlowFast", {"MODEL": {"ARGS": {"STEM_DIM_OUTS": [16, 2]}}}),
     "PTVSlow": ("PTVSlow", {"MODEL": {"ARGS": {"STEM_DIM_OUT": 8}}}),
@@ -101,6 +107,9 @@ def small_cfg(label: str = "Uniformer", **model) -> CfgNode:
         "DW_CONV": "auto",
         "LAYOUT": "auto",
         "ARGS": {},
+        "HEAD": "linear",
+        "HEAD_QUERIES": 2,
+        "HEAD_GRID": 2,
     }
     data = {"NUM_FRAMES": 4, "TRAIN_CROP_SIZE": 32, "TEST_CROP_SIZE": 32}
     cfg = CfgNode({"MODEL": {**defaults, **model}, "UNIFORMER": UNIFORMER, "UNIFORMERV2": UNIFORMERV2, "DATA": data})

@@ -42,13 +42,18 @@ def config_parser(command: str, description: str, required: bool = True) -> argp
     return parser
 
 
-def model_parser(command: str, description: str, videos: bool = True) -> argparse.ArgumentParser:
-    """A parser with the arguments of a trained model and, optionally, `videos`; `parse_model_arguments` reads them."""
+def model_parser(
+    command: str, description: str, videos: bool = True, model: Sequence[str] = ("--checkpoint",)
+) -> argparse.ArgumentParser:
+    """A parser with the arguments of a trained model and, optionally, `videos`; `parse_model_arguments` reads them.
+
+    `model` are the names of the option that gives the model.
+    """
     usage = "--checkpoint FILE" + (" VIDEO|FOLDER|LIST [...]" if videos else "")
     parser = new_parser(command, description, usage)
     add = parser.add_argument
     help_text = "a checkpoint, a run's or published folder, hf://USER/NAME, a recipe's or weights' name, or a file"
-    add("--checkpoint", required=True, metavar="FILE", help=help_text)
+    add(*model, required=True, metavar="FILE", help=help_text)
     help_text = "config files or names of recipes (a run's checkpoint has its own), and KEY VALUE pairs after them"
     add("--cfg", nargs="+", default=[], metavar="FILE.yaml", help=help_text)
     help_text = "override a config key; repeatable"

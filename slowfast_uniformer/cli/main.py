@@ -18,7 +18,17 @@ from slowfast_uniformer.errors import UserError
 COMMANDS = {
     "Training": ("train", "test", "reproduce", "config", "slurm"),
     "Data": ("demo-data", "lists", "check", "transcode"),
-    "Using a trained model": ("predict", "explain", "features", "export", "app", "weights", "convert", "publish"),
+    "Using a trained model": (
+        "predict",
+        "explain",
+        "features",
+        "probe",
+        "export",
+        "app",
+        "weights",
+        "convert",
+        "publish",
+    ),
     "Analysis": ("report", "info", "plan"),
 }
 NAMES = [name for names in COMMANDS.values() for name in names]

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 from slowfast_uniformer.data.raw_clips import to_device
 from slowfast_uniformer.data.workers import worker_errors_explained
 from slowfast_uniformer.distributed import collectives, signals, status, topology
-from slowfast_uniformer.engine.step import autocast, loss_function
+from slowfast_uniformer.engine.linear_heads import is_linear, logistic_regression, set_linear
+from slowfast_uniformer.engine.step import autocast
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.runs.log import Phase
 from slowfast_uniformer.wording import counted
@@ -35,8 +36,7 @@ def fit_classifiers(net: nn.Module, loader: DataLoader, cfg: CfgNode) -> None:
         UserError: no video can be read.
     """
     for name in net.classifier:
-        head = net.get_submodule(name)
-        if not isinstance(head, nn.Linear) or head.bias is None:
+        if not is_linear(net.get_submodule(name)):
             raise UserError(
                 f"MODEL.INIT_HEAD probe: {type(net).__name__}.classifier names {name}, which must be an nn.Linear with "
                 "a bias; or set MODEL.INIT_HEAD new"
@@ -55,10 +55,7 @@ def fit_classifiers(net: nn.Module, loader: DataLoader, cfg: CfgNode) -> None:
         with Phase(f"fit the classifier {name} to {counted(len(features), 'clip')}, all read"):
             fitted = logistic_regression(features, targets, cfg.MODEL.NUM_CLASSES, 1 / passes)
         weight, bias = collectives.broadcast_object(fitted)
-        head = net.get_submodule(name)
-        with torch.no_grad():
-            head.weight.copy_(weight)
-            head.bias.copy_(bias)
+        set_linear(net.get_submodule(name), weight, bias)
         best = (features @ weight.T + bias).argmax(dim=1)
         correct = targets.gather(1, best[:, None]) if targets.ndim > 1 else best == targets
         accuracy = 100 * correct.float().mean()
@@ -96,40 +93,3 @@ def _extract(net: nn.Module, loader: DataLoader, cfg: CfgNode) -> tuple[dict[str
     for hook in hooks:
         hook.remove()
     return features, targets
-
-
-def logistic_regression(features: Tensor, targets: Tensor, classes: int, weight: float) -> tuple[Tensor, Tensor]:
-    """Fit a linear classifier by L-BFGS, in float64 on standardized features.
-
-    Minimizes `weight` times the sum of losses plus half the squared norm of the classifier's weights.
-
-    Args:
-        features: (N, C).
-        targets: labels (N,), or multi-hot (N, classes), one binary problem per class.
-
-    Returns:
-        Weight (classes, C) and bias (classes,) in fp32, for the features as they are.
-    """
-    x = features.double()
-    deviation, mean = torch.std_mean(x, dim=0, correction=0)
-    deviation = torch.where(deviation > 0, deviation, 1)
-    x = (x - mean) / deviation
-    layer = nn.Linear(x.shape[1], classes, dtype=x.dtype)
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    multi_label = targets.ndim > 1
-    loss = loss_function(multi_label)
-    targets = targets.to(x.dtype) if multi_label else targets
-    solver = torch.optim.LBFGS(layer.parameters(), max_iter=1000, tolerance_change=1e-12, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        solver.zero_grad()
-        penalty = layer.weight.square().sum() / (2 * weight)
-        value = (loss(layer(x), targets, reduction="sum") + penalty) / len(x)
-        value.backward()
-        return value
-
-    solver.step(closure)
-    with torch.no_grad():
-        fitted = layer.weight / deviation
-        return fitted.float(), (layer.bias - fitted @ mean).float()

@@ -58,6 +58,7 @@ class Job(NamedTuple):
         metadata: of the result. Its `fingerprint` identifies the parts that belong to this job.
         windows: seconds of sliding windows and between them, each None for the default of `Predictor.timeline`; None
             for features of whole videos.
+        grid: above 0: features and tokens of every view, in half precision (see `Predictor.tokens`).
     """
 
     model: Predictor
@@ -66,6 +67,7 @@ class Job(NamedTuple):
     per_frame: bool
     metadata: dict[str, Any]
     windows: Windows | None = None
+    grid: int = 0
 
     @property
     def folder(self) -> str:
@@ -105,18 +107,52 @@ def extract(
     """
     model = load_model(**load)
     samples = find_videos(videos, model.cfg)
-    job = Job(model, samples, output, per_frame, _metadata(model, samples, per_frame, windows), windows)
-    todo = collectives.call_on_main(_remaining, job)
-    if todo is not None:
-        _compute(job, todo[topology.rank() :: topology.world_size()], workers)
-        if any(collectives.all_gather_objects(signals.stop_requested())):
-            raise signals.Interrupted("a signal has come")
+    metadata = _metadata(model, samples, per_frame, windows)
+    job = Job(model, samples, output, per_frame, metadata, windows)
+    exists = _complete(job, workers)
     if topology.is_main():
-        _finish(job, exists=todo is None)
+        _report(job, exists)
+
+
+def extract_tokens(
+    model: Predictor, samples: list[Sample], output: str, grid: int, workers: int = 0
+) -> tuple[Tensor, dict[str, str]]:
+    """Features and tokens of all views of videos, from a file that is written first unless it exists (collective).
+
+    Args:
+        output: a .safetensors file.
+        grid: of the tokens (see `Predictor.tokens`).
+        workers: DataLoader workers of each process.
+
+    Returns:
+        (V, N, T', 1 + M, C) of N views in half precision, nan where a video could not be read; and why, by path.
+
+    Raises:
+        UserError, Interrupted: as `extract`, but for videos that could not be read.
+    """
+    job = Job(model, samples, output, False, _metadata(model, samples, False, grid=grid), grid=grid)
+    _complete(job, workers)
+    collectives.barrier()  # until the main rank has written it
+    with safe_open(output, "pt") as file:
+        return file.get_tensor("features"), _read_metadata(output)["errors"]
+
+
+def _complete(job: Job, workers: int) -> bool:
+    """Compute what is missing and write the result; whether it existed (collective)."""
+    todo = collectives.call_on_main(_remaining, job)
+    if todo is None:
+        return True
+    _compute(job, todo[topology.rank() :: topology.world_size()], workers)
+    if any(collectives.all_gather_objects(signals.stop_requested())):
+        raise signals.Interrupted("a signal has come")
+    if topology.is_main():
+        _merge(job)
+        shutil.rmtree(job.folder, ignore_errors=True)
+    return False
 
 
 def _metadata(
-    model: Predictor, samples: list[Sample], per_frame: bool, windows: Windows | None = None
+    model: Predictor, samples: list[Sample], per_frame: bool, windows: Windows | None = None, grid: int = 0
 ) -> dict[str, Any]:
     config = {key: value for key, value in to_dict(model.cfg).items() if key in _CONFIG_SECTIONS}
     config["TRAIN"] = {"MIXED_PRECISION": model.cfg.TRAIN.MIXED_PRECISION}
@@ -130,6 +166,9 @@ def _metadata(
     }
     if windows:
         metadata |= dict(zip(("window", "stride"), windows, strict=True))
+    if grid:
+        metadata["grid"] = grid
+        config["MODEL"] = {key: value for key, value in config["MODEL"].items() if not key.startswith("HEAD")}
     identity = [metadata, [sample.frames for sample in samples], model.device.type]
     return metadata | {"fingerprint": hashlib.sha256(json.dumps(identity).encode()).hexdigest()}
 
@@ -239,6 +278,8 @@ def _rows(job: Job, clips: Tensor | UserError) -> Rows | UserError:
     """
     if isinstance(clips, UserError):
         return clips
+    if job.grid:
+        return {"features": job.model.tokens(clips, job.grid).half()[None]}
     if job.per_frame:
         frames = job.model.frame_features(clips).unflatten(0, (-1, job.model.cfg.TEST.NUM_SPATIAL_CROPS))
         return {"features": frames.mean(dim=1).flatten(0, 1)[None]}
@@ -284,11 +325,8 @@ def _map_in_order(function: Callable, items: Iterable, threads: int) -> Iterator
 
 
 # -------------------------------------------------------------------------------------------- the result
-def _finish(job: Job, exists: bool) -> None:
-    """Merge the parts unless the result exists; report it and the videos that could not be read."""
-    if not exists:
-        _merge(job)
-    shutil.rmtree(job.folder, ignore_errors=True)
+def _report(job: Job, exists: bool) -> None:
+    """Report the result and the videos that could not be read; UserError if there are any."""
     errors = _read_metadata(job.output)["errors"]
     for cause in list(errors.values())[:SHOWN]:
         terminal.show(f"not read: {cause}", error=True)

@@ -18,7 +18,7 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torch.utils.data import get_worker_info
 
-from slowfast_uniformer import paths
+from slowfast_uniformer import paths, seeding
 from slowfast_uniformer.config.compat import RENAMED
 from slowfast_uniformer.config.load import load_config, variant
 from slowfast_uniformer.config.recipes import list_recipes
@@ -73,6 +73,7 @@ def load_model(
     overrides: Sequence[Any] = (),
     allow_import: bool = False,
     allow_fetch: bool = False,
+    new_head: bool = False,
 ) -> "Predictor":
     """Load a trained model for inference, on a GPU if there is one, else on the CPU.
 
@@ -86,22 +87,34 @@ def load_model(
         allow_import: import the module that a config stored in the checkpoint names (MODEL.IMPORT).
         allow_fetch: fetch class names from an address that a config stored in the checkpoint names.
             `cfg` and `overrides` are the caller's own and need neither.
+        new_head: leave the classifier out, for that of the config's classes and class names, newly initialised.
 
     Raises:
         UserError: no such file, no config, weights of another model, or a stored config that asks for an import or
             a fetch that is not allowed.
     """
     path, weights, config = _read(path, cfg, overrides, allow_import=allow_import, allow_fetch=allow_fetch)
+    if new_head:
+        seeding.seed_all(config.RNG_SEED)
+        model = build_model(config, weights.vit_variant)
+        load_weights(model, weights, init_head="new", allow=config.MODEL.INIT_ALLOW, source=path)
+        names = annotations.class_names(config)
+        return _ready(config, model, names, path)
     model = build_model(config, weights.vit_variant)
     names = [name.strip(SPACES) for name in weights.class_names or ()] or annotations.class_names(config)
     remedy = "Give the config that it was trained with, with its MODEL.NUM_CLASSES; a new classifier is trained first"
     load_weights(model, weights, source=path, head_remedy=remedy)
-    model.eval().requires_grad_(False).to(topology.device(config))
-    temperature = temperature_of(config, weights.metadata, path)
-    return Predictor(config, model, list(names or map(str, range(config.MODEL.NUM_CLASSES))), path, temperature)
+    return _ready(config, model, names, path, temperature_of(config, weights.metadata, path))
 
 
-def config_of(**arguments: Any) -> CfgNode:
+def _ready(
+    cfg: CfgNode, model: nn.Module, names: Sequence[str] | None, path: str, temperature: float = 1.0
+) -> "Predictor":
+    model.eval().requires_grad_(False).to(topology.device(cfg))
+    return Predictor(cfg, model, list(names or map(str, range(cfg.MODEL.NUM_CLASSES))), path, temperature)
+
+
+def config_of(new_head: bool = False, **arguments: Any) -> CfgNode:
     """The config that `load_model` would use; keyword arguments and errors are the same."""
     return _read(**arguments)[2]
 
@@ -278,6 +291,25 @@ class Predictor:
         require(self.model, "forward_features", "features")
         features = self._run(self.model.forward_features, clips)
         return features, self._run(self.model.get_submodule(self.model.classifier[0]), features)
+
+    def tokens(self, clips: Tensor, grid: int) -> Tensor:
+        """Features and tokens of normalised clips (N, 3, T, H, W), what heads are fitted to.
+
+        Returns:
+            (N, T', 1 + M, C), float32 on the CPU: the input of the (linear) classifier, repeated for each frame or
+            pair of frames, and its tokens (see `forward_tokens` in models/registry.py). A model without these gives
+            (N, 1, 1, C).
+        """
+
+        def together(batch: Tensor) -> Tensor:
+            if not hasattr(self.model, "forward_tokens"):
+                return self.model.forward_features(batch)[:, None, None]
+            features, tokens = self.model.forward_tokens(batch, grid)
+            features = features[:, None, None].expand(-1, tokens.shape[1], 1, -1)
+            return torch.cat((features.to(tokens.dtype), tokens), dim=2)
+
+        require(self.model, "forward_features", "features")
+        return self._run(together, clips)
 
     def frame_features(self, clips: Tensor) -> Tensor:
         """Features (N, T', C) of each frame, or pair of frames, of normalised clips (N, 3, T, H, W).

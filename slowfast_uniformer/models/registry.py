@@ -9,7 +9,10 @@ A user's model enters by `@MODEL_REGISTRY.register()` in a module that MODEL.IMP
 All else is optional. A feature that needs an optional part raises a UserError which names it (`require`):
 
 - `forward_features`: clips to what the first classifier reads, (B, num_features). Embeddings, `uniformer features`.
-- `forward_frames`: clips to features of each frame, (B, T', num_features). `uniformer features --per-frame`.
+- `forward_tokens`: clips and a size of grid to what the first classifier of a linear head reads, (B, C), and the tokens
+  of each frame or pair of frames, (B, T', N, C): patches averaged over a grid of at most that size, and a class token
+  where frames have one. MODEL.HEAD attentive, `uniformer probe --method attentive`.
+- `forward_frames`: clips to features of each frame, (B, T', C). `uniformer features --per-frame`.
 - `set_grad_checkpointing(num, policy)`: MODEL.USE_CHECKPOINT.
 - `layer_groups()`: all parameter names in groups from input to head. SOLVER.LAYER_DECAY.
 - `image_backbone()`: parameter names of the image ViT. SOLVER.BACKBONE_LR_RATIO.
@@ -37,6 +40,7 @@ from torch import nn
 
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.models import layers
+from slowfast_uniformer.models.attentive import AttentivePool
 from slowfast_uniformer.ops import activation_checkpointing, implementations, malloc
 
 MODEL_REGISTRY = Registry("MODEL")  # name -> builder(cfg) or builder(cfg, vit_variant) -> model
@@ -47,6 +51,7 @@ class VideoModel(nn.Module):
 
     classifier: tuple[str, ...]
     num_features: int
+    attentive: AttentivePool | None  # between the tokens and the first classifier, with MODEL.HEAD attentive
     video_only: tuple[str, ...] = ()  # substrings of parameter names that image checkpoints lack
     inflates_center = False  # inflate image kernels into the temporal centre, instead of evenly
     checkpoint_num: Sequence[int] = ()  # blocks with activation checkpointing in each stage
@@ -59,6 +64,15 @@ class VideoModel(nn.Module):
             new = nn.Linear(old.in_features, num_classes, device=old.weight.device, dtype=old.weight.dtype)
             layers.init_linear(new)
             self.set_submodule(name, new)
+
+    def add_attentive_head(self, queries: int, frames: int, grid: int) -> None:
+        """Pool the tokens by attention, too, for a newly initialised first classifier (see `AttentivePool`)."""
+        old = self.get_submodule(self.classifier[0])
+        self.attentive = AttentivePool(old.in_features, queries, frames, grid)
+        self.num_features = old.in_features * (1 + queries)
+        new = nn.Linear(self.num_features, old.out_features)
+        layers.init_linear(new)
+        self.set_submodule(self.classifier[0], new)
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters without weight decay: none, as in the released recipes."""
@@ -120,6 +134,10 @@ def build_model(cfg: CfgNode, vit_variant: Mapping[str, Any] | None = None) -> n
     takes_variant = "vit_variant" in inspect.signature(builder).parameters
     model = builder(cfg, vit_variant=vit_variant) if takes_variant else builder(cfg)
     _check_classifier(model)
+    if cfg.MODEL.HEAD == "attentive":
+        for part in ("forward_tokens", "add_attentive_head"):
+            require(model, part, "MODEL.HEAD attentive")
+        model.add_attentive_head(cfg.MODEL.HEAD_QUERIES, cfg.DATA.NUM_FRAMES, cfg.MODEL.HEAD_GRID)
     if cfg.MODEL.USE_CHECKPOINT:
         require(model, "set_grad_checkpointing", "MODEL.USE_CHECKPOINT")
         model.set_grad_checkpointing(cfg.MODEL.CHECKPOINT_NUM, cfg.MODEL.CHECKPOINT_POLICY)

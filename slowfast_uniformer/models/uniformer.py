@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.models import layers
+from slowfast_uniformer.models.attentive import grid_tokens
 from slowfast_uniformer.models.registry import VideoModel, register_model
 from slowfast_uniformer.ops import fusion, implementations
 from slowfast_uniformer.ops.activations import GELU
@@ -371,6 +372,7 @@ class _FourStages(VideoModel):
             self.pre_logits.add_module("fc", nn.Linear(dim[3], o.representation_size))
             self.pre_logits.add_module("act", nn.Tanh())
         self.head = nn.Linear(self.num_features, o.num_classes)
+        self.attentive = None
         if self.light:
             self.head_cls = nn.Linear(dim[3], o.num_classes)
         self.apply(layers.init_linear)
@@ -393,9 +395,22 @@ class _FourStages(VideoModel):
         """The last stage's (B, dim, T, H, W) as (B, T·H·W, num_features), whose mean the classifier takes."""
         return self.pre_logits(self.norm(x).flatten(2).transpose(1, 2))
 
+    def _features(self, x: Tensor) -> Tensor:
+        """The last stage's (B, dim, T, H, W) to the input of the (tokens') classifier, (B, num_features)."""
+        tokens = self._tokens(x)
+        features = tokens.mean(dim=1)
+        if self.attentive is None:
+            return features
+        return self.attentive(features, grid_tokens(tokens.unflatten(1, x.shape[2:]), self.attentive.grid))
+
     def forward_features(self, x: Tensor) -> Tensor:
         """The input of the (tokens') classifier, (B, num_features)."""
-        return self._tokens(self._last_stage(x)[0]).mean(dim=1)
+        return self._features(self._last_stage(x)[0])
+
+    def forward_tokens(self, x: Tensor, grid: int) -> tuple[Tensor, Tensor]:
+        x, _ = self._last_stage(x)
+        tokens = self._tokens(x)
+        return tokens.mean(dim=1), grid_tokens(tokens.unflatten(1, x.shape[2:]), grid)
 
     def forward_frames(self, x: Tensor) -> Tensor:
         """The same before its mean over time, (B, T/2, num_features)."""
@@ -404,7 +419,7 @@ class _FourStages(VideoModel):
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         x, cls = self._last_stage(x)
-        logits = self.head(self._tokens(x).mean(dim=1))
+        logits = self.head(self._features(x))
         return (logits, self.head_cls(self.norm_cls(cls))) if self.light and self.training else logits
 
     def layer_groups(self) -> list[list[str]]:
@@ -413,7 +428,7 @@ class _FourStages(VideoModel):
         entrance = {"blocks2.0.": ("patch_embed2.",), "blocks3.0.": ("patch_embed3.", "cls_token")}
         entrance["blocks4.0."] = ("patch_embed4.", "cls_upsample.")
         blocks = [f"blocks{s}.{i}." for s, stage in enumerate(self.stages(), 1) for i in range(len(stage))]
-        head = ("norm.", "norm_cls.", "pre_logits.", "head.", "head_cls.")
+        head = ("norm.", "norm_cls.", "pre_logits.", "attentive.", "head.", "head_cls.")
         prefixes = [("patch_embed1.",), *((block, *entrance.get(block, ())) for block in blocks), head]
         return [[name for name in names if name.startswith(prefix)] for prefix in prefixes]
 
@@ -426,7 +441,8 @@ class _FourStages(VideoModel):
         if self.light:
             model.patch_embed1.fuse()
         reader = model.pre_logits.fc if len(model.pre_logits) else model.head
-        model.norm = fusion.fuse_into_next(model.norm, reader)
+        if reader is not model.head or model.attentive is None:  # the attentive head has other readers, too
+            model.norm = fusion.fuse_into_next(model.norm, reader)
         return model
 
 

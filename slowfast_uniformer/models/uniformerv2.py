@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.models import layers
+from slowfast_uniformer.models.attentive import grid_tokens
 from slowfast_uniformer.models.registry import VideoModel, register_model
 from slowfast_uniformer.ops import activation_checkpointing, fusion, implementations
 from slowfast_uniformer.ops.activations import QuickGELU
@@ -259,16 +260,15 @@ class Transformer(nn.Module):
         layers.init_linear(head)
         self.checkpoint_num, self.checkpoint_policy = 0, "full"
 
-    def forward(self, x: Tensor, grid: tuple[int, int], frames: bool = False) -> Tensor:
-        """Run the layers, and the global blocks unless the features of `frames` are wanted.
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Run the layers and the global blocks.
 
         Args:
             x: tokens (B, T, 1 + H·W, dim).
             grid: H and W.
-            frames: return the last layer's class token of each frame.
 
         Returns:
-            (B, dim), the input of the head's norm; with `frames` (B, T, dim).
+            (B, dim), the input of the head's norm, and the last layer's tokens (B, T, 1 + H·W, dim).
         """
         video = self.temporal_cls_token.expand(x.shape[0], -1, -1)
         if self.fusion != "sequential":
@@ -278,16 +278,14 @@ class Transformer(nn.Module):
             if index < self.checkpoint_num:
                 step = activation_checkpointing.checkpoint_block(resblock, step, self.checkpoint_policy)
             x, video = step(x, video)
-        if frames:
-            return x[:, :, 0]
         if self.fusion == "parallel":
             video = self.join(video.flatten(1))
         else:  # hierarchical_q has several queries; the others have one
             video = video.mean(dim=1)
         if self.balance is None:
-            return video
+            return video, x
         weight = self.balance.sigmoid()
-        return (1 - weight) * video + weight * x[:, :, 0].mean(dim=1)
+        return (1 - weight) * video + weight * x[:, :, 0].mean(dim=1), x
 
     def _step(self, index: int, grid: tuple[int, int], x: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
         """A layer, and the global block after it, if any."""
@@ -332,14 +330,14 @@ class VisionTransformer(nn.Module):
         self.ln_pre = LayerNorm(dim, eps=options.norm_eps) if options.ln_pre else nn.Identity()
         self.transformer = transformer
 
-    def forward(self, x: Tensor, frames: bool = False) -> Tensor:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Clips (B, 3, T, H, W) to what `Transformer.forward` returns."""
         x = self.conv1(x)
         grid = tuple(x.shape[3:])
         x = x.flatten(3).permute(0, 2, 3, 1)
         cls = self.class_embedding.expand(*x.shape[:2], 1, -1)
         x = torch.cat((cls, x), dim=2) + layers.resize_position(self.positional_embedding, grid)
-        return self.transformer(self.ln_pre(x), grid, frames)
+        return self.transformer(self.ln_pre(x), grid)
 
 
 class Uniformerv2(VideoModel):
@@ -361,6 +359,7 @@ class Uniformerv2(VideoModel):
         self.options.check()
         self.backbone = VisionTransformer(self.options)
         self.num_features = self.options.width
+        self.attentive = None
         self.vit_variant = {key: getattr(self.options, key.lower()) for key in CLIP_VARIANT}
         if self.options.frozen:
             for name in self.image_backbone():
@@ -368,17 +367,34 @@ class Uniformerv2(VideoModel):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The input of the classifier, (B, num_features)."""
-        return self.backbone.transformer.proj[0](self.backbone(x))
+        video, tokens = self.backbone(x)
+        features = self.backbone.transformer.proj[0](video)
+        if self.attentive is None:
+            return features
+        return self.attentive(features, self._grid_tokens(x, tokens, self.attentive.grid))
+
+    def forward_tokens(self, x: Tensor, grid: int) -> tuple[Tensor, Tensor]:
+        video, tokens = self.backbone(x)
+        return self.backbone.transformer.proj[0](video), self._grid_tokens(x, tokens, grid)
+
+    def _grid_tokens(self, x: Tensor, tokens: Tensor, grid: int) -> Tensor:
+        """The last layer's tokens of clips x, with the norm of the head, as `forward_tokens` returns them."""
+        cls, patches = self.backbone.transformer.proj[0](tokens).split((1, tokens.shape[2] - 1), dim=2)
+        patches = patches.unflatten(2, tuple(size // self.options.patch_size for size in x.shape[3:]))
+        return torch.cat((cls, grid_tokens(patches, grid)), dim=2)
 
     def forward_frames(self, x: Tensor) -> Tensor:
         """The class token of each frame after the ViT's last layer, (B, T', num_features).
 
         T' is T, or T / 2 with `temporal_downsample`.
         """
-        return self.backbone(x, frames=True)
+        return self.backbone(x)[1][:, :, 0]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.backbone.transformer.proj(self.backbone(x))
+        if self.attentive is None:
+            return self.backbone.transformer.proj(self.backbone(x)[0])
+        _, dropout, head = self.backbone.transformer.proj
+        return head(dropout(self.forward_features(x)))
 
     def image_backbone(self) -> list[str]:
         """Parameter names of the image ViT, which an image checkpoint has and FROZEN freezes."""

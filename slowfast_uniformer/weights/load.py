@@ -24,6 +24,7 @@ from slowfast_uniformer.weights.resolve import find_weights
 from slowfast_uniformer.wording import counted
 
 MAPS = Path(__file__).parents[1] / "labels"  # published maps from one data set's classes to another's
+_POOL = "attentive."  # of the attentive head (models/attentive.py), a part of the classifier
 _NEW = "To start with a new classifier, set MODEL.INIT_HEAD new"
 _NEW_OR_ROWS = f"{_NEW}; to take the rows of some classes, MODEL.INIT_HEAD map:FILE"
 
@@ -162,8 +163,9 @@ def load_weights(
     head_names = [name for name in given if name.startswith(heads)]
     remapped: list[str] = []
     if init_head == "new":
-        dropped |= dict.fromkeys(head_names, "the classifier")
-        given = {name: value for name, value in given.items() if name not in head_names}
+        left_out = [name for name in given if name.startswith((*heads, _POOL))]
+        dropped |= dict.fromkeys(left_out, "the classifier")
+        given = {name: value for name, value in given.items() if name not in left_out}
     elif rows := _head_rows(init_head, weights.class_names, class_names, source, head_remedy):
         given |= {name: _take_rows(given[name], rows, name, source) for name in head_names}
         remapped = head_names
@@ -189,7 +191,7 @@ def load_weights(
     )
     optional = getattr(model, "video_only", ()) if summary.inflated or weights.image else ()
     may_lack = [*allow, *(f"*{part}*" for part in optional)]
-    may_lack += [f"{head}*" for head in heads if init_head == "new"]
+    may_lack += [f"{head}*" for head in (*heads, _POOL) if init_head == "new"]
     faults = {
         "missing": _not_allowed(summary.missing, may_lack),
         "unexpected": _not_allowed(summary.unexpected, allow),
@@ -305,6 +307,8 @@ def _check_fit(faults: Mapping[str, list[str]], heads: tuple[str, ...], source: 
     if not found:
         return
     message = f"{source} does not match the model: {'; '.join(found)}"
-    if faults["missing"] and all(name.startswith(heads) for name in faults["missing"]):
+    if faults["missing"] and all(name.startswith((*heads, _POOL)) for name in faults["missing"]):
         raise ClassesDiffer(f"{message}. {head_remedy or _NEW}")
+    if any(name.startswith(_POOL) for name in faults["unexpected"]):
+        raise UserError(f"{message}. It has an attentive head: set MODEL.HEAD attentive. {_NEW}")
     raise UserError(f"{message}; MODEL.MODEL_NAME and its section must describe the model that was trained")

@@ -20,7 +20,7 @@ from slowfast_uniformer.runs.log import Phase
 
 HEAVY = (
     "torch torchvision pytorchvideo timm torchmetrics matplotlib tensorboard numpy pandas PIL av tqdm jinja2 "
-    "safetensors simplejson pyarrow onnx gradio"
+    "safetensors simplejson pyarrow onnx gradio sklearn scipy"
 ).split()
 CONFIG_ERRORS = {
     "unknown key SOLVER.BASELR": ["train", "--cfg", "demo/uniformer", "SOLVER.BASELR", "1"],
@@ -288,6 +288,7 @@ PHASES = {
     "predict": ("predict", 25, ["--checkpoint", "{run}", "{demo}/videos"]),
     "explain": ("explain", 1, ["--checkpoint", "{run}", "--output", "{out}", "{video}"]),
     "features": ("features", 1, ["--checkpoint", "{run}", "--workers", "0", "--output", "{out}.parquet", "{video}"]),
+    "probe": ("fit knn", 0, ["--checkpoint", "{run}", "--method", "knn", "--folds", "2", "--cache", "{out}"]),
     "check": ("check", 25, ["--cfg", "{run}/config.yaml", "--workers", "0", "--fast"]),
     "lists": ("look for videos in {demo}/videos", 0, ["{demo}/videos", "--out", "{out}"]),
     "transcode": ("transcode", 25, ["{demo}/videos", "{out}", "--workers", "0"]),

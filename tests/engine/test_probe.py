@@ -5,12 +5,11 @@ import re
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.data.loader import build_loader
 from slowfast_uniformer.distributed import signals
-from slowfast_uniformer.engine.probe import fit_classifiers, logistic_regression
+from slowfast_uniformer.engine.probe import fit_classifiers
 from slowfast_uniformer.engine.state import start_run
 from slowfast_uniformer.engine.train import train
 from slowfast_uniformer.errors import UserError
@@ -23,31 +22,6 @@ from slowfast_uniformer.runs.log import Phase
 def probing(tiny, trained) -> list:
     weights = next((trained / "checkpoints").glob("*.pyth"))
     return [*tiny, "MODEL.INIT_FROM", str(weights), "MODEL.INIT_HEAD", "probe", "SOLVER.MAX_EPOCH", 1]
-
-
-def penalized(weight, bias, x, targets, loss, factor):
-    """The function to be minimized, for features that are standardized already."""
-    sums = loss(x @ weight.T + bias, targets, reduction="sum")
-    return factor * sums + weight.square().sum() / 2
-
-
-@pytest.mark.parametrize("many", [False, True])
-def test_logistic_regression_finds_the_minimum(many):
-    torch.manual_seed(0)
-    x = torch.randn(60, 5, dtype=torch.float64) * torch.tensor([1, 10, 0.1, 1, 0]) + 3
-    targets = torch.randint(2, (60, 4)) if many else torch.randint(4, (60,))
-    loss = F.binary_cross_entropy_with_logits if many else F.cross_entropy
-    weight, bias = logistic_regression(x, targets, 4, 0.5)
-    assert weight.shape == (4, 5) and bias.shape == (4,)
-
-    deviation = x.std(0, correction=0)
-    deviation[4] = 1
-    own = (weight.double() * deviation).requires_grad_()
-    shift = (bias + weight @ x.mean(0).float()).double().requires_grad_()
-    wanted = targets.double() if many else targets
-    value = penalized(own, shift, (x - x.mean(0)) / deviation, wanted, loss, 0.5)
-    value.backward()
-    assert own.grad.abs().max() < 1e-4 and shift.grad.abs().max() < 1e-4
 
 
 def test_a_run_starts_from_the_probe(probing, caplog, monkeypatch):

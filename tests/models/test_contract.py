@@ -47,7 +47,12 @@ def test_evaluation_is_independent_of_the_batch(label, autocast):
     torch.testing.assert_close(logits[1:], alone, rtol=0, atol=2e-2 if autocast else 1e-5)
 
 
-@pytest.mark.parametrize("label", [label for label in SMALL if label.startswith("Uniformer")])
+of_tokens = pytest.mark.parametrize(
+    "label", [label for label in SMALL if label.startswith("Uniformer") and not label.endswith("attentive")]
+)
+
+
+@of_tokens
 def test_frame_features_are_in_order_and_those_of_v1_average_to_the_features(label):
     model = small_model(label).eval()
     clip = torch.rand(2, 3, 8, 32, 32)
@@ -60,6 +65,26 @@ def test_frame_features_are_in_order_and_those_of_v1_average_to_the_features(lab
     assert changed.argmax() == len(changed) - 1
     if not label.startswith("Uniformerv2"):
         torch.testing.assert_close(frames.mean(dim=1), features)
+
+
+@of_tokens
+def test_tokens_come_with_the_features_and_those_of_v1_average_to_them(label):
+    model = small_model(label).eval()
+    clip = torch.rand(2, 3, 8, 32, 64)
+    with torch.no_grad():
+        features, tokens = model.forward_tokens(clip, 4)
+        _, coarse = model.forward_tokens(clip, 1)
+        frames = model.forward_frames(clip)
+        torch.testing.assert_close(features, model.forward_features(clip))
+    if label.startswith("Uniformerv2"):
+        assert tokens.shape == (2, *frames.shape[1:2], 1 + 16, model.num_features)
+        norm = model.backbone.transformer.proj[0]
+        torch.testing.assert_close(tokens[:, :, 0], norm(frames))
+        torch.testing.assert_close(coarse[:, :, 1], tokens[:, :, 1:].mean(dim=2))
+    else:
+        assert tokens.shape == (2, 4, 2, model.num_features)  # 1 x 2 patches are fewer than the grid
+        torch.testing.assert_close(tokens.mean(dim=(1, 2)), features)
+        torch.testing.assert_close(coarse[:, :, 0], frames)
 
 
 @each_model
