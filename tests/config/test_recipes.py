@@ -212,7 +212,7 @@ HEAVIEST = [
 @pytest.mark.parametrize("name", HEAVIEST)
 def test_one_gpu_has_enough_memory(name):
     memory = describe(LOADED[f"configs/{name}_1gpu.yaml"])["memory"]
-    assert memory["train_peak"] < 16 * 2**30, memory  # of 24: the estimate leaves out the overhead of the allocator
+    assert memory["train_peak"] < 19 * 2**30, memory  # of 24: the estimate leaves out the overhead of the allocator
 
 
 # Keys that the releases' scripts override, besides DATA.PATH_PREFIX and the like.
