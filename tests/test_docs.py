@@ -41,6 +41,7 @@ NOT_IN_SOURCES = {  # quoted from PyTorch and torchvision, or filled in when the
     "such file or directory",
     "cannot read the train list",
     "its stored config asks to import",
+    "and it cannot be fetched",
 }
 PREPARE = "python datasets/prepare.py"
 SCRIPT = re.compile(r"\b(?:tools|datasets)/\w+\.py\b")

@@ -1,6 +1,6 @@
 """Depth-wise 3-D convolutions whose gradients are 2-D convolutions, which take a fraction of the time on the CPU.
 
-conv3d's own weight gradient is slow there for depth-wise kernels (docs/performance.md has times).
+conv3d's own weight gradient is slow there for depth-wise kernels (docs/measurements.md has times).
 """
 
 import torch

@@ -1,6 +1,6 @@
 """Which implementation of an operation a module uses: the reference one, or the fastest one of a device.
 
-Implementations of an operation give equal results up to rounding (docs/performance.md has their speeds).
+Implementations of an operation give equal results up to rounding (docs/measurements.md has their speeds).
 """
 
 from dataclasses import dataclass, replace
