@@ -7,15 +7,21 @@ another program is not supported is in compat.yaml beside it.
 """
 
 import re
+from collections import Counter, defaultdict
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from slowfast_uniformer.config.compat import RENAMED, RETIRED
-from slowfast_uniformer.config.keys import DEFAULTS, flatten, get_cfg
+from slowfast_uniformer.config.keys import DEFAULTS, flatten, get_cfg, read_table
+from slowfast_uniformer.config.load import difference, load_config
+from slowfast_uniformer.config.recipes import list_recipes
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = "<!-- from here on written by tools/config_reference.py -->\n"
+LIMITS = read_table(DEFAULTS.with_name("limits.yaml"))
+TYPES = {bool: "True, False", int: "integer", float: "number", str: "text", list: "list", type(None): "any"}
+NAMED_FOLDERS = 4  # of recipes that set a key; of more the recipes are counted
 ANCHOR = "keys-of-other-programs-renamed-ignored-or-refused"  # the heading in docs/migration.md
 
 
@@ -51,14 +57,41 @@ def key_name(key: str) -> str:
     return f"`{key}.*`" if is_section(key) else f"`{key}`"
 
 
+def accepted(key: str, default: Any) -> str:
+    """Return what values a key accepts: its choices, or the type of its default with a minimum or a length."""
+    if choices := LIMITS["choices"].get(key):
+        return ", ".join(map(to_yaml, choices))
+    kind = TYPES.get(type(default), type(default).__name__)
+    if key in LIMITS["minimum"]:
+        return f"{kind} from {LIMITS['minimum'][key]}"
+    if lengths := LIMITS["lengths"].get(key):
+        return f"{kind} of {' or '.join(map(str, lengths))}"
+    return kind
+
+
+def setters() -> dict[str, str]:
+    """Return for each key which recipes, by folder of configs/, give it another value than the default; or how many."""
+    found: dict[str, Counter] = defaultdict(Counter)
+    for name, path in list_recipes().items():
+        if not name.endswith("_1gpu"):
+            for key in difference(load_config(path, runs_here=False)):
+                found[key][name.split("/")[0]] += 1
+    return {
+        key: ", ".join(folders) if len(folders) <= NAMED_FOLDERS else f"{folders.total()} recipes"
+        for key, folders in found.items()
+    }
+
+
 def sections() -> str:
     """Return what docs/config.md has below its mark: a table for each section, and the keys of other programs."""
-    meaning, parts = meanings(), []
+    meaning, recipes, parts = meanings(), setters(), []
     for section, group in groupby(flatten(get_cfg()), lambda pair: pair[0].rpartition(".")[0]):
         about = meaning.get(section, "machines, seed and output")
         parts.append(f"\n## {section or 'Without a section'}\n\n{about[0].upper()}{about[1:]}.\n")
-        parts.append("\n| key | default | meaning |\n|---|---|---|\n")
-        parts.extend(f"| `{key}` | {to_yaml(value)} | {to_markdown(meaning[key])} |\n" for key, value in group)
+        parts.append("\n| key | default | accepts | meaning | set by |\n|---|---|---|---|---|\n")
+        for key, value in group:
+            texts = to_yaml(value), accepted(key, value), to_markdown(meaning[key]), recipes.get(key, "")
+            parts.append(f"| `{key}` | {' | '.join(texts)} |\n")
     others = ",\n".join(map(key_name, [*RENAMED, *RETIRED]))
     intro = f"Accepted in files of the UniFormer releases and SlowFast; see [migration.md](migration.md#{ANCHOR})."
     return f"{''.join(parts)}\n## Keys of other programs\n\n{intro}\n\n{others}.\n"

@@ -33,3 +33,12 @@ def test_every_key_of_other_programs_has_its_row():
     rows = reference.table()
     for key in [*RENAMED, *RETIRED]:
         assert rows.count(f"`{key}`") + rows.count(f"`{key}.*`") == 1, key
+
+
+def test_what_keys_accept_and_which_recipes_set_them():
+    assert reference.accepted("DATA.SAMPLER", "uniform") == "`uniform`, `balanced`, `sqrt`"
+    assert reference.accepted("TRAIN.BATCH_SIZE", 64) == "integer from 1"
+    assert reference.accepted("DATA.MEAN", [0.45] * 3) == "list of 3"
+    setters = reference.setters()
+    assert setters["DATA.IMAGE_TEMPLATE"].split(", ") == ["hmdb51", "sthv2"] and "TRACKER" not in setters
+    assert setters["TRAIN.BATCH_SIZE"].endswith(" recipes")
