@@ -286,6 +286,6 @@ def test_all_corrections_are_documented():
 
 def test_the_commands_in_docs_recipes_are_valid():
     lines = (ROOT / "docs/recipes.md").read_text().splitlines()
-    commands = [line.split() for line in lines if line.startswith("    python tools/run_net.py --cfg configs/")]
-    configs = [load_config(*split_cfg_arguments(words[3:], []), runs_here=False) for words in commands]
+    commands = [line.split("--cfg ")[1].split() for line in lines if line.startswith("    uniformer train --cfg ")]
+    configs = [load_config(*split_cfg_arguments(words, []), runs_here=False) for words in commands]
     assert [cfg.RECIPE for cfg in configs] == ["v1/exp/uniformer_s16x4_k400"]
