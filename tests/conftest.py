@@ -33,6 +33,17 @@ def load_script(path: str):
     return module
 
 
+def config_with(**keys):
+    """The defaults with some keys changed, named with __ for the dot."""
+    from slowfast_uniformer.config.keys import get_cfg
+
+    cfg = get_cfg()
+    for key, value in keys.items():
+        section, name = key.split("__")
+        cfg[section][name] = value
+    return cfg
+
+
 def exit_status(call) -> int:
     """The exit status of a command: of `call()`, with errors handled as the console script does."""
     from slowfast_uniformer.cli.common import finish

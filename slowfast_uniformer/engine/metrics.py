@@ -12,11 +12,10 @@ from slowfast_uniformer.engine.calibration import with_temperature
 from slowfast_uniformer.engine.scores import (
     TOP,
     Outcome,
-    average_precisions,
     every_video_once,
     figures,
     group_numbers,
-    mean_over_classes,
+    mean_average_precision,
 )
 
 UNKNOWN = -1  # the label of a video no view of which arrived, the prediction of a video that failed
@@ -212,8 +211,7 @@ class VideoAggregator:
 
     def mean_average_precision(self) -> float:
         """In per cent; where a video has one label, of each class against the others."""
-        outcome = self.outcome()
-        return mean_over_classes(average_precisions(outcome, every_video_once(outcome))).item()
+        return mean_average_precision(self.outcome())
 
     @property
     def labelled(self) -> Tensor:

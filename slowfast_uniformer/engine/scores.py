@@ -203,6 +203,11 @@ def average_precisions(outcome: Outcome, weights: np.ndarray) -> np.ndarray:
     return found
 
 
+def mean_average_precision(outcome: Outcome) -> float:
+    """mAP in per cent; where a video has one label, of each class against the others."""
+    return mean_over_classes(average_precisions(outcome, every_video_once(outcome))).item()
+
+
 def class_scores(outcome: Outcome) -> dict[str, np.ndarray]:
     """The scores of each class, each (K,): `videos`, then in per cent `precision`, `recall`, `f1` and, where
     probabilities are known, `average_precision`; nan where a class has no videos, or is never predicted."""

@@ -24,11 +24,10 @@ from slowfast_uniformer.engine.metrics import VideoAggregator, confusion_matrix,
 from slowfast_uniformer.engine.published import match_classes, published_row
 from slowfast_uniformer.engine.scores import (
     Outcome,
-    average_precisions,
     class_counts,
     class_scores,
     every_video_once,
-    mean_over_classes,
+    mean_average_precision,
 )
 from slowfast_uniformer.engine.step import autocast
 from slowfast_uniformer.errors import UserError
@@ -224,8 +223,7 @@ def further_figures(scores: VideoAggregator, outcome: Outcome, temperature: floa
     """What the test says besides `VideoAggregator.result`: `map` (also where a video has one label, then of each class
     against the others), `ece`, the expected calibration error at the temperature, and of each figure the 95 % interval
     as `..._low` and `..._high`, of resamples of `num_units` videos or groups."""
-    once = every_video_once(outcome)
-    found: dict[str, Any] = {"map": mean_over_classes(average_precisions(outcome, once)).item()}
+    found: dict[str, Any] = {"map": mean_average_precision(outcome)}
     known = scores.predicted & scores.labelled
     if known.any():
         found["ece"] = calibration.calibration_error(scores.probabilities(temperature)[known], scores.labels[known])

@@ -21,7 +21,7 @@ from slowfast_uniformer.config.load import to_dict, variant
 from slowfast_uniformer.data import annotations
 from slowfast_uniformer.distributed import topology
 from slowfast_uniformer.engine import attentive_heads, linear_heads
-from slowfast_uniformer.engine.scores import Outcome, average_precisions, every_video_once, mean_over_classes
+from slowfast_uniformer.engine.scores import Outcome, mean_average_precision
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.inference.features import extract_tokens
 from slowfast_uniformer.inference.predictor import Predictor, load_model
@@ -241,8 +241,7 @@ def _score(predictions: Tensor, targets: Tensor) -> float:
     """Accuracy of predictions (V, K), or with several labels a video mAP, in per cent."""
     if targets.ndim > 1:
         truth, probabilities = targets.numpy() > 0, predictions.numpy()
-        outcome = Outcome(truth, probabilities >= 0.5, truth.shape[1], probabilities=probabilities)
-        return mean_over_classes(average_precisions(outcome, every_video_once(outcome))).item()
+        return mean_average_precision(Outcome(truth, probabilities >= 0.5, truth.shape[1], probabilities=probabilities))
     return 100 * float(_correct(predictions, targets).float().mean())
 
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from conftest import config_with
 from PIL import Image, ImageFilter
 
 from slowfast_uniformer import seeding
-from slowfast_uniformer.config.keys import get_cfg
 from slowfast_uniformer.data.augment import Operation, augment, clip_augment, draw
 from slowfast_uniformer.data.device_transforms import needed_regions
 from slowfast_uniformer.data.raw_clips import pack
@@ -41,17 +41,9 @@ def frames(count=2, height=96, width=128):
     return np.stack(clip).astype(np.uint8)
 
 
-def config(**keys):
-    cfg = get_cfg()
-    for key, value in keys.items():
-        section, name = key.split("__")
-        cfg[section][name] = value
-    return cfg
-
-
 def identity(size):
     """A view that leaves frames of a size as they are, values 0 to 255."""
-    maker = ViewTransform(config(DATA__MEAN=[0.0] * 3, DATA__STD=[1 / 255] * 3), min(size)).maker
+    maker = ViewTransform(config_with(DATA__MEAN=[0.0] * 3, DATA__STD=[1 / 255] * 3), min(size)).maker
     return maker, Crop((0, 0, *size), size)
 
 
@@ -166,7 +158,7 @@ TRAINING = {
 @pytest.mark.parametrize("kind", TRAINING)
 def test_training_clips_are_those_of_the_cpu(kind):
     keys = {"AUG__AA_TYPE": "rand-m7-n4-mstd0.5-inc1", "AUG__RE_PROB": 0.5, "AUG__RE_COUNT": 2} | TRAINING[kind]
-    transform = TrainTransform(config(AUG__ENABLE=True, DATA__TRAIN_CROP_SIZE=64, **keys))
+    transform = TrainTransform(config_with(AUG__ENABLE=True, DATA__TRAIN_CROP_SIZE=64, **keys))
     given, erased = frames(), 0
     for number in range(12):
         with seeding.seeded(number):

@@ -7,11 +7,10 @@ import random
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, config_with
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from slowfast_uniformer.config.keys import get_cfg
 from slowfast_uniformer.data.augment import affine, augment, clip_augment, draw, image_augment
 from slowfast_uniformer.data.transforms import (
     TrainTransform,
@@ -32,15 +31,6 @@ RELATIVE = {"DATA.TRAIN_JITTER_SCALES_RELATIVE": [0.08, 1.0], "DATA.TRAIN_JITTER
 AUGMENT = {"AUG.ENABLE": True, "AUG.AA_TYPE": "rand-m7-n4-mstd0.5-inc1", "AUG.RE_PROB": 0.5}
 
 
-def config(**keys):
-    """Keys with __ for the dot."""
-    cfg = get_cfg()
-    for key, value in keys.items():
-        section, name = key.split("__")
-        cfg[section][name] = value
-    return cfg
-
-
 def recorded(name):
     return torch.from_numpy(ARRAYS[name])
 
@@ -48,7 +38,7 @@ def recorded(name):
 def as_recorded(**keys):
     """A config that leaves values as they are, and the recorded crop size."""
     unchanged = {"DATA__MEAN": [0.0] * 3, "DATA__STD": [1 / 255] * 3, "DATA__TRAIN_CROP_SIZE": 16}
-    return config(**unchanged, **keys)
+    return config_with(**unchanged, **keys)
 
 
 def seed(number):
@@ -123,7 +113,7 @@ def test_training_crops_of_the_releases(kind, number):
 
 def test_normalisation_of_the_releases():
     frames, expected = ARRAYS["normalize_in_u8_THWC"], recorded("normalize_out").permute(3, 0, 1, 2)
-    view = ViewTransform(config(), 3)  # 3 x 4 frames, so two crops show all of them
+    view = ViewTransform(config_with(), 3)  # 3 x 4 frames, so two crops show all of them
     torch.testing.assert_close(view(frames, 0), expected[..., :3], rtol=0, atol=1e-6)
     torch.testing.assert_close(view(frames, 2), expected[..., 1:], rtol=0, atol=1e-6)
 
@@ -241,7 +231,7 @@ def reference(frames, number, size, aa_type):
 
 def test_whole_training_transform_equals_the_plain_one():
     keys = {key.replace(".", "__"): value for key, value in (RELATIVE | AUGMENT).items()}
-    transform = pickle.loads(pickle.dumps(TrainTransform(config(DATA__TRAIN_CROP_SIZE=32, **keys))))
+    transform = pickle.loads(pickle.dumps(TrainTransform(config_with(DATA__TRAIN_CROP_SIZE=32, **keys))))
     for number in range(10):
         frames = picture()
         seed(number)
@@ -257,23 +247,23 @@ def test_training_without_augmentation_only_crops_and_flips():
     options = {"AUG__ENABLE": False, "AUG__AA_TYPE": "rand-m9", "AUG__RE_PROB": 1.0}
     sizes = {"DATA__TRAIN_CROP_SIZE": 24, "DATA__TRAIN_JITTER_SCALES": [30, 60]}
     seed(0)
-    transform = TrainTransform(config(**options, **sizes))
+    transform = TrainTransform(config_with(**options, **sizes))
     rises = [torch.sign(clip.diff(dim=-1)).unique().tolist() for clip in (transform(frames) for _ in range(60))]
     assert all(signs in ([1.0], [-1.0]) for signs in rises)
     assert 15 < sum(signs == [-1.0] for signs in rises) < 45
-    straight = TrainTransform(config(**options, **sizes, DATA__RANDOM_FLIP=False))
+    straight = TrainTransform(config_with(**options, **sizes, DATA__RANDOM_FLIP=False))
     assert all((straight(frames).diff(dim=-1) > 0).all() for _ in range(20))
 
 
 def test_jitter_below_the_crop_is_refused():
     with pytest.raises(UserError, match="DATA.TRAIN_JITTER_SCALES.*DATA.TRAIN_CROP_SIZE"):
-        TrainTransform(config(DATA__TRAIN_JITTER_SCALES=[200, 320]))
+        TrainTransform(config_with(DATA__TRAIN_JITTER_SCALES=[200, 320]))
 
 
 @pytest.mark.parametrize("name", ["rnad-m7", "rand-w0", "augmix-q3"])
 def test_unknown_augmentation_names_the_key(name):
     with pytest.raises(UserError, match=f"AUG.AA_TYPE: '{name}'"):
-        TrainTransform(config(AUG__ENABLE=True, AUG__AA_TYPE=name))
+        TrainTransform(config_with(AUG__ENABLE=True, AUG__AA_TYPE=name))
 
 
 @pytest.mark.parametrize("shape", [(256, 340), (340, 256), (48, 48), (30, 100)])
@@ -281,7 +271,7 @@ def test_views_equal_normalising_then_scaling(shape):
     frames = picture(2, *shape)
     clip = torch.from_numpy((frames / 255 - 0.45) / 0.225).float().permute(3, 0, 1, 2)
     whole = interpolate(clip, short_side_size(*shape, 64), mode="bilinear", align_corners=False)
-    view = ViewTransform(config(), 64)
+    view = ViewTransform(config_with(), 64)
     before = states()
     for spatial in range(3):
         top, left = view_corner(*whole.shape[2:], 64, spatial)
@@ -294,7 +284,7 @@ def test_views_equal_normalising_then_scaling(shape):
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_display_undoes_normalisation(reverse):
-    cfg = config(DATA__MEAN=[0.4, 0.5, 0.6], DATA__STD=[0.2, 0.3, 0.4], DATA__REVERSE_INPUT_CHANNEL=reverse)
+    cfg = config_with(DATA__MEAN=[0.4, 0.5, 0.6], DATA__STD=[0.2, 0.3, 0.4], DATA__REVERSE_INPUT_CHANNEL=reverse)
     frames = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
     clip = ViewTransform(cfg, 8)(frames)
     assert np.array_equal(to_display(clip, cfg).numpy(), frames)
