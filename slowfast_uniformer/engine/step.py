@@ -104,7 +104,7 @@ def training_step(run: "RunState", clips: Tensor, targets: Tensor, mixup: Mixup 
     """Take one optimizer step, with gradients accumulated over TRAIN.ACCUM_STEPS micro-batches.
 
     A step whose loss or gradient is not finite leaves weights, optimizer, moving average and batch-norm statistics as
-    they were. The device decides that: nothing here waits for it (docs/measurements_training.md says how).
+    they were. The device decides that: nothing here waits for it (docs/measurements.md says how).
 
     Args:
         clips: (N, 3, T, H, W), this rank's share of the batch, on the device or in pinned memory.

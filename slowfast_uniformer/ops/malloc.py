@@ -13,7 +13,7 @@ def return_freed_memory(above: int = 2**24) -> None:
     """Have this process return allocations of more than `above` bytes to the system as soon as they are freed.
 
     By default glibc keeps them, and the memory that activation checkpointing frees is lost between longer-lived
-    allocations (docs/measurements_training.md). The smallest threshold of several calls holds. Nothing happens if the
+    allocations (docs/measurements.md). The smallest threshold of several calls holds. Nothing happens if the
     environment sets MALLOC_MMAP_THRESHOLD_, or with another C library.
 
     Args:

@@ -93,7 +93,7 @@ def command(monkeypatch, *arguments, name: str = "data") -> None:
 def test_all_figures_as_json(tiny, monkeypatch, capsys):
     compare = ("--compare", "pil", "--compare", "reopen")
     command(monkeypatch, "--videos", 2, "--workers", 0, "--model", "--steps", 1, *compare, "--json", tiny)
-    figures = json.loads(capsys.readouterr().out)
+    (figures,) = json.loads(capsys.readouterr().out)["rows"]
     assert list(figures) == ["stages", "loading", "waiting", "pil", "reopen"]
     assert positive(figures["pil"]) and positive(figures["reopen"]) and figures["reopen"]["views"] == 6
     assert 0 < figures["waiting"]["waiting_percent"] < 100 and figures["waiting"]["seconds_per_step"] > 0
@@ -125,7 +125,7 @@ def test_a_model_against_the_reference_implementations(tiny, monkeypatch, capsys
     options = ("--against", "reference", "--kernels", "--batch", 2, "--repeats", 1, "--clock", "cpu")
     arguments = (*options, "--json", tiny)
     command(monkeypatch, *arguments, name="model")
-    figures = json.loads(capsys.readouterr().out)
+    (figures,) = json.loads(capsys.readouterr().out)["rows"]
     clock = figures.pop("clock")
     assert clock == "cpu" and positive(figures) and figures["batch"] == 2
     assert {"forward_ratio", "step_ratio", "memory_ratio", "peak_share"} <= figures.keys()
@@ -210,7 +210,7 @@ def test_cost_against_frames_and_pixels(tiny, tmp_path, monkeypatch, capsys):
     command(monkeypatch, *few, "--json", tiny, name="scaling")
     other = tmp_path / "other.json"
     other.write_text(capsys.readouterr().out)
-    figures = json.loads(other.read_text())
+    (figures,) = json.loads(other.read_text())["rows"]
     for name, points in (("frames", [2, 4]), ("pixels", [32, 64])):
         assert [row["x"] for row in figures[name]["rows"]] == points
         assert all(row["seconds"] > 0 and row["gflops"] > 0 for row in figures[name]["rows"])
@@ -227,7 +227,7 @@ def test_cost_against_frames_and_pixels(tiny, tmp_path, monkeypatch, capsys):
 
 def test_background_checkpoint_writing(tiny, tmp_path, monkeypatch, capsys):
     command(monkeypatch, "--times", 1, "--json", tiny, name="checkpoint")
-    figures = json.loads(capsys.readouterr().out)
+    (figures,) = json.loads(capsys.readouterr().out)["rows"]
     assert figures.pop("seconds_waited") >= 0 and figures.pop("waited_percent") >= 0 and positive(figures)
     assert not list((tmp_path / "run").iterdir()), "the files are removed"
 

@@ -16,7 +16,7 @@ def test_figures_are_complete(tiny, capsys):
     arguments = ["--cfg", str(ROOT / "tests/empty.yaml"), "--compare", "device", "--videos", "2", "--json"]
     with patch.object(sys, "argv", ["data.py", *arguments, *settings]):
         load_script(BENCHMARK).main()
-    figures = json.loads(capsys.readouterr().out)
+    (figures,) = json.loads(capsys.readouterr().out)["rows"]
     assert figures["clips"] == 4 and figures["worker_ratio"] > 0 and 0 < figures["bytes_ratio"] < 1
 
 

@@ -1,5 +1,6 @@
 """tools/benchmarks/decode.py on a small video."""
 
+import json
 import subprocess
 import sys
 
@@ -16,6 +17,15 @@ def test_speed_against_baselines(tmp_path, monkeypatch, capsys):
     load_script("tools/benchmarks/decode.py").main()
     last = capsys.readouterr().out.splitlines()[-1].split()
     assert last[:3] == ["geometric", "mean,", "relative"] and float(last[3]) == 1.0
+
+
+def test_speed_as_json(tmp_path, monkeypatch, capsys):
+    video = write_video(tmp_path / "video.mp4", frames=70)
+    monkeypatch.setattr(sys, "argv", ["decode.py", "speed", "--videos", str(video), *FEW, "--json"])
+    load_script("tools/benchmarks/decode.py").main()
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [(row["video"], row["sampling"]) for row in rows] == [("video.mp4", "dense"), ("video.mp4", "sparse")]
+    assert all(row["read_frames"] > 0 and row["pyav_seek"] > 0 for row in rows)
 
 
 def test_reads_are_followed_by_what_the_process_holds(tmp_path):

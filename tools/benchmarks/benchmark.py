@@ -30,6 +30,7 @@ import data_speed
 import model_speed
 import torch
 from fvcore.common.config import CfgNode
+from results import to_json
 
 from slowfast_uniformer.cli.common import finish, parse_arguments, positive, table
 from slowfast_uniformer.config.load import load_config, variant
@@ -190,7 +191,7 @@ def measure_scaling(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
 
 def read_scaling(path: str) -> dict[str, Any]:
     try:
-        figures = json.loads(Path(path).read_text(encoding="utf-8"))
+        (figures,) = json.loads(Path(path).read_text(encoding="utf-8"))["rows"]
         return {key: figures[key] for key in ("label", "frames", "pixels")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"--beside {path}: not what `scaling --json` writes ({error})") from None
@@ -222,7 +223,7 @@ def main() -> None:
     args = parse_args()
     torch.set_num_threads(args.threads)
     figures = args.measure(load_config(args.cfg, [*args.opts, *FRESH]), args)
-    print(json.dumps(figures, indent=2) if args.json else args.show(figures))
+    print(to_json([figures], args.threads) if args.json else args.show(figures))
 
 
 if __name__ == "__main__":

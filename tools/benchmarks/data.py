@@ -12,7 +12,6 @@ Bytes are those of the buffers and of the pickled plans.
 """
 
 import argparse
-import json
 import os
 import pickle
 import tempfile
@@ -25,6 +24,7 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from results import to_json
 from timing import interleaved
 
 from slowfast_uniformer.cli.common import finish, parse_arguments, positive
@@ -138,7 +138,7 @@ def main() -> None:
             overrides += rendered(cfg, overrides, Path(folder), args.videos)
         figures = compare_device(cfg, overrides, args.videos)
     if args.json:
-        print(json.dumps(figures, indent=2))
+        print(to_json([figures], threads=1))
         return
     for name, value in figures.items():
         print(f"{name:<24}{value:>14,.2f}")

@@ -1,7 +1,7 @@
 """Measure data/decode.py: its speed against other decoders, and whether it leaks memory.
 
     python tools/benchmarks/decode.py speed|long|leak [--videos FILE ...] [--positions 12] [--repeats 5]
-        [--reads 5000] [--kills 20] [--minutes 10]
+        [--reads 5000] [--kills 20] [--minutes 10] [--json]
 
 `speed` reads 16 frames of stride 4 (dense) and 8 spread ones (sparse) at random positions of the videos, or of
 10-second clips that it renders: 340x256, H.264 with B-frames, a key frame every 12 or 250 frames. Each read opens the
@@ -16,6 +16,7 @@ import itertools
 import multiprocessing
 import os
 import random
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from results import to_json
 from timing import interleaved
 
 from slowfast_uniformer.data import sampling
@@ -118,15 +120,15 @@ def by_torchcodec(path: str, indices: np.ndarray) -> None:
 
 
 def speed(paths: list[str], args: argparse.Namespace) -> None:
-    """Print milliseconds per read of each decoder, and their geometric means relative to this program's."""
+    """Print milliseconds per read of each decoder, and without --json geometric means relative to this program's."""
     decoders, ratios = {"read_frames": read_frames, "pyav_everything": pyav_everything, "pyav_seek": pyav_seek}, []
     for baseline in (by_decord, by_torchcodec):
         try:
             baseline(paths[0], np.arange(2))
             decoders[baseline.__name__] = baseline
         except (ImportError, OSError, RuntimeError) as error:
-            print(f"without {baseline.__name__}: {str(error).splitlines()[0]}")
-    print(f"{'ms per read':32}" + "".join(f"{name:>16}" for name in decoders))
+            print(f"without {baseline.__name__}: {str(error).splitlines()[0]}", file=sys.stderr)
+    rows = []
     for path, kind in itertools.product(paths, ("dense", "sparse")):
         frames, mean = probe(path).frames, 0.0
         for _ in range(args.positions):
@@ -134,7 +136,12 @@ def speed(paths: list[str], args: argparse.Namespace) -> None:
             calls = {name: partial(decoder, path, indices) for name, decoder in decoders.items()}
             mean += 1e3 * np.array(list(interleaved(calls, args.repeats).values())) / args.positions
         ratios.append(mean / mean[0])
-        print(f"{Path(path).name[:24]:25}{kind:7}" + "".join(f"{figure:16.1f}" for figure in mean))
+        rows.append({"video": Path(path).name, "sampling": kind, **dict(zip(decoders, mean.tolist(), strict=True))})
+    if args.json:
+        return print(to_json(rows, threads=1))
+    print(f"{'ms per read':32}" + "".join(f"{name:>16}" for name in decoders))
+    for row in rows:
+        print(f"{row['video'][:24]:25}{row['sampling']:7}" + "".join(f"{row[name]:16.1f}" for name in decoders))
     print(f"{'geometric mean, relative':32}" + "".join(f"{r:16.2f}" for r in np.exp(np.log(ratios).mean(0))))
 
 
@@ -197,6 +204,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--videos", nargs="+", default=[])
     for name, default in {"positions": 12, "repeats": 5, "reads": 5000, "kills": 20, "minutes": 10, "seed": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text (speed)")
     return parser.parse_args()
 
 

@@ -64,6 +64,7 @@ def measure(args: argparse.Namespace, gpus: int, begin: float) -> dict[str, Any]
     """Run the parts, and write the results after each case: whoever ends this early has those so far."""
     from gpu_parts import correctness, feeding, speed
     from gpu_parts.cases import run_cases
+    from results import commit
 
     makers = {"correctness": correctness.cases, "speed": speed.cases, "feeding": feeding.cases}
     chosen = [part for part in SHARES if part in (args.only or SHARES)]
@@ -72,6 +73,7 @@ def measure(args: argparse.Namespace, gpus: int, begin: float) -> dict[str, Any]
     Path(log).write_bytes(b"")
     results: dict[str, Any] = {"dry_run": not gpus, "is_measurement": bool(gpus), "date": str(date.today())}
     results["command"] = shlex.join(["python", "tools/benchmarks/gpu.py", *sys.argv[1:]])
+    results["commit"] = commit()
     results |= {"minutes": args.minutes, "machine": machine(gpus, log), "parts": {part: [] for part in chosen}}
     with tempfile.TemporaryDirectory(prefix="gpu_benchmark_", ignore_cleanup_errors=True) as folder:
         for part in chosen:

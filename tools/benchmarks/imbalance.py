@@ -11,7 +11,6 @@ of 40 pixels (--opts changes that). Results are kept in --out, and what is there
 """
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -21,6 +20,7 @@ from statistics import mean, stdev
 
 import numpy as np
 import torch
+from results import to_json
 from slowfast_uniformer.datasets.make_demo import CLASSES, Job, render_job, write_lists
 from torchmetrics.functional.classification import multiclass_f1_score, multiclass_recall
 
@@ -169,7 +169,8 @@ def main() -> None:
                 append_json_lines(path, runs[-1])
     runs = [run for run in runs if run["seed"] < args.seeds and run["method"] in args.only]
     table = summary(runs)
-    print(json.dumps({"videos": sizes, "runs": runs, "summary": table}) if args.json else markdown(table))
+    rows = [{"method": name, **figures} for name, figures in table.items()]
+    print(to_json(rows, threads=1) if args.json else markdown(table))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from results import to_json
+
 from slowfast_uniformer.cli.common import positive
 from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.data import annotations
@@ -135,7 +137,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         tempfile.tempdir = folder  # of what ranks share, too
         found = measure(Path(folder), args.lines, args.separator, args.header, args.segments)
-    print(json.dumps(found) if args.json else TEXT.format(**found))
+    print(to_json([found], threads=1) if args.json else TEXT.format(**found))
 
 
 if __name__ == "__main__":
