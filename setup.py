@@ -62,7 +62,10 @@ setup(
             "wandb>=0.19,<1",
             "mlflow-skinny>=2.14,<4",
             "sphinx>=8.1,<10",  # the documentation site
-            "myst-parser>=4",  # pages in Markdown
+            "myst-nb>=1.4",  # pages in Markdown and notebooks
+            "nbclient>=0.10",  # runs the notebook
+            "nbformat>=5.10",  # reads it
+            "ipykernel>=6.29",  # its Python
             "furo>=2024.8.6",  # its theme: light and dark, for screens of any width
             "sphinx-copybutton>=0.5",  # copies a command
             *APP,

@@ -229,10 +229,24 @@ def make_demo(
     frames: int = 32,
     workers: int = 1,
 ) -> bool:
-    """Render the data set into `out` unless it is there already; returns whether it was rendered.
+    """Render the demo data set: short videos of a shape that moves in one of eight ways.
 
-    It grows in `<out>.partial`, renamed when complete. For several workers this file must be importable or
-    the script that runs. UserError: sizes that make no video, an `out` with other files in it.
+    It grows in `<out>.partial`, renamed when complete. Classes have equally many videos, as far as their number allows.
+
+    Args:
+        out: folder to write: lists, class names, videos.
+        train: training videos.
+        val: held-out videos, which the lists of validation and test both name.
+        seed: of all that is random.
+        size: width and height, pixels.
+        frames: of a video, 25 a second.
+        workers: processes. With several a script needs the guard `if __name__ == "__main__":`; a notebook does not.
+
+    Returns:
+        Whether it was rendered: False if `out` holds the same data set already.
+
+    Raises:
+        UserError: sizes that make no video, or an `out` with other files in it.
     """
     if min(train, val, frames, workers) < 1 or seed < 0 or size < 16 or size % 2:
         raise UserError("train, val, frames, workers: 1 or more; seed: 0 or more; size: even, 16 or more")

@@ -1,7 +1,7 @@
 """Sphinx configuration: `make docs` builds the site from the Markdown of this folder into docs/_build/html.
 
 Sphinx with MyST was chosen because the pages stay plain Markdown that GitHub shows, links and anchors are checked, and
-the Python interface comes from docstrings.
+the Python interface comes from docstrings. MyST-NB shows the notebook with the outputs that are stored in it.
 """
 
 import re
@@ -12,9 +12,10 @@ ROOT = Path(__file__).parent.parent
 
 project = "slowfast_uniformer"
 html_title = "slowfast_uniformer"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 myst_heading_anchors = 4
 myst_enable_extensions = ["colon_fence"]
+nb_execution_mode = "off"
 html_theme = "furo"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]

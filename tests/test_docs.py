@@ -6,6 +6,7 @@ import functools
 import importlib
 import importlib.util
 import itertools
+import json
 import re
 import shlex
 import shutil
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, exit_status, load_script
 
+import slowfast_uniformer
 from slowfast_uniformer.cli import main
 from slowfast_uniformer.config.compat import RENAMED, RETIRED
 from slowfast_uniformer.config.keys import flatten, get_cfg
@@ -23,12 +25,22 @@ from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.models.registry import MODEL_REGISTRY
 
-PATTERNS = ("README.md", "INSTALL.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md", "datasets/*.md")
+
+def page_text(path: Path) -> str:
+    """A page as Markdown, also that of a notebook, without its outputs."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".ipynb":
+        return text
+    cells = [("".join(cell["source"]), cell["cell_type"]) for cell in json.loads(text)["cells"]]
+    return "\n\n".join(f"```python\n{text}\n```" if kind == "code" else text for text, kind in cells)
+
+
+PATTERNS = ("README.md", "INSTALL.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md", "docs/*.ipynb", "datasets/*.md")
 # by `make docs`, of what is tested
 GENERATED = {"commands.md", "install.md", "datasets.md", "dataset_format.md", "contributing.md", "changelog.md"}
 FOUND = [path for pattern in PATTERNS for path in sorted(ROOT.glob(pattern))]
 PATHS = [path for path in FOUND if path.name not in GENERATED]
-PAGES = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in PATHS}
+PAGES = {str(path.relative_to(ROOT)): page_text(path) for path in PATHS}
 EMPTY = "tests/empty.yaml"  # stands for a config that a page leaves open
 NOT_IN_SOURCES = {  # quoted from PyTorch and torchvision, or filled in when the program runs
     "operator torchvision",
@@ -346,7 +358,12 @@ def test_every_program_is_run_by_a_test():
 
 
 def test_the_index_names_every_page():
-    links = re.findall(r"\]\(([\w./]+\.md)", PAGES["docs/README.md"])
+    links = re.findall(r"\]\(([\w./]+\.(?:md|ipynb))", PAGES["docs/README.md"])
     contents = re.findall(r"^(\w+)$", PAGES["docs/index.md"], re.MULTILINE)  # of the site
     pages = {path.name for path in PATHS if path.parent.name == "docs"} - {"README.md", "index.md"}
     assert pages <= {*links} and {*contents} == {Path(page).stem for page in pages | GENERATED}
+
+
+def test_the_python_page_describes_every_public_name():
+    described = re.findall(r"autofunction:: slowfast_uniformer\.(\w+)$", PAGES["docs/python.md"], re.MULTILINE)
+    assert sorted(described) == sorted(slowfast_uniformer.__all__)

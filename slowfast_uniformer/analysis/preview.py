@@ -43,15 +43,27 @@ class _PreviewDataset(VideoDataset):
         return self.numbers
 
 
-def write_preview(cfg: CfgNode, count: int) -> list[str]:
-    """Draw the first training clips of epoch 1 into OUTPUT_DIR: `PREVIEWS`, the second one with mixup only.
+def preview(cfg: CfgNode, count: int = 4) -> Image.Image:
+    """Draw the first training clips of epoch 1 as the model gets them, before they are mixed.
 
     A clip is the first of its video where AUG.NUM_SAMPLE takes several. As in training, a video that cannot be read is
     replaced by another one. Lines of the list that are wrong are left out.
 
     Args:
-        cfg: The config.
+        cfg: A config of `load_config`.
         count: Number of clips, at most.
+
+    Returns:
+        A contact sheet: for each clip its class, its video, a bar with the chosen frames, and at most 8 of them.
+
+    Raises:
+        UserError: No clip can be read.
+    """
+    return Image.fromarray(_pages(variant(cfg, ["MIXUP.ENABLE", False]), count)[0])
+
+
+def write_preview(cfg: CfgNode, count: int) -> list[str]:
+    """Write `preview` and, with mixup, a sheet of mixed clips into OUTPUT_DIR (`PREVIEWS`).
 
     Returns:
         The files.
@@ -59,6 +71,11 @@ def write_preview(cfg: CfgNode, count: int) -> list[str]:
     Raises:
         UserError: No clip can be read, or OUTPUT_DIR cannot be written to.
     """
+    return _write(cfg.OUTPUT_DIR, _pages(cfg, count))
+
+
+def _pages(cfg: CfgNode, count: int) -> list[np.ndarray]:
+    """Contact sheets (H, W, 3) uint8 of the first clips and, with mixup, of these mixed."""
     cfg = variant(cfg, ["NUM_GPUS", 0, "AUG.DEVICE", "cpu"])  # clips are made in this process
     samples = SampleList.of(row for _, row in annotations.read_rows(cfg, "train") if not isinstance(row, UserError))
     dataset = _PreviewDataset(cfg, "train", samples)
@@ -80,7 +97,7 @@ def write_preview(cfg: CfgNode, count: int) -> list[str]:
     pages = [draw_sheet(sheet)]
     if cfg.MIXUP.ENABLE:
         pages.append(draw_sheet(_mixed(cfg, torch.stack(clips), torch.stack(targets), sheet, names)))
-    return _write(cfg.OUTPUT_DIR, pages)
+    return pages
 
 
 def _labels(target: torch.Tensor) -> list[int]:

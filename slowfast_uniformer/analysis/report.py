@@ -21,7 +21,7 @@ from slowfast_uniformer.engine.scores import best_column
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.runs.class_balance import shown as shown_classes
 from slowfast_uniformer.runs.files import Row
-from slowfast_uniformer.runs.folder import RunFolder, is_number, read_run
+from slowfast_uniformer.runs.folder import RunFolder, epochs_done, is_number, read_run
 from slowfast_uniformer.runs.log import Phase
 
 CURVES = (  # title, unit, key of the rows of metrics.jsonl
@@ -130,19 +130,11 @@ def charts(runs: Sequence[RunFolder], kinds: Sequence[tuple[str, str, str]]) -> 
 
 def points(run: RunFolder, split: str, key: str) -> Points:
     """A metric by epoch; a test is placed where training ended, and nowhere if there was none."""
-    placed = [(epoch(row), row.get(key)) for row in run.of(split)]
-    if split == "test_final":
-        epochs = filter(is_number, map(epoch, run.of("train_iter", "val_epoch")))
-        placed = [(max(epochs, default=None), value) for _, value in placed[-1:]]
-    return [(at, value) for at, value in placed if at is not None and is_number(value)]
-
-
-def epoch(row: Row) -> float | None:
-    """Epochs done when a row was written."""
-    number, done, steps = (row.get(key) for key in ("epoch", "iter", "iters"))
-    if not is_number(number):
-        return None
-    return number - 1 + done / steps if is_number(done) and is_number(steps) and steps else float(number)
+    if split != "test_final":
+        return list(zip(*run.curve(split, key), strict=True))
+    last = max(filter(is_number, map(epochs_done, run.of("train_iter", "val_epoch"))), default=None)
+    values = [row.get(key) for row in run.of(split)[-1:]]
+    return [(last, value) for value in values if last is not None and is_number(value)]
 
 
 def differences(runs: Sequence[RunFolder]) -> list[tuple[str, list[str]]]:

@@ -4,8 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from slowfast_uniformer.analysis.report_figures import picture, video_strip
 from slowfast_uniformer.analysis.report_scores import outcome_of, scored
 from slowfast_uniformer.engine.scores import average_precisions, every_video_once
@@ -33,7 +31,7 @@ def classes(run: RunFolder) -> dict[str, Any] | None:
         "count": len(bars),
         "scores": run.class_scores,
         "absent": [row["name"] for row in run.class_scores if row["videos"] == 0],
-        "matrix": None if multi_label else confusion(run, labelled),
+        "matrix": None if multi_label else confusion(run),
         "pairs": [] if multi_label else confused_pairs(run, labelled),
     }
 
@@ -52,20 +50,14 @@ def _average_precisions(run: RunFolder, labelled: Sequence[Prediction]) -> dict[
     return {label: (float(found[label]), count) for label, count in enumerate(counts) if count}
 
 
-def confusion(run: RunFolder, labelled: Sequence[Prediction]) -> dict[str, Any]:
+def confusion(run: RunFolder) -> dict[str, Any]:
     """The confusion matrix of the classes that occur, with a last column for videos that failed, if any.
 
     Its rows are true classes. Of many classes it is an image instead of counts.
     """
-    predicted = {p.prediction for p in labelled if p.prediction is not None}
-    labels = sorted({p.labels[0] for p in labelled} | predicted)
-    place = {label: i for i, label in enumerate(labels)}
-    counts = np.zeros((len(labels), len(labels) + any(p.prediction is None for p in labelled)), np.int64)
-    for p in labelled:
-        counts[place[p.labels[0]], place.get(p.prediction, -1)] += 1
-    names = [run.names.get(label, str(label)) for label in labels]
-    columns = names + ["failed"] * (counts.shape[1] - len(labels))
-    image = picture(counts) if len(labels) > MATRIX else None
+    counts, names = run.confusion()
+    columns = names + ["failed"] * (counts.shape[1] - len(names))
+    image = picture(counts) if len(names) > MATRIX else None
     return {"picture": image, "names": names, "columns": columns, "counts": counts.tolist()}
 
 

@@ -2,8 +2,9 @@
 
 import ast
 import itertools
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -39,7 +40,7 @@ _TYPE_NAMES |= {CfgNode: "a section", type(None): "a number"}
 
 def load_config(
     path: str | dict | Sequence[str | dict] | None,
-    overrides: Sequence[Any] = (),
+    overrides: Sequence[Any] | Mapping[str, Any] = (),
     notes: list[str] | None = None,
     runs_here: bool = True,
 ) -> CfgNode:
@@ -48,7 +49,8 @@ def load_config(
     Args:
         path: a YAML file, a recipe's name (see `find_config`) or a config as nested dicts (see `to_dict`), or several
             of them; later ones win.
-        overrides: KEY, VALUE, ... pairs, which win over all of them; values may be text as on a command line.
+        overrides: a dict of values by key, or a flat list of KEY, VALUE, ... pairs, which wins over all of them. Values
+            may be text as on a command line, and paths as `pathlib` makes them.
         notes: a list to which notes are appended: on keys that are ignored, on the defaults of released configs, and
             on a schedule that ends in its warm-up.
         runs_here: also check that this machine has the GPUs and the tracker that the config asks for.
@@ -60,7 +62,7 @@ def load_config(
         UserError: a missing or invalid file, an unknown key or an invalid value; names the file and the key.
     """
     notes = [] if notes is None else notes
-    cfg = _merged(path, overrides, notes)
+    cfg = _merged(path, flat_pairs(overrides), notes)
     check(cfg)
     if cfg.SOLVER.WARMUP_EPOCHS >= cfg.SOLVER.MAX_EPOCH:
         notes.append(
@@ -120,6 +122,12 @@ def _read(source: str | dict) -> tuple[dict[str, Any], dict[str, str]]:
     content, places = read_yaml(path)
     values = dict(flatten(content))
     return values, {key: places.get(key, path) for key in values}  # one that << merges has no place of its own
+
+
+def flat_pairs(overrides: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
+    """Overrides as a flat list of KEY, VALUE, ..., with paths as text."""
+    words = [word for pair in overrides.items() for word in pair] if isinstance(overrides, Mapping) else overrides
+    return [os.fspath(word) if isinstance(word, os.PathLike) else word for word in words]
 
 
 def _parse_overrides(pairs: Sequence[Any]) -> tuple[dict[str, Any], dict[str, str]]:

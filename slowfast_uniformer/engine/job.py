@@ -26,7 +26,7 @@ from slowfast_uniformer.paths import atomic_write
 from slowfast_uniformer.runs import checkpoints
 from slowfast_uniformer.runs.begin import begin, is_config_of_a_run
 from slowfast_uniformer.runs.files import append_json_lines, read_json_lines
-from slowfast_uniformer.runs.log import LOG_HANDLER, PACKAGE, remove_logging, setup_logging
+from slowfast_uniformer.runs.log import LOG_HANDLER, PACKAGE, SHOWN, remove_logging, setup_logging
 from slowfast_uniformer.runs.recorder import BOUNDS
 from slowfast_uniformer.runs.starts import describe_start, launchers
 from slowfast_uniformer.wording import counted
@@ -47,6 +47,7 @@ def run_job(
     config_files: Sequence[str] = (),
     only: str = "",
     logger_name: str = PACKAGE,
+    log: str = "all",
 ) -> None:
     """Train and test in one of the run's processes. Collective.
 
@@ -56,6 +57,7 @@ def run_job(
         config_files: The files that `cfg` was loaded from; the first one alone is the recipe.
         only: "train" or "test"; by default TRAIN.ENABLE and TEST.ENABLE decide.
         logger_name: The logger whose lines are shown and written to log.txt; "" is the root logger, for a command.
+        log: How much is shown, as in `train_run`.
     """
     training = only == "train" or (not only and cfg.TRAIN.ENABLE)
     with ExitStack() as stack:
@@ -63,7 +65,7 @@ def run_job(
         cfg = variant(cfg, begun.overrides) if begun.overrides else cfg
         if topology.is_main():
             _write_config(cfg, config_files)
-        setup_logging(cfg.OUTPUT_DIR, topology.rank(), logger_name)
+        setup_logging(cfg.OUTPUT_DIR, topology.rank(), logger_name, log)
         if topology.is_main():
             _log_config(cfg, [*notes, *begun.notes], config_files)
         start = describe_start(cfg)
@@ -73,7 +75,7 @@ def run_job(
         if training:
             train(cfg, begun.checkpoint)
         metrics = test(cfg) if only == "test" or (not only and cfg.TEST.ENABLE) else {}
-        if topology.is_main():
+        if topology.is_main() and log == "all":
             _print_summary(cfg, metrics)
 
 
@@ -138,7 +140,7 @@ def _with_interval(metrics: dict[str, Any], key: str, name: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------------- for Python code
-def train_run(cfg: CfgNode) -> dict[str, Any]:
+def train_run(cfg: CfgNode, log: str = "all") -> dict[str, Any]:
     """Train a model as `uniformer train` does, without the test. `slowfast_uniformer.train` is this function.
 
     The run uses this process, or starts NUM_GPUS processes if there are several GPUs; then the calling script needs
@@ -147,6 +149,9 @@ def train_run(cfg: CfgNode) -> dict[str, Any]:
 
     Args:
         cfg: A config of `load_config`.
+        log: What is shown of the log: "all" is all of it and a summary, as the command shows; "epochs" is a short line
+            for each epoch and each validation, on standard output, and warnings; "warnings" is these alone. log.txt in
+            the run's folder always has all.
 
     Returns:
         "output_dir": the run's folder; "checkpoint": the path of its best checkpoint (TRAIN.BEST_METRIC), or the
@@ -157,8 +162,7 @@ def train_run(cfg: CfgNode) -> dict[str, Any]:
         UserError: The input is at fault.
         Interrupted: Ctrl-C or another signal ended the run after writing a checkpoint.
     """
-    with _restored_process_state():
-        launch.launch(partial(run_job, notes=check_inputs(cfg, "train"), only="train"), cfg)
+    _run(cfg, "train", log)
     accuracy = best_column("auto", cfg.DATA.MULTI_LABEL)
     values = [row[accuracy] for row in _rows(cfg, "val_epoch") if row.get(accuracy) is not None]
     return {
@@ -168,23 +172,31 @@ def train_run(cfg: CfgNode) -> dict[str, Any]:
     }
 
 
-def test_run(cfg: CfgNode) -> dict[str, Any]:
+def test_run(cfg: CfgNode, log: str = "all") -> dict[str, Any]:
     """Test a model as `uniformer test` does; `slowfast_uniformer.test` is this function. See `train_run`.
 
     Args:
         cfg: A config of `load_config`. The weights are TEST.CHECKPOINT_FILE_PATH, or else the latest checkpoint of
             OUTPUT_DIR (with TEST.TEST_BEST the best), or else MODEL.INIT_FROM.
+        log: What is shown of the log, as in `train_run`.
 
     Returns:
         The run's last row of metrics.jsonl: "checkpoint", "num_videos", "coverage" and, in per cent, "top1_acc",
         "top5_acc" (of more than five classes), "mean_class_acc", "macro_f1", "map" and "ece", most with 95 % intervals
         ("top1_acc_low", "top1_acc_high"); None for a figure that is not finite.
     """
-    with _restored_process_state():
-        launch.launch(partial(run_job, notes=check_inputs(cfg, "test"), only="test"), cfg)
+    _run(cfg, "test", log)
     if not (rows := _rows(cfg, "test_final")):
         raise UserError(f"{cfg.OUTPUT_DIR}: the test's metrics could not be written; free disk space and test again")
     return rows[-1]
+
+
+def _run(cfg: CfgNode, only: str, log: str) -> None:
+    """Run `run_job` in the run's processes, and leave the calling program as it was."""
+    if log not in SHOWN:
+        raise UserError(f"log: {log!r} is none of {', '.join(map(repr, SHOWN))}")
+    with _restored_process_state():
+        launch.launch(partial(run_job, notes=check_inputs(cfg, only), only=only, log=log), cfg)
 
 
 def _rows(cfg: CfgNode, split: str) -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ from slowfast_uniformer.engine.test import SHOWN, evaluate, features, record_eva
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.runs import checkpoints
 from slowfast_uniformer.runs.files import append_json_lines
-from slowfast_uniformer.runs.log import Phase
+from slowfast_uniformer.runs.log import EPOCH_LINE, Phase
 from slowfast_uniformer.runs.recorder import Recorder
 from slowfast_uniformer.wording import counted
 
@@ -304,7 +304,8 @@ def log_run_summary(run: RunState, loader: DataLoader) -> None:
     epochs = cfg.SOLVER.MAX_EPOCH
     if run.complete:
         early = f" of {epochs}, and TRAIN.PATIENCE ends it there" if run.epochs_finished < epochs else ""
-        logger.info("training is complete: %s done%s", counted(run.epochs_finished, "epoch"), early)
+        line = f"training is complete: {counted(run.epochs_finished, 'epoch')} done{early}"
+        logger.info("%s", line, extra={EPOCH_LINE: line})
         return
     which = f"epochs {run.epoch + 1} to {epochs}" if run.epoch + 1 < epochs else f"epoch {epochs}"
     logger.info(

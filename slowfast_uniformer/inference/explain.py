@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterator, Sequence
+from os import PathLike
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from slowfast_uniformer.data.transforms import to_display, view_corner
 from slowfast_uniformer.data.video import VideoSource
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.inference.outputs import atomic_output
-from slowfast_uniformer.inference.predictor import Predictor, fps_of
+from slowfast_uniformer.inference.predictor import Predictor, as_sample, fps_of
 from slowfast_uniformer.inference.saliency import SaliencyMap, saliency_maps
 from slowfast_uniformer.inference.video_writer import caption, numbered_frames, short_side, write_video
 from slowfast_uniformer.runs.fonts import draw_text, fitted
@@ -55,25 +56,39 @@ class Explanation(NamedTuple):
                 return each
         raise UserError(f"--stage {stage}: the model has {', '.join(each.stage for each in self.maps)}")
 
+    def picture(self) -> Image.Image:
+        """The contact sheet: at most 8 frames of the clip, and below them a row for each map."""
+        return Image.fromarray(contact_sheet(self))
+
 
 def explain(
-    model: Predictor, sample: Sample, label: int | None = None, method: str = "auto", at: float | None = None
+    model: Predictor,
+    video: str | PathLike | Sample,
+    label: int | None = None,
+    method: str = "auto",
+    at: float | None = None,
 ) -> Explanation:
-    """Compute the saliency maps of one clip of a video.
+    """Compute where a model looks in one clip of a video: Grad-CAM and attention maps.
 
     Args:
-        model: a loaded model.
-        sample: the video.
-        label: the class to explain; None is the most probable one.
-        method: see `saliency.saliency_maps`.
-        at: seconds, the middle of the clip (see `Predictor.clip`).
+        model: of `load_model`.
+        video: a file, a folder of frames, or a segment as a `Sample`.
+        label: the class to explain, an index of `model.names`; None is the most probable one.
+        method: "gradcam" is what in the output of a stage speaks for the class; "attention", which does not depend on
+            a class, what stages of global blocks attend to; "auto" the former for convolutional stages and the latter
+            for those that attend.
+        at: seconds, the middle of the clip; None is the middle of the video.
+
+    Returns:
+        The maps with the frames that the model saw. `picture()` draws them.
 
     Raises:
         UserError: the video cannot be read, or the model has no such maps.
     """
-    with model.open(sample) as video:
-        fps = fps_of(video)
-        numbers, clip = model.clip(video, at)
+    sample = video if isinstance(video, Sample) else as_sample(video, model.cfg)
+    with model.open(sample) as source:
+        fps = fps_of(source)
+        numbers, clip = model.clip(source, at)
     logits, maps = saliency_maps(model.model, clip.to(model.device), label, method)
     probabilities = model.probabilities(logits.float().cpu().unsqueeze(0))
     best = int(probabilities.argmax())

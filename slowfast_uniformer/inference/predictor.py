@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
@@ -20,7 +20,7 @@ from torch.utils.data import get_worker_info
 
 from slowfast_uniformer import paths, seeding
 from slowfast_uniformer.config.compat import RENAMED
-from slowfast_uniformer.config.load import load_config, variant
+from slowfast_uniformer.config.load import flat_pairs, load_config, variant
 from slowfast_uniformer.config.recipes import list_recipes
 from slowfast_uniformer.data import annotations
 from slowfast_uniformer.data.annotations import UNLABELLED, Sample
@@ -70,7 +70,7 @@ class Span(NamedTuple):
 def load_model(
     path: str | PathLike,
     cfg: str | Sequence[str] = (),
-    overrides: Sequence[Any] = (),
+    overrides: Sequence[Any] | Mapping[str, Any] = (),
     allow_import: bool = False,
     allow_fetch: bool = False,
     new_head: bool = False,
@@ -83,7 +83,7 @@ def load_model(
             "k400/uniformer_s" (`uniformer weights list`), which is fetched if need be.
         cfg: one or more YAML files. Checkpoints, published folders and released checkpoints have a config; other
             weights need this.
-        overrides: a flat KEY, VALUE, ... list that wins over the config.
+        overrides: a dict of values by key, or a flat KEY, VALUE, ... list, which wins over the config.
         allow_import: import the module that a config stored in the checkpoint names (MODEL.IMPORT).
         allow_fetch: fetch class names from an address that a config stored in the checkpoint names.
             `cfg` and `overrides` are the caller's own and need neither.
@@ -120,7 +120,10 @@ def config_of(new_head: bool = False, **arguments: Any) -> CfgNode:
 
 
 def _read(
-    path: str | PathLike, cfg: str | Sequence[str] = (), overrides: Sequence[Any] = (), **allowed: bool
+    path: str | PathLike,
+    cfg: str | Sequence[str] = (),
+    overrides: Sequence[Any] | Mapping[str, Any] = (),
+    **allowed: bool,
 ) -> tuple[str, Weights, CfgNode]:
     """The path of a checkpoint, its content, and the config for inference.
 
@@ -128,7 +131,7 @@ def _read(
         path, cfg, overrides: as for `load_model`.
         allowed: `allow_import` and `allow_fetch` of `load_model`.
     """
-    path = checkpoints.find_checkpoint(paths.expand(fspath(path)))
+    path, overrides = checkpoints.find_checkpoint(paths.expand(fspath(path))), flat_pairs(overrides)
     found = resolve(path)
     weights = read_weights(found.path)
     stored = weights.metadata.get("cfg")

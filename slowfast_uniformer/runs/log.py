@@ -16,6 +16,8 @@ from slowfast_uniformer.wording import counted
 
 PACKAGE = "slowfast_uniformer"
 LOG_HANDLER = __name__  # the name of the handlers that `setup_logging` adds
+EPOCH_LINE = "epoch_line"  # attribute of a log record: what SHOWN "epochs" shows of it
+SHOWN = ("all", "epochs", "warnings")  # of the log, by the program; log.txt always has all of it
 LINE_SECONDS = 60.0  # between the lines of a phase
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,14 @@ class _Console(logging.Handler):
                 tqdm.write(self.format(record), file=sys.stderr)  # above a progress bar, not through it
 
 
+class _Epochs(logging.Handler):
+    """The lines of epochs alone, on standard output."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if line := getattr(record, EPOCH_LINE, ""):
+            terminal.show(line)
+
+
 class _File(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:
         """A full disk does not end a run; the console has the line."""
@@ -40,7 +50,9 @@ class _Line(logging.Formatter):
         return super().formatMessage(record)
 
 
-def setup_logging(output_dir: str | None = None, rank: int = 0, logger_name: str = PACKAGE) -> Callable[[], None]:
+def setup_logging(
+    output_dir: str | None = None, rank: int = 0, logger_name: str = PACKAGE, shown: str = "all"
+) -> Callable[[], None]:
     """Show log lines on standard error, and write them to a file.
 
     By default only the logger "slowfast_uniformer" gets handlers: the root logger belongs to whoever imports the
@@ -51,6 +63,8 @@ def setup_logging(output_dir: str | None = None, rank: int = 0, logger_name: str
         rank: other ranks than 0 show only warnings and errors on standard error.
         logger_name: "" is the root logger, for a command: log.txt then has the lines of other libraries and of the
             user's own models, too.
+        shown: one of `SHOWN`: all lines on standard error; warnings there, and a short line for each epoch on standard
+            output; or warnings alone.
 
     Returns:
         A function that leaves logging as it was before (`remove_logging`).
@@ -58,7 +72,7 @@ def setup_logging(output_dir: str | None = None, rank: int = 0, logger_name: str
     Raises:
         UserError: the file cannot be written.
     """
-    handlers: list[logging.Handler] = [_Console()]
+    handlers: list[logging.Handler] = [_Console(), _Epochs()] if shown == "epochs" and not rank else [_Console()]
     if output_dir:
         path = os.path.join(output_dir, f"logs/rank_{rank}.txt" if rank else "log.txt")
         with os_errors_reported(f"OUTPUT_DIR: cannot write {path}"):
@@ -70,7 +84,8 @@ def setup_logging(output_dir: str | None = None, rank: int = 0, logger_name: str
     for handler in handlers:
         handler.set_name(LOG_HANDLER)
         handler.setFormatter(_Line(f"[%(asctime)s]{prefix} %(kind)s%(message)s", "%Y-%m-%d %H:%M:%S"))
-        handler.setLevel(logging.WARNING if rank and isinstance(handler, _Console) else logging.INFO)
+        quiet = isinstance(handler, _Console) and (rank or shown != "all")
+        handler.setLevel(logging.WARNING if quiet else logging.INFO)
         logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     return remove_logging

@@ -27,6 +27,7 @@ from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.paths import atomic_write
 from slowfast_uniformer.runs import figures, trackers
 from slowfast_uniformer.runs.files import Row, append_json_lines
+from slowfast_uniformer.runs.log import EPOCH_LINE
 
 logger = logging.getLogger(__name__)
 # TensorBoard's section of each split. It sorts sections by name, so "watch", of performance, comes last.
@@ -42,6 +43,7 @@ LINES = {
     "val_epoch": ("epoch {epoch} val", "loss top1_acc top5_acc mean_class_acc macro_f1 map coverage"),
     "test_final": ("test", "top1_acc top5_acc mean_class_acc macro_f1 map ece coverage"),
 }
+EPOCH_COLUMNS = "loss top1_acc map"  # of the short line of an epoch
 SHORT_NAMES = {
     "top1_acc": "top1",
     "top5_acc": "top5",
@@ -74,10 +76,16 @@ def _readable(key: str, value: Any) -> str:
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def log_line(row: Row) -> str:
-    """The log line of a row of metrics.jsonl, such as "epoch 2 [40/75]  loss 2.346  top1 31.25  lr 0.0004"."""
-    place, columns = LINES[row["split"]]
-    shown = [f"{SHORT_NAMES.get(key, key)} {_readable(key, row[key])}" for key in columns.split() if key in row]
+def log_line(row: Row, columns: str = "") -> str:
+    """The log line of a row of metrics.jsonl, such as "epoch 2 [40/75]  loss 2.346  top1 31.25  lr 0.0004".
+
+    Args:
+        row: the row.
+        columns: what to show; by default the columns of `LINES`.
+    """
+    place, usual = LINES[row["split"]]
+    names = (columns or usual).split()
+    shown = [f"{SHORT_NAMES.get(key, key)} {_readable(key, row[key])}" for key in names if key in row]
     return "  ".join([place.format_map(row), *shown])
 
 
@@ -117,7 +125,8 @@ class Recorder:
             return
         row = {"step": step, **{key: _to_json(value) for key, value in metrics.items()}}
         self._record(row)
-        logger.info("%s", log_line(row))
+        short = log_line(row, EPOCH_COLUMNS) if row["split"] in ("train_epoch", "val_epoch") else ""
+        logger.info("%s", log_line(row), extra={EPOCH_LINE: short})
         split = row["split"]
         left_out = NOT_DRAWN | (WATCHED | {"lr"} if split == "train_epoch" else set())
         drawn = {

@@ -9,7 +9,7 @@ from conftest import ROOT
 from PIL import Image
 
 from slowfast_uniformer.analysis import preview as preview_module
-from slowfast_uniformer.analysis.preview import write_preview
+from slowfast_uniformer.analysis.preview import preview, write_preview
 from slowfast_uniformer.analysis.report import report
 from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.data.annotations import class_names
@@ -100,3 +100,10 @@ def test_check_draws_first_and_the_report_shows(command, tiny, demo, tmp_path):
     assert 'class="sheet"' not in open(report([str(tmp_path / "run")])).read()
     status, out, error = command(*words[:3], "--preview", 0, *tiny)
     assert status == 2 and "--preview" in error
+
+
+def test_the_picture_for_python_is_the_first_page(tiny, tmp_path):
+    picture = preview(load_config(None, [*tiny, *MIXED]), 3)
+    assert not (tmp_path / "run").exists()
+    (clips, _) = write_preview(load_config(None, [*tiny, *MIXED]), 3)
+    assert np.array_equal(np.asarray(picture), np.asarray(Image.open(clips)))

@@ -12,6 +12,7 @@ import slowfast_uniformer
 from slowfast_uniformer.datasets import make_demo
 root = Path(slowfast_uniformer.__file__).parent
 assert root == Path({built!r}) / "slowfast_uniformer" and Path(make_demo.__file__).parent == root / "datasets"
+assert slowfast_uniformer.make_demo is make_demo.make_demo
 for path in slowfast_uniformer.list_recipes().values():
     assert root in Path(path).parents
 cfg = slowfast_uniformer.load_config("k400/uniformer_s", runs_here=False)

@@ -31,6 +31,15 @@ def test_base_files_and_overrides_win_in_order(tmp_path):
     assert load_config([first, second], ["SOLVER.MAX_EPOCH", "8"]).SOLVER.MAX_EPOCH == 8
 
 
+def test_overrides_may_be_a_dict_and_hold_paths(tmp_path):
+    values = {"NUM_GPUS": 0, "OUTPUT_DIR": tmp_path / "1", "SOLVER": {"MAX_EPOCH": 8}, "MODEL.NUM_CLASSES": "9"}
+    cfg = load_config(None, values)
+    assert (cfg.OUTPUT_DIR, cfg.SOLVER.MAX_EPOCH, cfg.MODEL.NUM_CLASSES) == (str(tmp_path / "1"), 8, 9)
+    assert load_config(None, [*CPU, "OUTPUT_DIR", tmp_path]).OUTPUT_DIR == str(tmp_path)
+    with pytest.raises(UserError, match="SOLVER.MAX_EPOCHS"):
+        load_config(None, {"SOLVER.MAX_EPOCHS": 8})
+
+
 def test_resolved_config_loads_to_itself(tmp_path):
     cfg = load_config(None, [*CPU, "SOLVER.BASE_LR", "3e-4", "MODEL.ARGS.WIDTH", "12", "TRAIN.MIXED_PRECISION", "True"])
     again = load_config(write(tmp_path / "c.yaml", cfg.dump()))

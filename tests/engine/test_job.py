@@ -13,10 +13,12 @@ import slowfast_uniformer
 from slowfast_uniformer.analysis.report import render
 from slowfast_uniformer.distributed import signals
 from slowfast_uniformer.engine import job
+from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.inference.predictor import load_model
 from slowfast_uniformer.runs import begin, checkpoints
 from slowfast_uniformer.runs.folder import read_run
 from slowfast_uniformer.runs.log import setup_logging
+from slowfast_uniformer.runs.recorder import EPOCH_COLUMNS, log_line
 
 EMPTY = str(ROOT / "tests/empty.yaml")
 
@@ -49,14 +51,22 @@ def test_train_then_test_and_leave_no_trace(tiny, tmp_path, capfd):
     logging.getLogger("slowfast_uniformer").setLevel(logging.WARNING)
     remove = setup_logging()  # what the caller has set up
     before = surroundings()
-    result = slowfast_uniformer.train(cfg)
+    result = slowfast_uniformer.train(cfg, log="epochs")
     assert surroundings() == before
+    shown = capfd.readouterr()
     figures = slowfast_uniformer.test(cfg)
     assert surroundings() == before
+    printed = capfd.readouterr().out
+    assert slowfast_uniformer.train(cfg, log="epochs") == result
+    assert capfd.readouterr().out == "training is complete: 2 epochs done\n"
     remove()
 
     out = tmp_path / "run"
     rows = list(map(json.loads, (out / "metrics.jsonl").read_text().splitlines()))
+    epochs = [row for row in rows if row["split"] in ("train_epoch", "val_epoch")]
+    assert shown.out.splitlines() == [log_line(row, EPOCH_COLUMNS) for row in epochs] and len(epochs) == 4
+    assert "epoch 1 [" not in shown.err and "wrote" not in shown.err
+    assert f"  {out}/predictions.csv" in printed
     accuracies = [row["top1_acc"] for row in rows if row["split"] == "val_epoch"]
     assert result == {
         "output_dir": str(out),
@@ -65,9 +75,15 @@ def test_train_then_test_and_leave_no_trace(tiny, tmp_path, capfd):
     }
     assert [row for row in rows if row["split"] == "test_final"] == [figures]
     assert figures["checkpoint"] == str(out / "checkpoints/epoch_00002.pyth") and figures["num_videos"] == 9
-    assert len((out / "starts.jsonl").read_text().splitlines()) == 2 and (out / "config.yaml").is_file()
+    assert len((out / "starts.jsonl").read_text().splitlines()) == 3 and (out / "config.yaml").is_file()
     log = (out / "log.txt").read_text()
     assert "config, where it differs from the defaults:" in log and log.count("testing ") == 1
+
+
+def test_what_is_shown_of_the_log_has_a_name(tiny, tmp_path):
+    with pytest.raises(UserError, match="log: 'epoch' is none of 'all', 'epochs', 'warnings'"):
+        slowfast_uniformer.train(slowfast_uniformer.load_config(EMPTY, tiny), log="epoch")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_begun_anew_in_a_used_folder_is_tested_and_continued(tiny, tmp_path, caplog):

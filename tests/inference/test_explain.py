@@ -10,7 +10,7 @@ from PIL import Image
 from slowfast_uniformer import load_model
 from slowfast_uniformer.data.decode import Video
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.inference.explain import heat_maps, label_of
+from slowfast_uniformer.inference.explain import contact_sheet, explain, heat_maps, label_of
 from slowfast_uniformer.inference.predictor import as_sample
 
 
@@ -44,6 +44,16 @@ def test_the_clip_is_the_middle_one_of_testing_or_around_a_second(trained, demo)
         assert numbers.tolist() == [2, 5, 9, 13]
         assert model.clip(source, at=0.0)[0].tolist() == [0, 3, 7, 11]
         assert model.clip(source, at=99.0)[0].tolist() == [4, 7, 11, 15]
+
+
+def test_a_path_is_explained_as_its_sample_and_drawn(trained, demo):
+    model = load_model(trained, overrides={"TEST.BATCH_SIZE": 2})
+    video = next((demo / "videos" / "left").iterdir())
+    found, expected = explain(model, video, label=3), explain(model, as_sample(video, model.cfg), label=3)
+    assert model.cfg.TEST.BATCH_SIZE == 2 and found.explained == expected.explained
+    assert found.explained[0] == model.names[3] and found.numbers.tolist() == expected.numbers.tolist()
+    assert all(torch.equal(one.values, other.values) for one, other in zip(found.maps, expected.maps, strict=True))
+    assert np.array_equal(np.asarray(found.picture()), contact_sheet(expected))
 
 
 def test_command_writes_overlay_sheet_and_tensorboard(command, trained, demo, tmp_path):

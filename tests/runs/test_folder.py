@@ -84,3 +84,31 @@ def test_damaged_files_are_named(tmp_path, file, content, said):
 def test_a_folder_without_metrics_is_no_run(tmp_path):
     with pytest.raises(UserError, match="not a run's folder.* no metrics.jsonl"):
         read_run(str(tmp_path))
+
+
+def test_curves_and_the_confusion_matrix_of_a_run(tmp_path):
+    metrics = str(tmp_path / "metrics.jsonl")
+    append_json_lines(metrics, {"step": 5, "split": "train_iter", "epoch": 1, "iter": 5, "iters": 10, "loss": 2.0})
+    append_json_lines(metrics, {"step": 10, "split": "train_iter", "epoch": 1, "iter": 10, "iters": 10, "loss": None})
+    append_json_lines(metrics, {"step": 15, "split": "train_iter", "epoch": 2, "iter": 5, "iters": 10, "loss": 1.0})
+    append_json_lines(metrics, {"step": 20, "split": "val_epoch", "epoch": 2, "top1_acc": 50})
+    run = read_run(tmp_path)
+    assert run.path == str(tmp_path)
+    assert run.curve("train_iter", "loss") == ([0.5, 1.5], [2.0, 1.0])
+    assert run.curve("val_epoch", "top1_acc") == ([2.0], [50]) and run.curve("val_epoch", "lr") == ([], [])
+    with pytest.raises(UserError, match="no confusion matrix before the test"):
+        run.confusion()
+
+    labels, best, read = [1, 1, 3, -1, 3], [1, 0, 3, 1, 0], torch.tensor([True, True, True, True, False])
+    samples = [Sample(f"{n}.mp4", label) for n, label in enumerate(labels)]
+    predictions = str(tmp_path / "predictions.csv")
+    write_predictions(predictions, samples, torch.eye(6)[best], read, NAMES, False)
+    run = read_run(str(tmp_path))
+    counts, names = run.confusion()
+    # columns: classes 0, 1, 3 and failed; the video without a label does not count
+    assert counts.tolist() == [[0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1]] and names == [NAMES[0], NAMES[1], NAMES[3]]
+    assert run.plot_confusion().axes[0].get_title(loc="left") == "4 videos, 50.0 % right"
+
+    write_predictions(predictions, [Sample("1.mp4", (0, 2))], torch.ones(1, 3), read[:1], ["a", "b", "c"], True)
+    with pytest.raises(UserError, match="several labels"):
+        read_run(str(tmp_path)).confusion()

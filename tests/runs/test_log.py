@@ -8,7 +8,7 @@ import pytest
 
 from slowfast_uniformer.distributed import topology
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.runs.log import Phase, progress, remove_logging, setup_logging
+from slowfast_uniformer.runs.log import EPOCH_LINE, Phase, progress, remove_logging, setup_logging
 
 
 @pytest.fixture(autouse=True)
@@ -216,3 +216,16 @@ def test_a_terminal_that_goes_away_ends_nothing(monkeypatch, tmp_path):
         phase._on_bar("refresh")
         logging.getLogger("slowfast_uniformer.any").info("step 3")
     assert "step 3" in (tmp_path / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("shown, out", [("epochs", "epoch 1 mean  loss 2\n"), ("warnings", "")])
+def test_less_of_the_log_is_shown_and_all_of_it_written(tmp_path, capsys, shown, out):
+    setup_logging(str(tmp_path), shown=shown)
+    logger = logging.getLogger("slowfast_uniformer.any")
+    logger.info("epoch 1 mean  loss 2  clips/s 3", extra={EPOCH_LINE: "epoch 1 mean  loss 2"})
+    logger.info("epoch 1 [1/2]", extra={EPOCH_LINE: ""})
+    logger.info("wrote a file")
+    logger.warning("odd")
+    captured = capsys.readouterr()
+    assert captured.out == out and captured.err.endswith("warning: odd\n") and captured.err.count("\n") == 1
+    assert len((tmp_path / "log.txt").read_text().splitlines()) == 4
