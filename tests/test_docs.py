@@ -54,6 +54,14 @@ NOT_IN_SOURCES = {  # quoted from PyTorch and torchvision, or filled in when the
     "cannot read the train list",
     "its stored config asks to import",
     "and it cannot be fetched",
+    "CUDA out of memory",
+    "out of memory",
+    "Tried to allocate",
+    "to allocate",
+    "No such file or directory",
+    "operator torchvision::nms does not exist",
+    "its stored config asks to import my_models",
+    "allow that with --allow-import",
 }
 PREPARE = "python datasets/prepare.py"
 SCRIPT = re.compile(r"\b(?:tools|datasets)/\w+\.py\b")
@@ -298,12 +306,29 @@ def test_the_learning_rates_of_the_page_are_those_of_the_recipes():
     assert len(rows) == 8
 
 
-def test_messages_in_the_questions_are_those_of_the_program():
-    """Two or more plain words in a row of what docs/faq.md quotes stand so in the sources."""
+@functools.cache
+def texts_of_sources() -> str:
+    """The sources, with messages that stand on several lines joined."""
     folders = (ROOT / "slowfast_uniformer", ROOT / "tools")
     sources = "\n".join(path.read_text() for folder in folders for path in folder.rglob("*.py"))
-    sources = re.sub(r'"\s+f?"', "", sources)  # messages over several lines
-    sources = re.sub(r"\{counted\([^{}]*'(\w+)'\)\}", r"\1s", sources)
+    sources = re.sub(r'"\s+f?"', "", sources)
+    return re.sub(r"\{counted\([^{}]*'(\w+)'\)\}", r"\1s", sources)
+
+
+def test_messages_in_the_questions_are_quoted_as_they_are_printed():
+    """All that an entry of docs/faq.md quotes stands so in the sources, between what the program fills in: numbers,
+    paths, and what `...` or brackets leave open."""
+    entries = re.findall(r"^\*\*(`.+?)\*\*", PAGES["docs/faq.md"], re.MULTILINE | re.DOTALL)
+    messages = [" ".join(message.split()) for entry in entries for message in re.findall(r"`([^`]+)`", entry)]
+    parts = [part.strip() for message in messages for part in re.split(r"\.\.\.|[()]|\S*[\d/]\S*|[;:.,] ", message)]
+    parts = [part for part in parts if " " in part]
+    assert len(messages) > 35 and len(parts) > 70
+    assert not [part for part in parts if part not in texts_of_sources() and part not in NOT_IN_SOURCES]
+
+
+def test_words_in_a_row_of_the_questions_are_those_of_the_program():
+    """Two or more plain words in a row of what docs/faq.md quotes anywhere stand so in the sources."""
+    sources = texts_of_sources()
     quoted = [*re.findall(r"(?<!`)`([^`]+)`(?!`)", PAGES["docs/faq.md"]), *code(PAGES["docs/faq.md"])]
     word = r"[a-z]+(?=[ ,;:.)]|$)"
     found = (re.findall(rf"(?<![\w'/.-]){word}(?: {word})+", " ".join(text.split())) for text in quoted)
@@ -324,6 +349,12 @@ def test_files_exist(page):
     places = (ROOT, ROOT / "slowfast_uniformer", (ROOT / page).parent)
     names = {name for name in FILE.findall(PAGES[page]) if not re.search(r"/[A-Z]+\.py$", name)}  # cli/COMMAND.py
     assert not [name for name in names if not any((place / name).exists() for place in places)]
+
+
+def test_the_architecture_names_every_module():
+    paths = (ROOT / "slowfast_uniformer").rglob("*.py")
+    modules = {path.name for path in paths if not path.name.startswith("__")}
+    assert not [name for name in sorted(modules) if not re.search(rf"\b{name}", PAGES["docs/architecture.md"])]
 
 
 def slugs(text: str) -> set[str]:

@@ -1,15 +1,20 @@
-"""Draw the pictures of docs/custom_dataset.md: made-up recordings, lists, a preview, a training run and a timeline.
+"""Draw the pictures of README.md and of docs/: of the demo's run, and of a run on made-up recordings.
 
-python tools/docs_pictures.py [--work tmp/docs_pictures] [--out docs/images]
+make demo
+python tools/docs_pictures.py [--demo runs/demo] [--work tmp/docs_pictures] [--out docs/images]
 
-It runs the commands of that page on recordings that it renders, which takes about two minutes on an idle machine, and
-keeps them and the run in the work folder. The pictures are made small enough to be in git.
+Of the demo's run it draws the top of its HTML report, with a headless Chromium if there is one, and where the model
+looks. Then it runs the commands of docs/custom_dataset.md on recordings that it renders, which takes about two minutes
+on an idle machine: a preview of clips and a timeline. It keeps them and the run in the work folder. The pictures are
+made small enough to be in git.
 """
 
 import argparse
 import contextlib
 import csv
 import math
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
@@ -20,6 +25,7 @@ from PIL import Image, ImageDraw
 
 from slowfast_uniformer.cli import main as uniformer
 from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.inference.explain import GAP, SIDE, TOP
 from slowfast_uniformer.inference.video_writer import write_video
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,6 +33,10 @@ CONFIG = ROOT / "configs/custom/video_folder.yaml"
 FPS = 12.5
 WIDTH, HEIGHT = 128, 96
 LARGEST = 60_000  # bytes of a picture
+LARGEST_PAGE = 140_000  # bytes of the picture of a page
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+EXPLAINED = "data/demo/videos/right/right_0003.mp4"
+STAGES = (2, 3)  # of UniFormer: Grad-CAM of the last convolutions, attention rollout
 SHORT_RUN = ["DATA.SAMPLER", "balanced", "MIXUP.ENABLE", "False", "TRAIN.BATCH_SIZE", "8", "SOLVER.WARMUP_EPOCHS", "2"]
 SHORT_RUN += ["SOLVER.MAX_EPOCH", "18", "TRAIN.EVAL_PERIOD", "6", "LOG_PERIOD", "20"]
 
@@ -122,19 +132,57 @@ def run_page(work: Path, overrides: Sequence[object]) -> None:
         run("predict", "--checkpoint", "run", "new_recording.mp4", *timeline, *scored)
 
 
-def write_small(image: Image.Image, path: Path, width: int) -> None:
-    """Write a picture at most `width` pixels wide, with as many colours as fit into `LARGEST` bytes."""
+def run_demo(demo: Path, work: Path) -> None:
+    """Write the report and the maps of a demo's run, in the checkout, whose paths they show."""
+    if not (ROOT / demo / "predictions.csv").exists():
+        raise UserError(f"--demo {demo}: no tested run; run make demo first")
+    with contextlib.chdir(ROOT):
+        run("report", demo, "--output", work / "report.html")
+        run("explain", "--checkpoint", demo, EXPLAINED, "--output", work / "maps")
+
+
+def screenshot(page: Path, picture: Path, width: int, height: int) -> bool:
+    """Write the top of a page as PNG, in its light colours; False where there is no Chromium."""
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        print(f"no Chromium ({', '.join(BROWSERS)}): no new picture of {page.name}")
+        return False
+    options = ["--headless", "--no-sandbox", "--hide-scrollbars", "--blink-settings=preferredColorScheme=1"]
+    options += [f"--window-size={width},{height}", f"--screenshot={picture}"]
+    subprocess.run([browser, *options, page.resolve().as_uri()], check=True, capture_output=True, timeout=120)
+    return True
+
+
+def strip(sheet: Image.Image, stages: Sequence[int]) -> Image.Image:
+    """The head and the frames of a contact sheet (inference/explain.py), and of its maps those of some stages."""
+    step, picture = SIDE + GAP, Image.new("RGB", (sheet.width, TOP + (1 + len(stages)) * (SIDE + GAP)), "white")
+    picture.paste(sheet.crop((0, 0, sheet.width, TOP)))
+    for place, row in enumerate((0, *stages)):
+        picture.paste(sheet.crop((0, TOP + row * step, sheet.width, TOP + (row + 1) * step)), (0, TOP + place * step))
+    return picture
+
+
+def write_small(image: Image.Image, path: Path, width: int, largest: int = LARGEST) -> None:
+    """Write a picture at most `width` pixels wide, with as many colours as fit into `largest` bytes."""
     image = image.convert("RGB")
     if image.width > width:
         image = image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
     for colors in (256, 128, 64, 32):
         data = BytesIO()
         image.quantize(colors, dither=Image.Dither.NONE).save(data, "PNG", optimize=True)
-        if data.tell() < LARGEST:
+        if data.tell() < largest:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data.getvalue())
             return
-    raise UserError(f"{path}: more than {LARGEST} bytes even in 32 colours; make the picture smaller")
+    raise UserError(f"{path}: more than {largest} bytes even in 32 colours; make the picture smaller")
+
+
+def draw_demo(work: Path, out: Path) -> None:
+    """Write the pictures of the demo's run."""
+    sheet = Image.open(work / "maps" / Path(EXPLAINED).with_suffix(".png").name)
+    write_small(strip(sheet, STAGES), out / "maps.png", 1000, LARGEST_PAGE)
+    if screenshot(work / "report.html", work / "report.png", 1280, 856):
+        write_small(Image.open(work / "report.png"), out / "report.png", 700, LARGEST_PAGE)
 
 
 def draw(work: Path, out: Path) -> None:
@@ -145,6 +193,7 @@ def draw(work: Path, out: Path) -> None:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--demo", type=Path, default=Path("runs/demo"), help="folder of the demo's run")
     parser.add_argument("--work", type=Path, default=ROOT / "tmp/docs_pictures", help="of recordings and run")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/images", help="of the pictures")
     return parser.parse_args()
@@ -152,6 +201,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    run_demo(args.demo, args.work.resolve())
+    draw_demo(args.work, args.out)
     make_recordings(args.work, 16)
     run_page(args.work, SHORT_RUN)
     draw(args.work, args.out)

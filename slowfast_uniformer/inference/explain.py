@@ -21,7 +21,7 @@ from slowfast_uniformer.inference.saliency import SaliencyMap, saliency_maps
 from slowfast_uniformer.inference.video_writer import caption, numbered_frames, short_side, write_video
 from slowfast_uniformer.runs.fonts import draw_text, fitted
 
-COLUMNS, SIDE, GAP, LEFT = 8, 144, 6, 168  # of a contact sheet, in frames and pixels
+COLUMNS, SIDE, GAP, LEFT, TOP = 8, 144, 6, 168, 86  # of a contact sheet, in frames and pixels
 TEXT, GREY = "#24292f", "#57606a"
 
 
@@ -189,8 +189,8 @@ def contact_sheet(explanation: Explanation) -> np.ndarray:
         if each.kind == "attention":
             lines.append(f"{each.values.sum():.0%} on patches")
         rows.append((lines, [blend(*pair) for pair in zip(resized, heat, strict=True)]))
-    width, top = LEFT + len(columns) * (SIDE + GAP), 86
-    page = Image.new("RGB", (max(width, 640), top + len(rows) * (SIDE + GAP) + 40), "white")
+    width = LEFT + len(columns) * (SIDE + GAP)
+    page = Image.new("RGB", (max(width, 640), TOP + len(rows) * (SIDE + GAP) + 40), "white")
     draw = ImageDraw.Draw(page)
     (best, most), (name, probability) = explanation.predicted, explanation.explained
     room = page.width - 28
@@ -199,9 +199,9 @@ def contact_sheet(explanation: Explanation) -> np.ndarray:
     draw_text(draw, (14, 58), fitted(explanation.sample.path, 13, room, predicted), 13, GREY)
     for column, t in enumerate(columns):
         seconds = explanation.numbers[t] / explanation.fps
-        draw_text(draw, (LEFT + column * (SIDE + GAP), top - 4), f"{seconds:.2f} s", 12, GREY)
+        draw_text(draw, (LEFT + column * (SIDE + GAP), TOP - 4), f"{seconds:.2f} s", 12, GREY)
     for number, (lines, pictures) in enumerate(rows):
-        y = top + number * (SIDE + GAP)
+        y = TOP + number * (SIDE + GAP)
         for line, text in enumerate(lines):
             size, color = (15, TEXT) if line == 0 else (12, GREY)
             draw_text(draw, (14, y + 24 + 19 * line), text, size, color)

@@ -28,7 +28,7 @@ FACTS = json.loads((ROOT / "tests/golden/recipes.json").read_text())
 SECTIONS = ("DATA", "AUG", "MIXUP", "SOLVER", "MODEL", "UNIFORMER", "UNIFORMERV2", "BN")
 LRS = ("SOLVER.BASE_LR", "SOLVER.COSINE_END_LR", "SOLVER.WARMUP_START_LR")
 PLACES = {"DATA.PATH_TO_DATA_DIR", "DATA.PATH_PREFIX"}
-# Where the YAMLs differ on purpose, by the name of the recipe (docs/recipes.md gives the reasons).
+# Where the YAMLs differ on purpose, by the name of the recipe (docs/how_recipes_relate.md gives the reasons).
 VIEWS = ("TEST.NUM_ENSEMBLE_VIEWS", "TEST.NUM_SPATIAL_CROPS")
 CORRECTIONS = [
     ("*", {"DATA.PATH_LABEL_SEPARATOR": "auto"}),
@@ -277,7 +277,7 @@ ALIKE |= {"DATA_LOADER.NUM_WORKERS", "TENSORBOARD.ENABLE", "OUTPUT_DIR"}
 
 
 def test_all_corrections_are_documented():
-    table = (ROOT / "docs/recipes.md").read_text().split("| key | there |")[1].split("\n\n")[0]
+    table = (ROOT / "docs/how_recipes_relate.md").read_text().split("| key | there |")[1].split("\n\n")[0]
     rows = [line.split("|") for line in table.splitlines()[2:]]
     documented = {key for row in rows for key in re.findall(r"`([A-Z0-9_.]+)`", row[1])}
     assert documented == {key for _, values in CORRECTIONS for key in values} | ALIKE

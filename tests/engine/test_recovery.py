@@ -101,6 +101,27 @@ def test_a_run_that_ends_without_warning_resumes_bit_exactly(tiny, tmp_path, sho
     assert not [name for name in names if name.endswith(".tmp") or name.startswith(".")]
 
 
+def test_a_run_that_ends_in_a_validation_validates_again(tiny, tmp_path, short, monkeypatch):
+    """The first is interrupted by a signal, and the second killed."""
+    cfg, validate = load_config(None, [*tiny, *SHORT_RUN]), training.evaluate
+
+    def signalled(*args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return validate(*args)
+
+    def killed(*args):
+        raise Killed
+
+    for ending, expected in ((signalled, signals.Interrupted), (killed, Killed)):
+        with monkeypatch.context() as patched, pytest.raises(expected), signals.handle_signals():
+            patched.setattr(training, "evaluate", ending)
+            training.train(cfg)
+        state = checkpoints.load_checkpoint(checkpoints.latest(str(tmp_path / "run")))
+        assert (state["step"], state["closed"]) == (4, 0), "all steps of the epoch, and no validation"
+    training.train(cfg)
+    assert_same_end(short, tmp_path / "run")
+
+
 def test_a_full_disk_stops_training_at_its_end_only(tiny, tmp_path, short, monkeypatch, caplog):
     out, full, latest = tmp_path / "run", [], []
     save, append = torch.save, recorder.append_json_lines

@@ -1,10 +1,14 @@
-"""The pictures of docs/custom_dataset.md are small, and tools/docs_pictures.py makes them by the page's commands."""
+"""The pictures of README.md and docs/ are small, and tools/docs_pictures.py makes them by the commands of the pages."""
+
+import shutil
 
 import numpy as np
 import pytest
 from conftest import ROOT, load_script
 from PIL import Image
 
+import slowfast_uniformer
+from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.errors import UserError
 
 pictures = load_script("tools/docs_pictures.py")
@@ -18,6 +22,39 @@ def test_the_pictures_of_the_page_are_there_and_small():
     page, folder = (ROOT / "docs/custom_dataset.md").read_text(), ROOT / "docs/images"
     assert all(f"(images/{name})" in page for name in NAMES)
     assert all((folder / name).stat().st_size < pictures.LARGEST for name in NAMES)
+
+
+def test_the_pictures_of_the_demo_are_there_and_small():
+    readme = (ROOT / "README.md").read_text()
+    for name in ("report.png", "maps.png"):
+        assert f"(docs/images/{name})" in readme
+        assert (ROOT / "docs/images" / name).stat().st_size < pictures.LARGEST_PAGE
+
+
+def test_a_strip_has_the_chosen_rows_of_a_contact_sheet():
+    step = pictures.SIDE + pictures.GAP
+    sheet = Image.new("RGB", (40, pictures.TOP + 5 * step), "white")
+    for row in range(5):
+        sheet.paste((row, row, row), (0, pictures.TOP + row * step, 40, pictures.TOP + row * step + pictures.SIDE))
+    made = pictures.strip(sheet, (2, 3))
+    assert made.size == (40, pictures.TOP + 3 * step) and made.getpixel((20, pictures.TOP - 1)) == (255, 255, 255)
+    assert [made.getpixel((20, pictures.TOP + row * step + 5))[0] for row in range(3)] == [0, 2, 3]
+
+
+def test_a_page_is_drawn_only_where_there_is_a_browser(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not pictures.screenshot(tmp_path / "report.html", tmp_path / "report.png", 200, 100)
+    assert "no Chromium (chromium, " in capsys.readouterr().out
+    browser = tmp_path / "chromium"
+    browser.write_text('#!/bin/sh\nfor word; do case $word in --screenshot=*) : > "${word#*=}";; esac; done\n')
+    browser.chmod(0o755)
+    assert pictures.screenshot(tmp_path / "report.html", tmp_path / "report.png", 200, 100)
+    assert (tmp_path / "report.png").exists()
+
+
+def test_without_a_tested_demo_it_says_how_to_make_one(tmp_path):
+    with pytest.raises(UserError, match="run make demo first"):
+        pictures.run_demo(tmp_path, tmp_path)
 
 
 def test_something_is_seen_during_events_alone():
@@ -34,6 +71,19 @@ def test_a_picture_gets_as_many_colours_as_fit(tmp_path):
     with pytest.raises(UserError, match="make the picture smaller"):
         pictures.write_small(noise, tmp_path / "large.png", 600)
     assert not (tmp_path / "large.png").exists()
+
+
+@pytest.mark.slow
+def test_the_pictures_of_the_demo_are_made_by_the_commands_of_the_pages(tiny, demo, tmp_path, monkeypatch):
+    cfg = load_config(None, tiny)
+    slowfast_uniformer.train(cfg)
+    slowfast_uniformer.test(cfg)
+    monkeypatch.setattr(pictures, "EXPLAINED", str(next((demo / "videos").rglob("*.mp4"))))
+    pictures.run_demo(tmp_path / "run", tmp_path)
+    pictures.draw_demo(tmp_path, tmp_path / "images")
+    assert (tmp_path / "report.html").exists() and (tmp_path / "images/maps.png").exists()
+    if any(map(shutil.which, pictures.BROWSERS)):
+        assert (tmp_path / "images/report.png").exists()
 
 
 @pytest.mark.slow
