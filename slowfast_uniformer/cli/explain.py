@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{sample.path}: {name} ({probability:.1%}), {overlay}, {picture}", flush=True)
         if board:
             tag = os.path.basename(picture).encode(errors="backslashreplace").decode()  # a name may be no UTF-8
-            board.add_image(f"explain/{tag}", sheet, dataformats="HWC")
+            board.add_image(f"visualization/explain/{tag}", sheet, dataformats="HWC")
     if board:
         board.close()
     return print_errors(errors)

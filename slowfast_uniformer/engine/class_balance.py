@@ -53,7 +53,7 @@ def balance_classes(run: RunState, loader: DataLoader, recorder: Recorder) -> No
         logger.warning(f"{counted(len(absent), 'class')} without training videos {verb} weight 0: {names}")
     if drawn is not None and weights is not None:
         logger.warning("DATA.SAMPLER and SOLVER.CLASS_WEIGHTS both favour rare classes: their effects multiply")
-    recorder.text("classes", "\n".join([title, "", "```", *lines, "```"]), run.step)
+    recorder.text("settings/classes", "\n".join([title, "", "```", *lines, "```"]), run.step)
     with recorder.optional(FILE):
         write_class_balance(cfg.OUTPUT_DIR, rows)
 

@@ -27,8 +27,8 @@ from slowfast_uniformer.runs import checkpoints
 from slowfast_uniformer.runs.begin import begin, is_config_of_a_run
 from slowfast_uniformer.runs.files import append_json_lines, read_json_lines
 from slowfast_uniformer.runs.log import LOG_HANDLER, PACKAGE, SHOWN, remove_logging, setup_logging
-from slowfast_uniformer.runs.recorder import BOUNDS
 from slowfast_uniformer.runs.starts import describe_start, launchers
+from slowfast_uniformer.runs.tensorboard import BOUNDS, FOLDER
 from slowfast_uniformer.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ def _print_summary(cfg: CfgNode, metrics: dict[str, Any]) -> None:
         if os.path.exists(path := os.path.join(cfg.OUTPUT_DIR, name)):
             terminal.show(f"  {path}")
     if cfg.TENSORBOARD.ENABLE:
-        terminal.show(f"TensorBoard: tensorboard --logdir {cfg.OUTPUT_DIR}")
+        terminal.show(f"TensorBoard: tensorboard --logdir {os.path.join(cfg.OUTPUT_DIR, FOLDER)}")
 
 
 def _with_interval(metrics: dict[str, Any], key: str, name: str) -> str:

@@ -3,8 +3,11 @@
 import logging
 import math
 import os
+import random
 import time
+from collections import Counter
 from collections.abc import Sequence
+from operator import itemgetter
 
 import torch
 from fvcore.common.config import CfgNode
@@ -60,7 +63,8 @@ def train(cfg: CfgNode, own: str | None = None) -> None:
         logger.warning("%s", line)
     mixup = Mixup(cfg) if cfg.MIXUP.ENABLE else None
     recorder.resume(run.step, run.epochs_finished)
-    recorder.config(cfg)
+    recorder.config(cfg, run.step)
+    recorder.text("run/model", model_summary(run), run.step)
     log_run_summary(run, loader)
     balance_classes(run, loader, recorder)
     if not run.complete:
@@ -221,6 +225,8 @@ def finish_epoch(run: RunState, val_loader: DataLoader | None, recorder: Recorde
         with recorder.optional("the pictures of a validation"):
             record_evaluation(recorder, "val", scores, run.class_names, run.step)
             show_clips(run, val_loader, scores, recorder)
+    if run.complete:
+        recorder.validation_summary(run.best_column, run.step)
     shows_projector = cfg.TENSORBOARD.ENABLE and cfg.TENSORBOARD.PROJECTOR and val_loader is not None
     if shows_projector and run.complete:
         with recorder.optional("the projector"):
@@ -262,11 +268,16 @@ def log_early_stop(run: RunState) -> None:
 
 
 def show_clips(run: RunState, loader: DataLoader, scores: VideoAggregator, recorder: Recorder, count: int = 8) -> None:
-    """Draw some validation clips, spread over the list, with true and predicted class."""
-    predicted = scores.predicted.nonzero().flatten().tolist()
-    if not recorder.tensorboard or not predicted:
+    """Draw some validation clips with true and predicted class: of many classes, and each time the same ones."""
+    if not recorder.tensorboard or not scores.predicted.any():
         return
-    chosen = predicted[:: max(1, len(predicted) // count)][:count]
+    samples, seen, ranked = loader.dataset.samples, Counter(), []
+    for video in random.Random(0).sample(range(len(samples)), len(samples)):
+        if scores.predicted[video]:
+            labels = tuple(samples[video].labels)
+            ranked.append((seen[labels], video))
+            seen[labels] += 1
+    chosen = sorted(video for _, video in sorted(ranked, key=itemgetter(0))[:count])
     probability, best = scores.probabilities().max(dim=1)
     clips, captions = [], []
     for video in chosen:
@@ -292,13 +303,17 @@ def label_names(run: RunState, loader: DataLoader, video: int) -> str:
     return ", ".join(map(run.class_name, loader.dataset.samples[video].labels))
 
 
+def model_summary(run: RunState) -> str:
+    parameters = sum(p.numel() for p in run.net.parameters()) / 1e6
+    trained = sum(p.numel() for p in run.net.parameters() if p.requires_grad) / 1e6
+    return f"{run.cfg.MODEL.MODEL_NAME}: {parameters:.2f} M parameters ({trained:.2f} M trained)"
+
+
 def log_run_summary(run: RunState, loader: DataLoader) -> None:
     """Log what is about to be trained, with the global batch and learning rate that really apply."""
     cfg, ranks = run.cfg, topology.current()
-    parameters = sum(p.numel() for p in run.net.parameters()) / 1e6
-    trained = sum(p.numel() for p in run.net.parameters() if p.requires_grad) / 1e6
     logger.info(
-        f"{cfg.MODEL.MODEL_NAME}: {parameters:.2f} M parameters ({trained:.2f} M trained) on {run.device}, "
+        f"{model_summary(run)} on {run.device}, "
         f"{counted(ranks.ranks, 'process')} on {counted(ranks.machines, 'machine')}"
     )
     epochs = cfg.SOLVER.MAX_EPOCH

@@ -1,6 +1,6 @@
 """A run's metrics: metrics.jsonl, log lines, TensorBoard and a tracker, all from one `Recorder.write`.
 
-metrics.jsonl in OUTPUT_DIR is the record: one JSON object a line with `step`, `split` (a key of `SECTIONS`) and
+metrics.jsonl in OUTPUT_DIR is the record: one JSON object a line with `step`, `split` (a key of `LINES`) and
 metrics; a value that is not finite is null there. The others show the same values, and their faults do not end a run.
 """
 
@@ -21,21 +21,25 @@ import numpy as np
 from fvcore.common.config import CfgNode
 
 from slowfast_uniformer.config.keys import flatten
-from slowfast_uniformer.config.load import difference
 from slowfast_uniformer.distributed import signals
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.paths import atomic_write
 from slowfast_uniformer.runs import figures, trackers
-from slowfast_uniformer.runs.files import Row, append_json_lines
+from slowfast_uniformer.runs.files import Row, append_json_lines, read_json_lines
 from slowfast_uniformer.runs.log import EPOCH_LINE
+from slowfast_uniformer.runs.tensorboard import (
+    PICTURES,
+    code,
+    continued_folder,
+    hparams_row,
+    results_text,
+    run_folder,
+    scalars,
+    start_text,
+    validation_text,
+)
 
 logger = logging.getLogger(__name__)
-# TensorBoard's section of each split. It sorts sections by name, so "watch", of performance, comes last.
-SECTIONS = {"train_iter": "train", "train_epoch": "train_epoch", "val_epoch": "val", "test_final": "test"}
-WATCHED = {"clips_per_second", "data_wait_percent", "memory_mb", "skipped_steps", "bad_videos"}
-NOT_DRAWN = {"step", "split", "epoch", "iter", "iters", "eta_seconds", "num_videos", "num_labelled", "num_groups"}
-NOT_DRAWN |= {"stale_validations"}
-BOUNDS = ("_low", "_high")  # endings of the columns with a figure's 95 % interval
 # The log line of each split: how it begins, and the columns it shows. The other columns are in metrics.jsonl.
 LINES = {
     "train_iter": ("epoch {epoch} [{iter}/{iters}]", "loss top1_acc lr clips_per_second eta_seconds"),
@@ -51,13 +55,6 @@ SHORT_NAMES = {
     "clips_per_second": "clips/s",
     "eta_seconds": "eta",
 }
-# Columns of TensorBoard's table of runs, besides keys of these sections that are not at their defaults
-HPARAMS = (
-    "MODEL.MODEL_NAME DATA.NUM_FRAMES DATA.TRAIN_CROP_SIZE TRAIN.BATCH_SIZE SOLVER.OPTIMIZING_METHOD "
-    "SOLVER.BASE_LR SOLVER.WEIGHT_DECAY SOLVER.MAX_EPOCH SOLVER.WARMUP_EPOCHS MIXUP.ENABLE AUG.ENABLE "
-    "RNG_SEED"
-).split()
-HPARAM_SECTIONS = ("MODEL", "UNIFORMER", "UNIFORMERV2", "SOLVER", "AUG", "MIXUP", "BN")
 _warned: set[tuple[str, str]] = set()  # (OUTPUT_DIR, what failed): training and test warn once together
 
 
@@ -94,7 +91,7 @@ class Recorder:
 
     Args:
         output_dir: the run's folder.
-        tensorboard: whether to write to OUTPUT_DIR/tensorboard.
+        tensorboard: whether to write to OUTPUT_DIR/tensorboard (see runs/tensorboard.py).
         rank: this process's.
         tracker: "wandb", "mlflow" or "".
     """
@@ -102,7 +99,7 @@ class Recorder:
     def __init__(self, output_dir: str, tensorboard: bool, rank: int, tracker: str = ""):
         self.output_dir = output_dir
         self.path = os.path.join(output_dir, "metrics.jsonl")
-        self.folder = os.path.join(output_dir, "tensorboard")
+        self.folder = run_folder(output_dir)
         self.main = rank == 0
         self.tensorboard = tensorboard and self.main
         self._tracker = trackers.Tracker(tracker if self.main else "", output_dir)
@@ -127,15 +124,12 @@ class Recorder:
         self._record(row)
         short = log_line(row, EPOCH_COLUMNS) if row["split"] in ("train_epoch", "val_epoch") else ""
         logger.info("%s", log_line(row), extra={EPOCH_LINE: short})
-        split = row["split"]
-        left_out = NOT_DRAWN | (WATCHED | {"lr"} if split == "train_epoch" else set())
-        drawn = {
-            f"{'watch' if key in WATCHED else SECTIONS[split]}/{key}": value
-            for key, value in row.items()
-            if key not in left_out and not key.endswith(BOUNDS) and not isinstance(value, str)
-        }
-        for tag, value in drawn.items():
-            self._draw("add_scalar", tag, math.nan if value is None else value, step)
+        drawn = scalars(row)
+        if row["split"] == "test_final":
+            self.text("results/test", results_text(row), step)
+        else:
+            for tag, value in drawn.items():
+                self._draw("add_scalar", tag, math.nan if value is None else value, step)
         self._draw("flush")
         finite = {tag: value for tag, value in drawn.items() if value is not None}
         with self.optional("the tracker"):
@@ -196,6 +190,7 @@ class Recorder:
                 self.tensorboard = False
                 return None
             _silence_writer_threads()
+            self.folder = continued_folder(self.output_dir)
             self._writer = SummaryWriter(self.folder, purge_step=self._purge_step)
             self._purge_step = None  # a writer after this one, where this one fails, hides nothing
         return self._writer
@@ -216,25 +211,47 @@ class Recorder:
                 self._writer, self._folder_failed = None, True
                 raise
 
-    def text(self, tag: str, markdown: str, step: int = 0) -> None:
-        self._draw("add_text", tag, markdown, step)
+    def text(self, tag: str, markdown: str, step: int) -> None:
+        """Show Markdown in the Text tab. It sorts tags: `results/...`, then `run/...`, then `settings/...`."""
+        self._draw("flush")  # the first time it makes the writer, or says that there is no TensorBoard
+        if not self.tensorboard:
+            return
+        with self.optional("TensorBoard"):
+            from tensorboard.plugins.text.summary_v2 import text_pb
 
-    def config(self, cfg: CfgNode) -> None:
-        """Show the resolved config, and list the run in TensorBoard's table of hyperparameters and final metrics."""
-        values = dict(flatten(cfg))
+            # Without torch's add_text, which appends "/text_summary" to each tag
+            self._draw("file_writer.add_summary", text_pb(tag, markdown), step)
+
+    def config(self, cfg: CfgNode, step: int = 0) -> None:
+        """Show the resolved config and the run's start, and list the run in TensorBoard's table of runs."""
         with self.optional("the tracker"):
-            self._tracker.write({"config": values})
-        self.text("config", f"```yaml\n{cfg.dump()}```")
+            self._tracker.write({"config": dict(flatten(cfg))})
+        self.text("settings/config", code(cfg.dump(), "yaml"), step)
         if not self.tensorboard:  # also where it is not installed
             return
-        other = {key: value for key, value in difference(cfg).items() if key.split(".")[0] in HPARAM_SECTIONS}
-        shown = {key: values[key] for key in HPARAMS} | other
-        row = {key: value if type(value) in (int, float) else str(value) for key, value in shown.items()}
         with self.optional("TensorBoard"):
             from torch.utils.tensorboard.summary import hparams
 
             # Without torch's summary of an experiment, which would give all runs the columns of the first
-            self._draw("file_writer.add_summary", hparams(row, {})[1])
+            self._draw("file_writer.add_summary", hparams(hparams_row(cfg), {})[1])
+        starts = os.path.join(self.output_dir, "starts.jsonl")
+        with self.optional("the run's start"):
+            for row in read_json_lines(starts)[-1:] if os.path.exists(starts) else ():
+                self.text("run/start", start_text(row), step)
+
+    def validation_summary(self, column: str, step: int) -> None:
+        """Show the best and the last validation as a table.
+
+        Args:
+            column: of metrics.jsonl, by which the best is chosen.
+            step: optimizer steps done.
+        """
+        if not self.tensorboard or not os.path.exists(self.path):  # a full disk may have kept it from being written
+            return
+        with self.optional("the table of the validation"):
+            rows = [row for row in read_json_lines(self.path) if row["split"] == "val_epoch"]
+            if rows:
+                self.text("results/validation", validation_text(rows, column), step)
 
     def confusion(self, section: str, matrix: np.ndarray, names: figures.Names, step: int) -> None:
         """Draw a confusion matrix of counts.
@@ -247,12 +264,12 @@ class Recorder:
             step: optimizer steps done.
         """
         with self.optional("the confusion matrix"):
-            self._image(f"{section}/confusion", figures.pixels(figures.draw_confusion(matrix, names)), step)
+            self._image(f"{section}_confusion", figures.pixels(figures.draw_confusion(matrix, names)), step)
 
     def per_class(self, section: str, accuracy: np.ndarray, names: figures.Names, step: int) -> None:
         """Draw the accuracies (K,) of classes in per cent; nan is left out."""
         with self.optional("the per-class accuracy"):
-            self._image(f"{section}/per_class", figures.pixels(figures.draw_per_class(accuracy, names)), step)
+            self._image(f"{section}_per_class", figures.pixels(figures.draw_per_class(accuracy, names)), step)
 
     def pr_curve(self, section: str, name: str, truth: np.ndarray, probability: np.ndarray, step: int) -> None:
         """Draw the precision-recall curve of a class: (V,) bool, whether it is a label of each video, and (V,)
@@ -263,11 +280,11 @@ class Recorder:
     def clips(self, section: str, clips: Sequence, predictions: figures.Predictions, step: int) -> None:
         """Draw uint8 clips (T, H, W, 3), and above each (true class, predicted class, probability of that)."""
         with self.optional("the clips"):
-            self._image(f"{section}/clips", figures.draw_clips(clips, predictions), step)
+            self._image(f"{section}_clips", figures.draw_clips(clips, predictions), step)
 
-    def _image(self, tag: str, picture: np.ndarray, step: int) -> None:
+    def _image(self, name: str, picture: np.ndarray, step: int) -> None:
         """Draw (H, W, 3) uint8."""
-        self._draw("add_image", tag, picture, step, dataformats="HWC")
+        self._draw("add_image", f"{PICTURES}/{name}", picture, step, dataformats="HWC")
 
     def embedding(self, section: str, features: Any, names: Sequence[str], pictures: Any, step: int) -> None:
         """Show features (N, C) of clips in the projector, with class names and pictures (N, 3, H, W), 0 to 1."""

@@ -110,7 +110,8 @@ def test_a_run_begun_anew_in_a_used_folder_is_tested_and_continued(tiny, tmp_pat
     for name in ("starts.jsonl", "metrics.jsonl"):
         rows = [len((folder / name).read_text().splitlines()) for folder in (out, out / "before_1")]
         assert rows == {"starts.jsonl": [2, 2], "metrics.jsonl": [4 + 2 + 2 + 1, 6 + 3 + 3 + 1]}[name]
-    assert len(list((out / "tensorboard").iterdir())) == len(list((out / "before_1/tensorboard").iterdir()))
+    events = [list((folder / "tensorboard/run").glob("events.*")) for folder in (out, out / "before_1")]
+    assert [len(files) for files in events] == [2, 2], "of training and test"
 
     longer = slowfast_uniformer.load_config(EMPTY, [*board, "SOLVER.BASE_LR", 1e-9, "SOLVER.MAX_EPOCH", 4])
     slowfast_uniformer.train(longer)

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def test_a_run_writes_its_files(tiny, demo, run_net, tmp_path):
     assert status == 0, errors
     run = tmp_path / "run"
     assert {p.name for p in run.iterdir()} >= {"config.yaml", "metrics.jsonl", "predictions.csv", "checkpoints"}
-    assert list((run / "tensorboard").iterdir())
+    assert list((run / "tensorboard/run").glob("events.*"))
     assert {p.name for p in (run / "checkpoints").iterdir()} == {"epoch_00001.pyth", "epoch_00002.pyth", "best.pyth"}
     steps = rows(run, "train_iter")
     assert [row["step"] for row in steps] == [1, 2, 3, 4] and all(math.isfinite(row["loss"]) for row in steps)
@@ -50,7 +51,7 @@ def test_a_run_writes_its_files(tiny, demo, run_net, tmp_path):
     again = load_config(str(run / "config.yaml"), ["AUG.DEVICE", "cpu"])
     assert again.SOLVER.MAX_EPOCH == 2
 
-    (folder,) = (run / "tensorboard").glob("*/val")
+    (folder,) = (run / "tensorboard/run").glob("*/val")
     shown = [list(map(float, line.split("\t"))) for line in (folder / "tensors.tsv").read_text().splitlines()]
     names = (demo / "classes.txt").read_text().splitlines()
     labels = [int(line.split()[-1]) for line in (demo / "val.csv").read_text().splitlines()]
@@ -274,6 +275,30 @@ def test_the_log_has_the_global_batch_and_learning_rate_that_apply(tiny, monkeyp
     run.epochs_finished = 2
     log_run_summary(run, loader)
     assert caplog.messages[-1] == "training is complete: 2 epochs done"
+
+
+def test_the_clips_shown_are_always_the_same_and_of_many_classes(monkeypatch):
+    """Also where the list has the classes in turn, and where a video cannot be read in one of the validations."""
+
+    class Dataset(list):
+        samples = [SimpleNamespace(labels=[i % 8]) for i in range(240)]
+
+        def __getitem__(self, place):
+            return {"clips": place[1]}
+
+    monkeypatch.setattr(train_module, "to_device", lambda video, device: [video])
+    monkeypatch.setattr(train_module, "to_display", lambda video, cfg: video)
+    run = SimpleNamespace(device=None, cfg=None, step=1, class_name=str)
+    shown = []
+    recorder = SimpleNamespace(tensorboard=True, clips=lambda section, clips, captions, step: shown.append(clips))
+    scores = SimpleNamespace(predicted=torch.ones(240, dtype=torch.bool), probabilities=lambda: torch.eye(240, 8))
+    loader = SimpleNamespace(dataset=Dataset(range(240)))
+    for failed in (None, None, 0):
+        scores.predicted[shown[0][0] if failed is not None else []] = False
+        train_module.show_clips(run, loader, scores, recorder)
+    assert shown[0] == shown[1] == sorted(set(shown[0])) and len(shown[0]) == 8
+    assert {video % 8 for video in shown[0]} == {video % 8 for video in shown[2]} == set(range(8))
+    assert shown[0][0] not in shown[2] and set(shown[0][1:]) < set(shown[2]) and len(shown[2]) == 8
 
 
 def test_is_due():

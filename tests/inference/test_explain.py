@@ -86,7 +86,7 @@ def test_command_writes_overlay_sheet_and_tensorboard(command, trained, demo, tm
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(tmp_path / "board")).Reload()
-    assert events.Tags()["images"] == ["explain/a b'c\".png"]
+    assert events.Tags()["images"] == ["visualization/explain/a b'c\".png"]
 
 
 @pytest.mark.parametrize(
