@@ -4,8 +4,8 @@ import csv
 
 import pytest
 import torch
-from matplotlib.text import Text
 from damaged_run_files import DAMAGED
+from matplotlib.text import Text
 
 from slowfast_uniformer.data.annotations import Sample
 from slowfast_uniformer.errors import UserError
