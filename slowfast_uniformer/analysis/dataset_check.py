@@ -20,12 +20,14 @@ from slowfast_uniformer.analysis.decoding_cost import DecodingCost
 from slowfast_uniformer.analysis.video_scan import Facts, make_job, scan_videos
 from slowfast_uniformer.data import annotations
 from slowfast_uniformer.data.bad_videos import BadVideo, BadVideos, file_state
+from slowfast_uniformer.data.list_notes import label_order_notes
+from slowfast_uniformer.data.sample_list import SampleList
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.runs.log import progress
 from slowfast_uniformer.wording import counted
 
 # To be fixed before training
-FAULTS = ("wrong line", "unreadable", "damaged", "beyond the end", "leak", "contradiction")
+FAULTS = ("wrong line", "unreadable", "damaged", "beyond the end", "leak", "contradiction", "label order")
 NOTES = ("duplicate", "same source", "look-alike", "short", "ends later", "incomplete", "odd", "variable size")
 NOTES += ("empty class", "few videos")  # for information
 ODD_RATIO, ODD_SPREAD = 1.7, 5  # odd: off the median by this ratio, and by this many median absolute deviations
@@ -102,6 +104,7 @@ def check(cfg: CfgNode, splits: Sequence[str], workers: int, fast: bool = False)
     counts = Counter((split, label) for split, _, sample in lines for label in sample.labels)
     classes = {split: [counts[split, label] for label in range(cfg.MODEL.NUM_CLASSES)] for split in splits}
     findings += _empty_classes(cfg, classes)
+    findings += _label_order(cfg, splits, lines)
     try:
         os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
         cache = os.path.join(cfg.OUTPUT_DIR, "check_dataset.jsonl")
@@ -130,6 +133,15 @@ def _empty_classes(cfg: CfgNode, classes: dict[str, list[int]]) -> Iterator[Find
         if few:
             path = annotations.list_path(cfg, split)
             yield Finding(split, None, path, "few videos", f"fewer than {NEEDED} videos of {', '.join(few)}")
+
+
+def _label_order(
+    cfg: CfgNode, splits: Sequence[str], lines: Sequence[tuple[str, int, annotations.Sample]]
+) -> Iterator[Finding]:
+    """Lists whose labels the folders of the videos contradict."""
+    lists = {split: SampleList.of(sample for own, _, sample in lines if own == split) for split in splits}
+    for split, detail in label_order_notes(cfg, lists, annotations.class_names(cfg)):
+        yield Finding(split, None, annotations.list_path(cfg, split), "label order", detail)
 
 
 def _video_findings(cfg: CfgNode, entry: Entry) -> Iterator[Finding]:
@@ -192,7 +204,8 @@ def _repeats(entries: list[Entry]) -> Iterator[Finding]:
         for split in dict.fromkeys(("train", entry.split)):
             if key := next((key for key in keys if (split, key) in first), None):
                 other = first[split, key]
-                where = f"same {key[0]} as line {other.line} of {split}, {other.sample.path}"
+                where = f"same {key[0]} as line {other.line} of {split}"
+                where += "" if key[0] == "path" else f", {other.sample.path}"
                 yield entry.found("duplicate" if split == entry.split else "leak", where)
                 if sample.label not in (other.sample.label, annotations.UNLABELLED):
                     yield entry.found("contradiction", f"{where}, which has label {other.sample.label}")

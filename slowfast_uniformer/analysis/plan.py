@@ -102,7 +102,7 @@ def count_videos(cfg: CfgNode, given: int | None) -> tuple[int, str]:
     name = os.path.basename(os.path.normpath(cfg.DATA.PATH_TO_DATA_DIR))
     if name not in VIDEOS:
         raise UserError(
-            f"{path}: no train list to count, and the size of {name!r} is not known. Give --videos N, or set "
+            f"{path}: there is no train list, so that its videos cannot be counted. Give --videos N, or set "
             "DATA.PATH_TO_DATA_DIR to the folder of the lists"
         )
     return VIDEOS[name], f"the usual list of {name}"

@@ -110,6 +110,7 @@ def overview(run: RunFolder) -> dict[str, Any]:
         "path": run.path,
         "config": run.config,
         "test": {key: value for key, value in tests[-1].items() if is_number(value)} if tests else None,
+        "doubt": str(tests[-1].get("doubt", "")) if tests else "",
         "measure": measure,
         "best": choose(valid, key=lambda row: row[measure], default=None),
         "stopped_early": 0 < patience <= stale,

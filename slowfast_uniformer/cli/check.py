@@ -13,6 +13,7 @@ training clips are drawn first, as the model gets them, with their classes and t
 import argparse
 import itertools
 import os
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -26,12 +27,12 @@ from slowfast_uniformer.wording import counted
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-    from slowfast_uniformer.analysis.dataset_check import Report
+    from slowfast_uniformer.analysis.dataset_check import Finding, Report
     from slowfast_uniformer.analysis.decoding_cost import DecodingCost
 
 SPLITS = ("train", "val", "test")
 WORTH_WHILE = 1.5  # times fewer pixels to decode
-LONG = 200  # letters; such as 400 classes without videos
+LONG = 400  # letters; such as 400 classes without videos
 SHOWN = 5  # findings of a kind that are printed; all are in the file
 
 
@@ -69,29 +70,38 @@ def summary(report: "Report", output_dir: str) -> str:
     for kind in FAULTS + NOTES:
         findings = [finding for finding in report.findings if finding.finding == kind]
         if findings:
-            lines.append(f"{kind}: {len(findings):,}" + ("" if kind in FAULTS else " (for your information)"))
-        for finding in findings[:SHOWN]:
+            lines.append(f"{kind}: {len(findings):,}" + (" (to fix)" if kind in FAULTS else " (for your information)"))
+        for number, finding in enumerate(findings[:SHOWN]):
             place = f"{finding.split} line {finding.line}" if finding.line else f"{finding.split} list"
-            detail = finding.detail if len(finding.detail) < LONG else f"{finding.detail[:LONG]} ..."
-            lines.append(f"  {place}: {finding.path}: {detail}")
+            lines.append(f"  {place}: {finding.path}: {_short(finding, with_remedy=number == 0)}")
         lines += [f"  and {len(findings) - SHOWN:,} more"] if len(findings) > SHOWN else []
     lines += [] if report.findings else ["nothing found"]
     lines += [decoding(report.decoding)] if report.decoding else []
-    names = ("check_dataset.csv", "bad_files.txt")
-    return "\n".join([*lines, *(f"  {os.path.join(output_dir, name)}" for name in names)])
+    lines.append(f"all findings: {os.path.join(output_dir, 'check_dataset.csv')}")
+    lines.append(f"unreadable videos, which training skips: {os.path.join(output_dir, 'bad_files.txt')}")
+    return "\n".join(lines)
+
+
+def _short(finding: "Finding", with_remedy: bool) -> str:
+    """The detail of a finding beside its path. The remedy, from the second sentence on, is the same for all of a
+    kind."""
+    detail = finding.detail.removeprefix(f"cannot read {finding.path}: ")
+    if with_remedy:
+        return detail if len(detail) < LONG else f"{detail[:LONG]} ..."
+    return re.split(r"\. (?=[A-Z])", detail)[0][:LONG]
 
 
 def decoding(cost: "DecodingCost") -> str:
     """What a training clip costs to decode, and whether transcoding the collection would pay."""
     text = (
-        f"decoding: a training clip goes through {cost.decoded / cost.clips:.0f} frames for "
-        f"{cost.wanted / cost.clips:.0f}, {cost.in_vain:.0%} of them in vain, in "
+        f"decoding: a training clip has {cost.wanted / cost.clips:.0f} frames and decodes "
+        f"{cost.decoded / cost.clips:.0f} to get them ({cost.in_vain:.0%} unused), in "
         f"{1000 * cost.seconds / cost.clips:.0f} ms of CPU time. "
     )
     if cost.gain < WORTH_WHILE:
-        return f"{text}`uniformer transcode` would gain little"
+        return f"{text}`uniformer transcode` would save little"
     return (
-        f"{text}After `uniformer transcode` it would be {cost.decoded_after / cost.clips:.0f} frames, with "
+        f"{text}After `uniformer transcode` it would decode {cost.decoded_after / cost.clips:.0f} frames, with "
         f"{cost.gain:.1f} times fewer pixels in all"
     )
 
@@ -117,7 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if args.preview:
         preview(cfg, args.preview)
-    splits = [s for s in args.splits if s != "val" or cfg.TRAIN.EVAL_PERIOD or os.path.isfile(list_path(cfg, s))]
+    unused = {"val": not cfg.TRAIN.EVAL_PERIOD, "test": not cfg.TEST.ENABLE}
+    splits = [s for s in args.splits if not unused.get(s) or os.path.isfile(list_path(cfg, s))]
     try:
         report = check(cfg, splits, args.workers, args.fast)
     except KeyboardInterrupt:

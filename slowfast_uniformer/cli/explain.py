@@ -43,6 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     label = None if args.label is None else label_of(args.label, model.names)
     samples, errors = find_videos(args.videos, model.cfg), []
     paths = [sample.path for sample in samples]
+    if os.path.splitext(args.output)[1] and not os.path.isdir(args.output):
+        raise UserError(
+            f"--output {args.output}: a folder is needed, since a video and a picture are written for each input; give "
+            "a name without an ending"
+        )
     overlays, sheets = (output_files(args.output, paths, ending) for ending in (".mp4", ".png"))
     board = None
     if args.tensorboard:

@@ -21,6 +21,7 @@ COLUMNS = {  # heading -> key of a row, and its unit
     "activations M": ("activations", 1e6),
     "saved MiB": ("saved", 2**20),
 }
+PARTS = {"weights": "weights", "optimizer": "optimizer", "ema": "moving average", "ddp_buckets": "DDP buckets"}
 TEXT = """\
 {model}, one clip of {frames} frames of {crop} x {crop}: {gflops:,.2f} GFLOPs (a multiply-add counts once)
 {params:,} parameters, {trainable:,} trained, {frozen:,} frozen
@@ -49,7 +50,7 @@ def as_text(facts: dict[str, Any]) -> str:
         rows.append([stage["name"], *(f"{stage[key] / unit:,.3f}" for key, unit in COLUMNS.values())])
     memory = facts["memory"]
     sizes = {key: f"{size / 2**20:,.0f} MiB" for key, size in [*memory.items(), ("saved", facts["saved"])]}
-    parts = ", ".join(f"{key} {sizes[key]}" for key in ("weights", "optimizer", "ema", "ddp_buckets"))
+    parts = ", ".join(f"{name} {sizes[key]}" for key, name in PARTS.items() if memory[key] or key == "weights")
     return TEXT.format_map(
         facts | sizes | {"clips": counted(memory["batch"], "clip"), "stages": table(rows), "parts": parts}
     )

@@ -146,6 +146,7 @@ def show(notes: Sequence[str], warnings: Sequence[str]) -> None:
 
 def print_keys(args: argparse.Namespace, out: Path, names: Sequence[str]) -> None:
     """The keys of a config that uses the lists."""
-    print(f"\nDATA.PATH_TO_DATA_DIR {out}\nDATA.PATH_PREFIX {args.folder}\nMODEL.NUM_CLASSES {len(names)}")
+    print("\nTo train on these lists, set")
+    print(f"DATA.PATH_TO_DATA_DIR {out}\nDATA.PATH_PREFIX {args.folder}\nMODEL.NUM_CLASSES {len(names)}")
     if args.separator != " ":
         print(f"DATA.PATH_LABEL_SEPARATOR {args.separator!r}")

@@ -32,8 +32,8 @@ CHECKPOINTING = {
 TEXT = """\
 {model} on {devices}, {parallel}, mixed precision {precision}
 global batch {batch[videos]} videos, {batch[videos_per_gpu]} per GPU; {clips} per forward pass
-learning rate {rate[applied]:g}; linear from the recipe's {rate[recipe]:g} at {rate[recipe_videos]} videos: \
-{rate[linear]:g}{advice}
+learning rate {rate[applied]:g}; the recipe's is {rate[recipe]:g} at {rate[recipe_videos]} videos, which scales \
+linearly to {rate[linear]:g}{advice}
 {videos} ({steps[source]}): {per_epoch} per epoch, {steps[total]:,} in {epochs}
 
 {memory_table}

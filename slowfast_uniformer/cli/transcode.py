@@ -21,6 +21,7 @@ from slowfast_uniformer import paths, terminal
 from slowfast_uniformer.cli.common import new_parser, parse_arguments, positive, print_errors, table
 from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.data.annotations import FORMATS
+from slowfast_uniformer.data.folders import VIDEO_ENDINGS, ending_of
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.runs.log import Phase, progress
 from slowfast_uniformer.wording import counted
@@ -91,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     if not os.path.exists(args.source):
         raise UserError(f"{args.source}: no such list or folder")
+    if os.path.isfile(args.source) and ending_of(args.source) in VIDEO_ENDINGS:
+        raise UserError(f"{args.source}: seems to be a video; give a list of videos, or a folder of them")
     keys = ["TEST.DATASET", args.dataset, *(["DATA.IMAGE_TEMPLATE", args.images] if args.images else [])]
     is_folder = os.path.isdir(args.source)
     prefix = args.source if is_folder else args.prefix
@@ -130,10 +133,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(summary(list(done.values())))
         transcode.copy_class_files(beside, args.out)
         written = {path: transcode.write_list(path, lines, targets, args.out) for path, lines in lists.items()}
+        print(f"{args.out}: {counted(len(done), 'video')} written")
         for path, count in written.items():
             print(f"{os.path.join(args.out, os.path.basename(path))}: {counted(count, 'video')}")
         if written:
-            print(f"\nDATA.PATH_TO_DATA_DIR {args.out}\nDATA.PATH_PREFIX {args.out}")
+            print("\nTo train on these lists, set")
+            print(f"DATA.PATH_TO_DATA_DIR {args.out}\nDATA.PATH_PREFIX {args.out}")
     if errors:
         terminal.show(f"{len(errors):,} of {counted(len(jobs), 'video')} could not be written:", error=True)
     return print_errors(errors)

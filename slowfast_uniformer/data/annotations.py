@@ -222,7 +222,7 @@ def _version(path: str | None) -> tuple | None:
 
 def _others_like_it(errors: list[UserError]) -> str:
     """How many of the errors of a list's lines say the same as the first one, and how many others there are."""
-    alike = [re.sub(r" \(the nearest is .*\)(?=; see )", "", str(error)) for error in errors]
+    alike = [re.sub(r" \(the nearest is .*\)(?=\. Correct the label)", "", str(error)) for error in errors]
     kinds = [re.sub(r"'.*'|\".*\"|\d+", "", message) for message in alike]
     like, others = kinds.count(kinds[0]) - 1, len(kinds) - kinds.count(kinds[0])
     parts = [f"{like} more line{'s' * (like > 1)} like it"] * bool(like)
@@ -249,6 +249,8 @@ def _read_rows(cfg: CfgNode, split: str) -> Iterator[tuple[Row, Sample | UserErr
         ". Set DATA.PATH_TO_DATA_DIR to the folder of your lists; `uniformer lists` writes lists for a folder of class "
         "folders, datasets/prepare.py for a public data set"
     )
+    if cfg.DATA.PATH_TO_DATA_DIR == "data/demo":
+        remedy = ". `uniformer demo-data` renders the demo's videos and writes their lists"
     without = {
         "val": "; TRAIN.EVAL_PERIOD 0 trains without validation",
         "test": "; TEST.ENABLE False trains without a test",
@@ -267,7 +269,7 @@ def _read_rows(cfg: CfgNode, split: str) -> Iterator[tuple[Row, Sample | UserErr
         except UserError as error:
             yield row, error
     if row is None:
-        raise UserError(f"{path}: the {split} list is empty{without}")
+        raise UserError(f"{path}: the {split} list is empty; write a video and its label on each line{without}")
 
 
 def _sample(row: Row, labels: "LabelReader") -> Sample:
@@ -282,14 +284,17 @@ def _sample(row: Row, labels: "LabelReader") -> Sample:
     frames = parse_number(fields["frames"], "frames", where) if "frames" in fields else None
     label = labels.read(fields["label"].strip(SPACES), where)
     if frames is not None and frames < 1:
-        raise UserError(f"{where}: a video of {frames} frames")
+        raise UserError(f"{where}: the number of frames is {frames}, but must be 1 or more; correct or remove the line")
     group = fields.get("group", "").strip(SPACES)
     if "total" not in fields:
         part = read_segment(fields["start"], fields["end"], where) if "start" in fields else None
         return Sample(path, label, frames, part, row.number if part else None, group)
     start, end, total = (parse_number(fields[name], name, where, float) for name in ("start", "end", "total"))
     if not (0 <= start <= end and start < total):
-        raise UserError(f"{where}: a part from {start:g} to {end:g} of {total:g}; correct or remove the line")
+        raise UserError(
+            f"{where}: the part from {start:g} to {end:g} does not fit a video from 0 to {total:g}; correct or "
+            "remove the line"
+        )
     return Sample(path, label, frames, (start, end, total), group=group)
 
 
@@ -390,7 +395,8 @@ class LabelReader:
         if len(self._nearest) < _COMPARED:
             self._nearest[text] = difflib.get_close_matches(text, names, n=1)
         nearest = self._nearest.get(text)
-        return f", nor the name of a class{f' (the nearest is {nearest[0]!r})' if nearest else ''}; see {names_file}"
+        near = f" (the nearest is {nearest[0]!r})" if nearest else ""
+        return f", nor the name of a class in {names_file}{near}. Correct the label or that file"
 
     def _why_outside(self, label: int) -> str:
         if label == UNLABELLED:
@@ -398,7 +404,9 @@ class LabelReader:
         numbers = self._span
         if numbers and min(numbers) == 1 and max(numbers) == self.classes:
             return ". Labels of this list start at 1 instead of 0: subtract 1 from each"
-        return ". Correct the label or the key" + (f": the highest is {max(numbers)}" if numbers else "")
+        if label < 0 or not numbers:
+            return ". Correct the label"
+        return f". The highest label is {max(numbers)}: correct it, or set MODEL.NUM_CLASSES {max(numbers) + 1}"
 
     @cached_property
     def _span(self) -> set[int]:

@@ -17,6 +17,7 @@ from slowfast_uniformer.paths import atomic_write
 from slowfast_uniformer.wording import counted
 
 logger = logging.getLogger(__name__)
+_SHOWN = 3  # videos that a message names
 State = tuple[int, int]  # bytes, and time of the last change in ns
 
 
@@ -105,7 +106,7 @@ class BadVideos:
         total = self.listed.num_paths if self.listed else 0
         if len(self.videos) <= fraction * total or (self.drop_changed() and len(self.videos) <= fraction * total):
             return
-        some = "\n  ".join([video.cause for video in self.videos.values()][:10])
+        some = "\n  ".join([video.cause for video in self.videos.values()][:_SHOWN])
         away = sum(file_state(path) is None for path in self.videos)
         hint = f"{away} are not there now: if a disk or mount is away, start again once it is back. " if away else ""
         raise UserError(
@@ -169,7 +170,7 @@ def file_state(path: str) -> State | None:
 
 
 def _first(paths: list[str]) -> str:
-    return ", ".join(paths[:3]) + (", ..." if len(paths) > 3 else "")
+    return ", ".join(paths[:_SHOWN]) + (", ..." if len(paths) > _SHOWN else "")
 
 
 def _line(video: BadVideo) -> str:

@@ -61,10 +61,15 @@ def read_class_names(path: str, count: int | None = None) -> list[str]:
             raise UserError(f"{path}, {where}: the name of a class is empty")
         key = normalise(name)
         if key in first:
-            raise UserError(f"{path}: {visible(name)} is the name of two classes: {first[key]} and {where}")
+            raise UserError(
+                f"{path}: {visible(name)} is the name of two classes: {first[key]} and {where}. Give each its own name"
+            )
         first[key] = where
     if count is not None and len(named) != count:
-        raise UserError(f"{path}: {counted(len(named), 'class name')}, but MODEL.NUM_CLASSES is {count}")
+        raise UserError(
+            f"{path}: {counted(len(named), 'class name')}, but MODEL.NUM_CLASSES is {count}. Set MODEL.NUM_CLASSES "
+            f"{len(named)}, or correct the file"
+        )
     return [name for _, name in named]
 
 

@@ -68,7 +68,7 @@ def read_events(path: str, leave_out: LeaveOut, tiers: Sequence[str] = ()) -> li
     if ending == ".eaf":
         return list(_elan(path, text, leave_out, tiers))
     if tiers:
-        raise UserError(f"--tier is of ELAN's .eaf files, which {path} is not")
+        raise UserError(f"--tier is for ELAN's .eaf files, and {path} is not one; leave the option out")
     return list(_activitynet(path, text, leave_out) if ending == ".json" else _table(path, text, leave_out))
 
 
@@ -79,7 +79,9 @@ def _table(path: str, text: str, leave_out: LeaveOut) -> Iterator[Event]:
     try:
         rows = [(reader.line_num, [field.strip(SPACES) for field in line]) for line in reader if any(line)]
     except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: no table with fields in quotes ({error})") from None
+        raise UserError(
+            f"{path}, line {reader.line_num}: not a table that can be read ({error}); check its quotes"
+        ) from None
     for at, (_, head) in enumerate(rows[:_HEADER_LINES]):
         names = [column_name(name) for name in head]
         found = {what: next((name for name in known if name in names), "") for what, known in _NAMES.items()}
@@ -92,8 +94,8 @@ def _table(path: str, text: str, leave_out: LeaveOut) -> Iterator[Event]:
             return
     number, head = rows[0] if rows else (1, [])
     raise UserError(
-        f"{path}, line {number}: no line names the columns video, start, end and label, as the first line of such a "
-        f"table should; found {delimiter.join(head)[:200]!r}"
+        f"{path}, line {number}: the first line must name the columns video, start, end and label; found "
+        f"{delimiter.join(head)[:200]!r}"
     )
 
 
@@ -119,10 +121,10 @@ def _rows(
             continue
         video, label = fields[found["video"]], fields[found["label"]]
         if not video or not label:
-            raise UserError(f"{where}: the line has no {'label' if video else 'video'}")
+            raise UserError(f"{where}: the line has no {'label' if video else 'video'}; correct or remove it")
         segment = read_segment(fields[found["start"]], fields[found["end"]], where)
         if segment is None:
-            raise UserError(f"{where}: the line has neither start nor end")
+            raise UserError(f"{where}: the line has neither start nor end; correct or remove it")
         yield Event(video, *segment[:2], label, fields)
 
 
@@ -160,7 +162,9 @@ def _elan(path: str, text: str, leave_out: LeaveOut, tiers: Sequence[str]) -> It
     try:
         root = ElementTree.fromstring(text.encode())
     except ElementTree.ParseError as error:
-        raise UserError(f"{path}, line {error.position[0]}: no XML as ELAN writes it ({error})") from None
+        raise UserError(
+            f"{path}, line {error.position[0]}: not XML as ELAN writes it ({error}); export the file anew"
+        ) from None
     slots = {s.get("TIME_SLOT_ID"): s.get("TIME_VALUE") for s in root.iter("TIME_SLOT")}
     media, offset = _elan_media(path, root)
     spans: dict[str, tuple[str | None, str | None] | str] = {}  # two time slots, or the annotation that has them
@@ -184,7 +188,7 @@ def _elan(path: str, text: str, leave_out: LeaveOut, tiers: Sequence[str]) -> It
                 continue
             start, end = ((int(time) + offset) / 1000 for time in times)
             if not 0 <= start < end:
-                raise UserError(f"{where}: from {start:g} to {end:g} s; correct it in ELAN")
+                raise UserError(f"{where}: it begins at {start:g} s and ends at {end:g} s; correct it in ELAN")
             yield Event(media, start, end, value, columns)
 
 
@@ -204,7 +208,7 @@ def _elan_tiers(path: str, root: ElementTree.Element, wanted: Sequence[str]) -> 
     filled = [name for name, tier in tiers.items() if tier.find("ANNOTATION") is not None]
     names = ", ".join(filled) or "none"
     if missing := [name for name in wanted if name not in tiers]:
-        raise UserError(f"{path}: no tier {missing[0]!r}; those with annotations: {names}")
+        raise UserError(f"{path}: there is no tier {missing[0]!r}; tiers with annotations: {names}")
     if not wanted and len(filled) > 1:
         raise UserError(f"{path}: several tiers have annotations ({names}); name one or more with --tier")
     return [tiers[name] for name in wanted or filled]
@@ -217,8 +221,9 @@ def _activitynet(path: str, text: str, leave_out: LeaveOut) -> Iterator[Event]:
         database = content.get("database", content)
         videos = [(str(name), entry, entry.get("annotations", [])) for name, entry in database.items()]
     except (ValueError, AttributeError) as error:
+        cause = f" ({error})" if isinstance(error, ValueError) else ""
         raise UserError(
-            f"{path}: no JSON as ActivityNet's, an object of videos with annotations each ({error})"
+            f"{path}: not JSON as ActivityNet's, an object of videos with the annotations of each{cause}"
         ) from None
     for name, entry, annotations in videos:
         subset = SUBSETS.get(str(entry.get("subset", "")).lower(), "")

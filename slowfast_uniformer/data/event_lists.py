@@ -60,7 +60,7 @@ def find_events(
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give the folder of the videos")
     if background < 0:
-        raise UserError(f"--background {background:g}: 0 or more seconds for each second of events")
+        raise UserError(f"--background {background:g}: must be 0 or more (seconds for each second of events)")
     left_out = LeftOut()
     events = [event for file in files for event in read_events(file, left_out.add, tiers)]
     if not events:
@@ -69,7 +69,8 @@ def find_events(
     known = [event for event in events if places[event.video]]
     if not known:
         raise UserError(
-            f"{root}: none of {counted(len(places), 'annotated video')} is in this folder, the first {events[0].video}"
+            f"{root}: none of {counted(len(places), 'annotated video')} is in this folder; the first is "
+            f"{events[0].video}. Give the folder that holds them"
         )
     column = column_name(group_by)
     items = [_item(event, places[event.video], column) for event in known]

@@ -1,9 +1,12 @@
 """Numbers of lists that can hardly be right: notes before training, each one a line. Nothing of this is an error."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
 from fvcore.common.config import CfgNode
 
+from slowfast_uniformer.data.classes import ClassLookup
 from slowfast_uniformer.data.sample_list import SampleList
 from slowfast_uniformer.wording import counted
 
@@ -23,6 +26,8 @@ def list_notes(cfg: CfgNode, lists: Mapping[str, SampleList], names: Sequence[st
         yield from _contradictions(cfg, split, samples)
         if len(samples) > 1 and samples[0].part is None and samples.num_paths == 1:
             yield f"all {len(samples)} lines of the {split} list name the same video, {samples[0].path}"
+    for split, note in label_order_notes(cfg, lists, names):
+        yield f"{split} list: {note}. Accuracy will be at chance; correct the labels or the class names"
     if "train" in lists:
         yield from _training_notes(cfg, labels, names)
     for split in [split for split in ("val", "test") if split in lists]:
@@ -79,6 +84,45 @@ def _training_notes(cfg: CfgNode, labels: Mapping[str, set[int]], names: Sequenc
         yield f"no training video is of label {_classes([0], names)}: do the labels of the list start at 1?"
     elif unused:
         yield f"{len(unused)} of {counted(classes, 'class')} have no training video: {_classes(unused, names)}"
+
+
+def label_order_notes(
+    cfg: CfgNode, lists: Mapping[str, SampleList], names: Sequence[str] | None
+) -> Iterator[tuple[str, str]]:
+    """Labels that the folders of the videos contradict, where each class has a folder: a split and what is wrong.
+
+    Shifted or permuted labels are valid, and leave accuracy at chance. The folders tell them apart: in another list the
+    same folder has another label, or the folder has the name of a class that has another label.
+    """
+    folders = {split: _folder_labels(samples) for split, samples in lists.items() if not cfg.DATA.MULTI_LABEL}
+    lookup, train = ClassLookup(names or []), folders.get("train", {})
+    for split, found in folders.items():
+        named = {folder: label for folder in found if (label := lookup.get(folder)) is not None}
+        for theirs, whose in ((named, "by the class names"), (train, "in the train list")):
+            if wrong := [folder for folder, label in found.items() if theirs.get(folder, label) != label]:
+                shown, more = wrong[0], f"; {counted(len(wrong), 'folder')} in all" if len(wrong) > 1 else ""
+                yield (
+                    split,
+                    f"videos of the folder {shown} have label {found[shown]}, but {theirs[shown]} {whose}{more}",
+                )
+                break
+
+
+def _folder_labels(samples: SampleList) -> dict[str, int]:
+    """The label of each folder where every class has a folder of its own, as far as a few videos of each class tell;
+    else {}."""
+    labels, videos = samples.label_pairs()
+    order = labels.argsort(kind="stable")
+    ends = labels[order].searchsorted(sorted(samples.used_labels), side="right").tolist()
+    found: dict[str, int] = {}
+    for start, end in pairwise([0, *ends]):
+        few = [samples[videos[order[at]]] for at in {start, (start + end) // 2, end - 1}]
+        folders = {os.path.basename(os.path.dirname(sample.path)) for sample in few}
+        folder = folders.pop()
+        if folders or not folder or folder in found:
+            return {}
+        found[folder] = few[0].label
+    return found
 
 
 def _overlap(split: str, lists: Mapping[str, SampleList]) -> Iterator[str]:

@@ -36,7 +36,7 @@ def parse_time(text: str, name: str, where: str) -> float:
         return int(f"{whole}{decimals}") / 10 ** len(decimals)
     seconds = parse_number(re.sub(r"^([+-]?\d+),(\d+)$", r"\1.\2", text.strip(SPACES)), name, where, float)
     if math.isnan(seconds):
-        raise UserError(f"{where}: {name} {text.strip()!r} is not a time")
+        raise UserError(f"{where}: {name} {text.strip()!r} is not a time, such as 62.5 or 1:02.5")
     return seconds
 
 

@@ -143,7 +143,7 @@ def make_lists(root: Path, val: float = 0.2, test: float = 0.0, seed: int = 0, e
 def split_classes(videos: Videos, val: float, test: float, seed: int) -> dict[str, Videos]:
     """Split each class by fractions; without one for testing there is no test split."""
     if not (0 < val and 0 <= test and val + test < 1):
-        raise UserError(f"--val {val} --test {test}: val above 0, test 0 or more, together below 1")
+        raise UserError(f"--val {val} --test {test}: val must be above 0, test 0 or more, and their sum below 1")
     splits: dict[str, Videos] = {split: {} for split in SPLITS}
     for name, paths in videos.items():
         remaining = random.Random(f"{seed} {name}").sample(paths, len(paths))

@@ -15,6 +15,8 @@ from typing import NamedTuple
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.wording import counted
 
+_NAMED = 5  # classes that warnings name
+
 
 class Item(NamedTuple):
     """A line of a list to be written.
@@ -60,8 +62,9 @@ def assign(labels: Sequence[str], groups: Sequence[Hashable], shares: Sequence[f
         members[group][label] += 1
     if len(members) < len(shares):
         raise UserError(
-            f"{counted(len(members), 'group')} of videos for {len(shares)} sides of a split, and none is to be on two. "
-            "Group them by something that differs more often (--group-by), or leave out a side (--val 0, --test 0)"
+            f"{counted(len(members), 'group')} of videos cannot fill {len(shares)} lists: a group stays in one list. "
+            "Group them by something that differs more often (--group-by), or leave out a list (--val 0, --test "
+            "0, fewer --folds)"
         )
     total = Counter(labels)
     wanted = {label: _wanted(count, shares) for label, count in total.items()}
@@ -126,7 +129,7 @@ def split_items(items: Sequence[Item], val: float, test: float, seed: int) -> Sp
     """Train, val and test by fractions. Without one for testing the val items are tested; with val 0 there is only
     train. UserError if there are too few groups."""
     if not (0 <= val and 0 <= test and val + test < 1):
-        raise UserError(f"--val {val:g} --test {test:g}: 0 or more, together below 1")
+        raise UserError(f"--val {val:g} --test {test:g}: each must be 0 or more, and their sum below 1")
     names = ["train", *["val"] * (val > 0), *["test"] * (test > 0)]
     shares = [1 - val - test, *filter(None, (val, test))]
     sides = assign([item.label for item in items], _groups(items), shares, seed)
@@ -142,7 +145,7 @@ def make_folds(items: Sequence[Item], count: int, val: float, seed: int) -> list
         UserError: There are too few groups.
     """
     if count < 2:
-        raise UserError(f"--folds {count}: 2 or more")
+        raise UserError(f"--folds {count}: must be 2 or more")
     sides = assign([item.label for item in items], _groups(items), [1 / count] * count, seed)
     folds = []
     for fold in range(count):
@@ -168,8 +171,9 @@ def few_of(items: Sequence[Item], folds: int) -> list[str]:
         count = len(groups[label])
         if count < folds:
             of = f" of {counted(count, 'group')}" if count < sizes[label] else ""
-            lines.append(f"{label}: {counted(sizes[label], 'video')}{of}, for {folds} folds")
-    return lines
+            lines.append(f"{label}: only {counted(sizes[label], 'video')}{of}, fewer than {folds} folds")
+    more = counted(len(lines) - _NAMED, "more class")
+    return [*lines[:_NAMED], f"{more} with fewer videos than folds"] if len(lines) > _NAMED else lines
 
 
 def list_text(items: Sequence[Item], labels: Mapping[str, int], separator: str = " ") -> str:

@@ -138,6 +138,8 @@ def find_videos(folder: str, out: str, template: str) -> list[Sample]:
                 f"LISTS), and give each of these with --prefix {folder}"
             )
     found = videos or frame_folders
+    if os.path.join(os.path.realpath(folder), "").startswith(written):
+        raise UserError(f"{folder}: is OUT, {out}, or within it; choose another OUT")
     if not found:
         raise UserError(f"{folder}: no videos and no folders of images in it")
     return [path_sample(path, template) for path in found]
@@ -183,7 +185,7 @@ def make_jobs(named: Sequence[tuple[Sample, str]], out: str, settings: Settings,
             number += 1
         taken[target] = source
         if os.path.abspath(os.path.join(out, target)) == source:
-            raise UserError(f"{sample.path} would be replaced by itself; choose another OUT than {out}")
+            raise UserError(f"{sample.path}: its transcoded video would overwrite it; choose another OUT than {out}")
         jobs[source] = Job(sample.path, sample.frames, file_state(sample.path), target, out, settings, template)
     return list(jobs.values())
 
@@ -347,7 +349,7 @@ def write_list(path: str, lines: Sequence[Line], targets: dict[str, str], out: s
             videos += 1
     target = os.path.join(out, os.path.basename(path))
     if os.path.exists(target) and os.path.samefile(target, path):
-        raise UserError(f"{path} would be replaced by the new list; choose another OUT than {out}")
+        raise UserError(f"{path}: the new list would overwrite it; choose another OUT than {out}")
     try:
         atomic_write(target, "\n".join(texts))
     except OSError as error:

@@ -152,7 +152,7 @@ class VideoSource(ExitStack):
         """
         times = self.times(unknown_fps)
         if start >= (stop := self.duration(times, unknown_fps)):
-            raise SegmentError(self.path, f"the segment from {start:g} to {end:g} s begins after its end, {stop:.6g} s")
+            raise SegmentError(self.path, f"the segment from {start:g} to {end:g} s is beyond its end at {stop:.6g} s")
         first, last = np.searchsorted(times, (start, end)).tolist()
         if first < last:
             return range(first, last)
@@ -180,7 +180,7 @@ class VideoSource(ExitStack):
         """
         wanted, where = np.unique(np.asarray(indices, np.int64), return_inverse=True)
         if len(wanted) and not 0 <= wanted[0] <= wanted[-1] < self.frames:
-            raise ValueError(f"{self.path} has {counted(self.frames, 'frame')}, no {wanted[0]} to {wanted[-1]}")
+            raise ValueError(f"{self.path}: no frames {wanted[0]} to {wanted[-1]} of {counted(self.frames, 'frame')}")
         self._start_clock()
         with closing(self._decode(wanted.tolist())) as decoded:
             first = list(islice(decoded, 1))

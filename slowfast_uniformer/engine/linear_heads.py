@@ -99,7 +99,7 @@ def folds_of(targets: Tensor, count: int, seed: int) -> Tensor:
     from sklearn.model_selection import StratifiedKFold
 
     if len(targets) < count:
-        raise UserError(f"{counted(len(targets), 'video')} for {count} folds; give more videos, or fewer --folds")
+        raise UserError(f"{counted(len(targets), 'video')} cannot fill {count} folds; more videos, or fewer --folds")
     groups = targets if targets.ndim == 1 else targets.unique(dim=0, return_inverse=True)[1]
     folds = torch.empty(len(targets), dtype=torch.int64)
     with warnings.catch_warnings():

@@ -60,7 +60,7 @@ def _lr_factors(model: nn.Module, solver: CfgNode) -> dict[str, float]:
             factors[name] *= solver.BACKBONE_LR_RATIO
     for part in solver.SPECIAL_LIST:
         if not any(part in name for name in factors):
-            raise UserError(f"SOLVER.SPECIAL_LIST: no parameter of {type(model).__name__} is called like {part!r}")
+            raise UserError(f"SOLVER.SPECIAL_LIST: no parameter of {type(model).__name__} has {part!r} in its name")
     special = [name for name in factors if any(part in name for part in solver.SPECIAL_LIST)]
     return factors | {name: factors[name] * solver.SPECIAL_RATIO for name in special}
 
@@ -135,7 +135,7 @@ def build_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
         options = {"momentum": solver.MOMENTUM, "dampening": solver.DAMPENING, "nesterov": solver.NESTEROV}
     groups = param_groups(model, solver, cfg.BN.WEIGHT_DECAY)
     if not groups:
-        raise UserError(f"{type(model).__name__} has no parameter that trains: all are frozen")
+        raise UserError(f"{type(model).__name__}: all parameters are frozen; unfreeze some to train")
     # PyTorch's fused SGD takes no sharded parameters
     fused = build is not torch.optim.SGD or cfg.MODEL.PARALLEL != "fsdp"
     try:

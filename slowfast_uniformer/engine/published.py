@@ -47,7 +47,7 @@ def match_classes(
     if init_head.startswith("map:"):
         return theirs, f"the rows of the weights are taken as MODEL.INIT_HEAD {init_head} says"
     if theirs is None:
-        return None, "that of the weights is not known, and taken to be that of the lists"
+        return None, "not known for these weights, and assumed to be that of the lists"
     order = f"{found.classes}.txt" + ("" if found.classes_certain else " (not checked)")
     order = "that of the names in the file of weights" if stored else order
     if not names:
@@ -57,7 +57,7 @@ def match_classes(
     theirs = [name if label is None else names[label] for name, label in zip(theirs, labels, strict=True)]
     if comparable(theirs) == comparable(names):
         return theirs, f"{order}, and {names_path(cfg)} has the same"
-    return theirs, f"{order}; its rows were put in the order of {names_path(cfg)}, by name"
+    return theirs, f"{order}; the classifier was reordered by name to that of {names_path(cfg)}"
 
 
 def _doubt(row: Mapping[str, Any], found: Found, cfg: CfgNode) -> str:

@@ -19,6 +19,7 @@ from slowfast_uniformer.data.transforms import to_display
 from slowfast_uniformer.data.workers import worker_errors_explained
 from slowfast_uniformer.distributed import collectives, signals, status, topology
 from slowfast_uniformer.engine import calibration
+from slowfast_uniformer.engine.chance import chance_note
 from slowfast_uniformer.engine.intervals import intervals, num_units
 from slowfast_uniformer.engine.metrics import VideoAggregator, confusion_matrix, per_class_accuracy
 from slowfast_uniformer.engine.published import match_classes, published_row
@@ -89,7 +90,7 @@ def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, title: str) -> 
     for error in errors[:SHOWN]:
         logger.warning("no prediction: %s", error)
     if len(errors) > SHOWN:
-        logger.warning("no prediction: %s more", counted(len(errors) - SHOWN, "video"))
+        logger.warning("no prediction: %s", counted(len(errors) - SHOWN, "more video"))
     scores.merge(collectives.all_gather_objects(scores.state()))
     return scores, sum(collectives.all_gather_objects(errors), [])
 
@@ -210,9 +211,9 @@ def _load(cfg: CfgNode, path: str, names: Sequence[str] | None) -> tuple[nn.Modu
         logger.info("order of classes: %s", class_order)
     model = build_model(cfg, weights.vit_variant)
     remedy = (
-        "Test it with the classes that it was trained with (MODEL.NUM_CLASSES, DATA.CLASS_NAMES), or name its rows for "
-        f"these: MODEL.INIT_FROM {path} TEST.CHECKPOINT_FILE_PATH {path} MODEL.INIT_HEAD map:FILE. A new classifier is "
-        "to be trained first"
+        "Test it with the classes that it was trained with (MODEL.NUM_CLASSES, DATA.CLASS_NAMES), or say which of its "
+        f"classes yours are: MODEL.INIT_FROM {path} TEST.CHECKPOINT_FILE_PATH {path} MODEL.INIT_HEAD map:FILE. A new "
+        "classifier has to be trained first"
     )
     summary = load_weights(model, weights, init_head=head, class_names=names, source=path, head_remedy=remedy)
     logger.info("%s", summary)
@@ -258,8 +259,8 @@ def test(cfg: CfgNode) -> dict[str, Any]:
     Metrics are of those that have one.
 
     Returns:
-        The metrics: see `VideoAggregator.result`; `further_figures`; of a published checkpoint also
-        `published_row`.
+        The metrics: see `VideoAggregator.result`; `further_figures`; `doubt`, where they can hardly be right; of a
+        published checkpoint also `published_row`.
 
     Raises:
         UserError: after the results are written, when `coverage` is below TEST.MIN_COVERAGE.
@@ -291,6 +292,9 @@ def test(cfg: CfgNode) -> dict[str, Any]:
         if labelled:
             metrics |= further_figures(scores, outcome, temperature, cfg.RNG_SEED)
             note_absent_classes(outcome, names)
+            if "doubt" not in metrics and (doubt := chance_note(outcome, names)):
+                logger.warning("test: %s", doubt)
+                metrics["doubt"] = doubt
             write_class_scores(os.path.join(cfg.OUTPUT_DIR, "class_scores.csv"), class_scores(outcome), names)
         out = os.path.join(cfg.OUTPUT_DIR, "predictions.csv")
         write_predictions(out, samples, probabilities, scores.predicted, names, scores.multi_label)

@@ -23,6 +23,7 @@ from slowfast_uniformer.data.transforms import to_display
 from slowfast_uniformer.data.workers import worker_errors_explained
 from slowfast_uniformer.distributed import collectives, signals, status, topology
 from slowfast_uniformer.engine import calibration, changes
+from slowfast_uniformer.engine.chance import chance_note
 from slowfast_uniformer.engine.class_balance import balance_classes
 from slowfast_uniformer.engine.meter import Meter, RunningSums, memory_mb
 from slowfast_uniformer.engine.metrics import VideoAggregator
@@ -159,9 +160,9 @@ def note_bad_videos(cfg: CfgNode, batch: dict, bad_videos: BadVideos) -> None:
         if not bad_videos.add(video):
             continue
         if bad_videos.added <= SHOWN:
-            logger.warning("replaced: %s", video.cause)
+            logger.warning("replaced by another video: %s", video.cause)
         elif bad_videos.added == SHOWN + 1:
-            logger.warning("replaced: further videos of this epoch are only written to %s", bad_videos.path)
+            logger.warning("further videos that are replaced in this epoch are only listed in %s", bad_videos.path)
     if batch["failed"]:
         raise UserError(
             f"{counted(cfg.TRAIN.MAX_BAD_VIDEOS, 'video')} in a row could not be read, the last: "
@@ -192,8 +193,9 @@ def note_skipped(run: RunState, samples: Sequence[annotations.Sample]) -> None:
         paths = [samples[i].path for i in dict.fromkeys(videos.tolist())]
         row = {"step": number, "rank": topology.rank(), "loss": str(loss), "grad_norm": str(norm), "videos": paths}
         append_json_lines(os.path.join(run.cfg.OUTPUT_DIR, "skipped_steps.jsonl"), row)
-        shown = ", ".join(paths)
-        logger.warning("step %d skipped: loss %g, gradient norm %g; its videos: %s", number, loss, norm, shown)
+        shown = ", ".join(paths[:SHOWN])
+        more = f" and {len(paths) - SHOWN} more (skipped_steps.jsonl)" if len(paths) > SHOWN else ""
+        logger.warning("step %d skipped: loss %g, gradient norm %g; its videos: %s%s", number, loss, norm, shown, more)
     if run.skipped_steps == run.step:
         run.optimizer.state.clear()  # begun by a step that was skipped; there has been no other
     if most >= run.cfg.TRAIN.MAX_BAD_STEPS:
@@ -222,6 +224,8 @@ def finish_epoch(run: RunState, val_loader: DataLoader | None, recorder: Recorde
     if best or periodic:
         run.save(best, periodic)
     if scores and topology.is_main():
+        if run.complete and (doubt := chance_note(scores.outcome(), run.class_names)):
+            logger.warning("validation: %s", doubt)
         with recorder.optional("the pictures of a validation"):
             record_evaluation(recorder, "val", scores, run.class_names, run.step)
             show_clips(run, val_loader, scores, recorder)

@@ -54,7 +54,7 @@ class Explanation(NamedTuple):
         for each in self.maps:
             if each.stage == stage:
                 return each
-        raise UserError(f"--stage {stage}: the model has {', '.join(each.stage for each in self.maps)}")
+        raise UserError(f"--stage {stage}: the stages of the model are {', '.join(each.stage for each in self.maps)}")
 
     def picture(self) -> Image.Image:
         """The contact sheet: at most 8 frames of the clip, and below them a row for each map."""

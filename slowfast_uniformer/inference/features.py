@@ -144,7 +144,7 @@ def _complete(job: Job, workers: int) -> bool:
         return True
     _compute(job, todo[topology.rank() :: topology.world_size()], workers)
     if any(collectives.all_gather_objects(signals.stop_requested())):
-        raise signals.Interrupted("a signal has come")
+        raise signals.Interrupted("stopped by a signal; the same command continues")
     if topology.is_main():
         _merge(job)
         shutil.rmtree(job.folder, ignore_errors=True)
@@ -184,8 +184,8 @@ def _remaining(job: Job) -> list[int] | None:
         if _read_metadata(job.output).get("fingerprint") == job.metadata["fingerprint"]:
             return None
         raise UserError(
-            f"{job.output}: holds something else than the features of these videos by this model and "
-            "config; remove it, or name another file"
+            f"{job.output}: holds features of other videos, or of another model or config; remove it, or name another "
+            "file"
         )
     with os_errors_reported(f"{job.folder}: cannot be written"):
         os.makedirs(job.folder, exist_ok=True)
@@ -329,9 +329,11 @@ def _report(job: Job, exists: bool) -> None:
     """Report the result and the videos that could not be read; UserError if there are any."""
     errors = _read_metadata(job.output)["errors"]
     for cause in list(errors.values())[:SHOWN]:
-        terminal.show(f"not read: {cause}", error=True)
+        terminal.show(f"no features: {cause}", error=True)
     if len(errors) > SHOWN:
-        terminal.show(f"not read: {len(errors) - SHOWN} more; the file's metadata has all causes", error=True)
+        terminal.show(
+            f"no features: {len(errors) - SHOWN:,} more videos; the file's metadata has all causes", error=True
+        )
     count = len(job.samples)
     existing = "exists already, with " if exists else ""
     of_windows = " in windows" if job.windows else ""
@@ -353,7 +355,7 @@ def _merge(job: Job) -> None:
         )
     if not rows:
         shutil.rmtree(job.folder)
-        raise UserError(f"none of {counted(count, 'video')} could be read, the first: {errors[0]}")
+        raise UserError(f"none of {counted(count, 'video')} could be read; the first: {errors[0]}")
     some = next(iter(rows.values()))
     missing = {
         name: torch.full((1, *values.shape[1:]), MISSING.get(name, torch.nan), dtype=values.dtype)

@@ -29,7 +29,7 @@ def checked_output(path: str, endings: Sequence[str]) -> str:
     while not os.path.lexists(folder):
         folder = os.path.dirname(folder) or "."
     if os.path.splitext(path)[1].lower() not in endings:
-        raise UserError(f"{path}: the name of the file to write ends in {' or '.join(endings)}")
+        raise UserError(f"{path}: the name of the file to write must end in {' or '.join(endings)}")
     if os.path.isdir(path) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
         raise UserError(f"{path}: cannot be written; name a file in a folder of yours")
     return path
@@ -49,7 +49,7 @@ def output_files(where: str, videos: Sequence[str], ending: str) -> list[str]:
     found = os.path.splitext(where)[1].lower()
     if found == ending:
         if len(videos) > 1:
-            raise UserError(f"{where}: one file for {len(videos)} videos; name a folder")
+            raise UserError(f"{where}: {len(videos)} videos need a file each; name a folder")
         files = [where]
     elif found and not os.path.isdir(where):
         raise UserError(f"{where}: name a file ending in {ending}, or a folder")
@@ -57,7 +57,7 @@ def output_files(where: str, videos: Sequence[str], ending: str) -> list[str]:
         files = [os.path.join(where, name) for name in unique_names(videos, ending)]
     given = {os.path.realpath(path) for path in videos}
     if over := next((file for file in files if os.path.realpath(file) in given), None):
-        raise UserError(f"{over}: is one of the videos that were given; name another file or folder")
+        raise UserError(f"{over}: would overwrite a video that was given; name another file or folder")
     return files
 
 

@@ -404,7 +404,7 @@ class Predictor:
         `gaps` says whether a step may be longer than a window.
         """
         if (window is not None and window <= 0) or (step is not None and step <= 0):
-            raise UserError("a timeline's window and step are seconds above 0")
+            raise UserError("the window and step of a timeline must be above 0 (seconds)")
         fps = fps_of(video)
         length = min((window or self.clip_seconds(fps)) * fps, video.frames)
         stride = step * fps if step else length / 2

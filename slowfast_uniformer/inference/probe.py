@@ -173,7 +173,7 @@ def probe(
         path = os.path.join(folder, f"{name}.safetensors")
         stored, errors = extract_tokens(model, videos, path, model.cfg.MODEL.HEAD_GRID, workers)
         for cause in list(errors.values())[:10]:
-            logger.warning("%s list: not read: %s", name, cause)
+            logger.warning("%s list: no features: %s", name, cause)
         splits.append(Split(stored, _targets(model.cfg, videos)))
     minutes = (time.monotonic() - begun) / 60
     if not topology.is_main():
@@ -207,7 +207,7 @@ def check_methods(methods: Sequence[str], model: Predictor) -> None:
 def _check_labelled(model: Predictor, split: str, samples: Sequence[annotations.Sample]) -> None:
     path = annotations.list_path(model.cfg, split)
     if not samples:
-        raise UserError(f"{path}: an empty list")
+        raise UserError(f"{path}: the {split} list is empty; name another one with --split")
     if unlabelled := sum(not sample.labels for sample in samples):
         raise UserError(
             f"{path}: {counted(unlabelled, 'video')} without a label, which a probe needs; take them out, or name "
@@ -227,7 +227,7 @@ def _targets(cfg: CfgNode, samples: Sequence[annotations.Sample]) -> Tensor:
 def description(model: Predictor, folder: str, minutes: float, train: Split, test: Split) -> str:
     """What the heads are fitted to, in two lines."""
     videos, views = len(train.targets), train.stored.shape[1]
-    lines = f"{model.path}: features of {counted(videos, 'training video')} and {len(test.targets):,} others, "
+    lines = f"{model.path}: features of {counted(videos, 'training video')} and {len(test.targets):,} to test on, "
     lines += f"{counted(views, 'view')} each, in {folder} ({minutes:.1f} minutes)"
     if unread := int((~train.readable).sum()):
         lines += f"\n{counted(unread, 'training video')} could not be read and had to be left out"

@@ -38,7 +38,7 @@ class Evaluation:
         self.names, lookup = names, ClassLookup(names)
         self.background = _label(background or BACKGROUND, lookup)
         if background and self.background is None:
-            raise UserError(f"--background {background}: the model has no such class, but {_listed(names)}")
+            raise UserError(f"--background {background}: the model has no such class; it has {_listed(names)}")
         finder = VideoFinder("the videos", videos)
         places = {name: finder.find(name) for name in dict.fromkeys(event.video for event in events)}
         self.events: dict[str, list[Segment]] = {path: [] for path in videos}

@@ -42,7 +42,7 @@ def write_video(path: str, frames: Iterable[np.ndarray], fps: float) -> None:
         UserError: the file cannot be written.
     """
     if not path.lower().endswith(".mp4"):
-        raise UserError(f"{path}: the name of a video to write ends in .mp4")
+        raise UserError(f"{path}: the name of a video to write must end in .mp4")
     try:
         with atomic_output(path) as temporary, av.open(temporary, "w", format="mp4", options=FAST_START) as file:
             stream = None

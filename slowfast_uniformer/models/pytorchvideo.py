@@ -180,7 +180,7 @@ def _options(cfg: CfgNode, name: str, create: Any) -> dict[str, Any]:
     for key in args:
         if key not in known or key in ours:
             choice = ", ".join(other.upper() for other in known if other not in ours)
-            raise UserError(f"MODEL.ARGS.{key.upper()}: no argument of {name}; it has VARIANT, {choice}")
+            raise UserError(f"MODEL.ARGS.{key.upper()}: {name} has no such argument; it has VARIANT, {choice}")
     options = {**sizes, **variants[variant], **args, **ours}
     return {key: value for key, value in options.items() if key in known}
 

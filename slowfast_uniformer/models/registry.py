@@ -129,7 +129,7 @@ def build_model(cfg: CfgNode, vit_variant: Mapping[str, Any] | None = None) -> n
     if name not in MODEL_REGISTRY:
         known = sorted(name for name, _ in MODEL_REGISTRY)
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-        raise UserError(f"MODEL.MODEL_NAME: no model {name}; the nearest is {nearest}, of {', '.join(known)}")
+        raise UserError(f"MODEL.MODEL_NAME: no model {name}; the nearest is {nearest}. There are {', '.join(known)}")
     builder = MODEL_REGISTRY.get(name)
     takes_variant = "vit_variant" in inspect.signature(builder).parameters
     model = builder(cfg, vit_variant=vit_variant) if takes_variant else builder(cfg)

@@ -125,7 +125,7 @@ def test_videos_from_the_list_the_option_or_the_data_set(tiny, demo, tmp_path):
     assert plan.count_videos(cfg, 1000) == (1000, "--videos")
     there = ["DATA.PATH_TO_DATA_DIR", str(tmp_path / "sthv2")]
     assert plan.count_videos(load_config(None, [*tiny, *there]), None)[0] == 168_913
-    with pytest.raises(UserError, match="'mine' is not known. Give --videos"):
+    with pytest.raises(UserError, match="mine/train.csv: there is no train list.* Give --videos"):
         plan.count_videos(load_config(None, [*tiny, *there[:1], str(tmp_path / "mine")]), None)
     with pytest.raises(UserError, match="5 videos .--videos.: fewer than a batch of 8"):
         plan.count_steps(cfg, *plan.count_videos(cfg, 5))

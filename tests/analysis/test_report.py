@@ -299,6 +299,12 @@ def test_class_balance(make):
     assert row.format(200, "200,007", "450.0") not in html and html.count('<td class="number">0.5</td>') == 20
 
 
+def test_a_doubt_about_the_test_is_shown(make, tested):
+    html = render([read_run(make(rows=[{**TESTED, "doubt": "top-1 is no better than chance"}]))])
+    assert "<strong>To check:</strong> top-1 is no better than chance" in html
+    assert "To check:" not in render([read_run(tested)])
+
+
 def test_list_without_labels(make):
     rows = [[*COLUMNS, "top1_name", "top1_probability"], ["0.mp4", "", "", 0, "a", "", 0.9, "a", 0.9]]
     figures = {"step": 0, "split": "test_final", "coverage": 100.0, "num_videos": 1}

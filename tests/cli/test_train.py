@@ -95,7 +95,7 @@ def test_bad_videos_in_training_are_replaced_counted_and_named(lists, run_net, d
     options += ["SOLVER.MAX_EPOCH", 3, "TRAIN.BATCH_SIZE", 5, "TEST.ENABLE", False]
     status, _, errors = run_net(options)
     assert status == 0, errors
-    assert f"replaced: cannot read {tmp_path}/bad.mp4" in errors and "gone.mp4" in errors
+    assert f"replaced by another video: cannot read {tmp_path}/bad.mp4" in errors and "gone.mp4" in errors
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     counts = [row["bad_videos"] for row in rows if row["split"] == "train_epoch"]
     assert len(counts) == 3 and all(count >= 2 for count in counts)  # a replacement may be the other bad one

@@ -52,7 +52,9 @@ def test_lists_and_class_names_lie_beside_the_new_videos(videos, tmp_path, comma
         (["{videos}", "--short-side", "255"], "not an even number"),
         (["{videos}", "--crf", "60"], "60 is not from 0"),
         (["{videos}", "--gop", "0"], "--gop"),
-        (["{videos}/val.csv", "--prefix", "{videos}", "--out-is-source"], "would be replaced"),
+        (["{videos}/val.csv", "--prefix", "{videos}", "--out-is-source"], "would overwrite it"),
+        (["{videos}", "--out-is-source"], "choose another OUT"),
+        (["{videos}/broken.mp4"], "broken.mp4: seems to be a video; give a list"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_anything_is_written(videos, tmp_path, command, words, message):

@@ -234,7 +234,7 @@ def test_a_run_over_bad_videos_names_each_once_and_skips_them(tiny, run_net, tmp
     listed = (tmp_path / "run" / "bad_files.txt").read_text().splitlines()
     assert sorted(os.path.basename(line.split("\t")[0]) for line in listed) == sorted(map(os.path.basename, bad))
     for name in bad:
-        assert errors.count(f"replaced: cannot read {data / 'videos' / name}") == 1
+        assert errors.count(f"replaced by another video: cannot read {data / 'videos' / name}") == 1
     status, _, errors = run_net([*options, "TRAIN.ENABLE", False])
     assert status == 2 and "1 of 10 videos could not be read" in errors
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -289,12 +289,16 @@ def test_a_log_names_the_first_bad_videos_of_an_epoch_and_counts_the_others(tiny
     options = [*tiny, "DATA.PATH_TO_DATA_DIR", str(data), "DATA.PATH_PREFIX", str(data / "videos")]
     options += ["TEST.ENABLE", False, "SOLVER.MAX_EPOCH", 1, "DATA.MAX_BAD_FRACTION", 0.5]
     status, _, errors = run_net(options)
-    lines = [line.split("replaced", 1)[1] for line in errors.splitlines() if "replaced" in line]
-    assert status == 0 and [line[:13] for line in lines[:3]] == [": cannot read"] * 3, errors
+    lines = [line.split("warning: ", 1)[1] for line in errors.splitlines() if "replaced" in line]
+    assert status == 0 and all(line.startswith("replaced by another video: cannot read") for line in lines[:3]), errors
     assert lines[3:] == [
-        f": further videos of this epoch are only written to {tmp_path / 'run' / 'bad_files.txt'}",
-        " in this epoch: 6 unreadable videos",
+        f"further videos that are replaced in this epoch are only listed in {tmp_path / 'run' / 'bad_files.txt'}",
+        "replaced in this epoch: 6 unreadable videos",
     ]
     assert len((tmp_path / "run" / "bad_files.txt").read_text().splitlines()) == 6
     status, _, errors = run_net([*options, "DATA.MAX_BAD_FRACTION", 0.2, "TRAIN.AUTO_RESUME", False])
-    assert status == 2 and errors.count("replaced: cannot read") <= 3 and errors.splitlines()[-1].startswith("Check")
+    assert (
+        status == 2
+        and errors.count("replaced by another video: cannot read") <= 3
+        and errors.splitlines()[-1].startswith("Check")
+    )

@@ -119,9 +119,9 @@ def test_elan(read):
         UserError, match=r"several tiers have annotations \(gesture, hand\); name one or more with --tier"
     ):
         read("a.eaf", ELAN)
-    with pytest.raises(UserError, match="no tier 'hands'; those with annotations: gesture, hand"):
+    with pytest.raises(UserError, match="there is no tier 'hands'; tiers with annotations: gesture, hand"):
         read("a.eaf", ELAN, "hands")
-    with pytest.raises(UserError, match=r"b.eaf, line \d+: no XML"):
+    with pytest.raises(UserError, match=r"b.eaf, line \d+: not XML"):
         read("b.eaf", ELAN[:-30])
 
 
@@ -129,7 +129,7 @@ def test_activitynet(read):
     found, left_out, events = read("a.json", json.dumps(ACTIVITYNET))
     assert found == [("sJ", 0.5, 2.25, "Long jump"), ("sJ", 3, 9, "Hurling"), ("qR", 0, 3, "Hurling")]
     assert len(left_out) == 1 and [event.subset for event in events] == ["train", "train", "val"]
-    with pytest.raises(UserError, match="no JSON as ActivityNet's"):
+    with pytest.raises(UserError, match="not JSON as ActivityNet's"):
         read("b.json", "[1, 2]")
     with pytest.raises(UserError, match=r"annotation 1 of x: neither a segment"):
         read("c.json", '{"x": {"annotations": [{"label": "y"}]}}')
@@ -138,8 +138,8 @@ def test_activitynet(read):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("a.mp4,1,2,run\n", r"line 1: no line names the columns video, start, end and label"),
-        ("", r"line 1: no line names the columns"),
+        ("a.mp4,1,2,run\n", r"line 1: the first line must name the columns video, start, end and label"),
+        ("", r"line 1: the first line must name the columns"),
         ("video,start,end,label\na.mp4,3,2,run\n", r"line 2: the segment from 3 to 2 s ends before it begins"),
         ("video,start,end,label\na.mp4,1,2\n", r"line 2: 3 fields, and the header line has 4"),
         ("video,start,end,label\na.mp4,1,2,\n", r"line 2: the line has no label"),

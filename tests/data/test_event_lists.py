@@ -124,7 +124,7 @@ def test_the_split_of_activitynet_is_kept(videos, tmp_path, command):
 def test_faults_of_events(videos, tmp_path, command):
     events = write_events(tmp_path / "events.csv", "xy")
     status, _, errors = command("lists", videos, "--annotations", events)
-    assert status == 2 and f"{videos}: none of 2 annotated videos is in this folder, the first x.mp4" in errors
+    assert status == 2 and f"{videos}: none of 2 annotated videos is in this folder; the first is x.mp4" in errors
     write_events(events, more="a.mp4,1,2,background,s1")
     status, _, errors = command("lists", videos, "--annotations", events, "--background", 1)
     assert status == 2 and "the annotations have a class background themselves" in errors
@@ -167,7 +167,7 @@ def test_folds_of_a_folder_of_class_folders(tmp_path, command):
     base = ["lists", tmp_path / "videos", "--out", tmp_path / "lists"]
     status, printed, errors = command(*base, "--folds", 5, "--group-by", "p[0-9]")
     assert status == 0 and "uniformer train --folds" in printed
-    assert "warning: sit: 3 videos, for 5 folds" in errors
+    assert "warning: sit: only 3 videos, fewer than 5 folds" in errors
     tested = []
     for fold in range(1, 6):
         parts = {s: samples(tmp_path / f"lists/fold_{fold}", tmp_path / "videos", s) for s in ("train", "val", "test")}

@@ -97,3 +97,39 @@ def test_groups_on_both_sides():
         "1 of 1 group of the test list is in the train list, too, such as ann: `uniformer lists --group-by` keeps "
         "groups on one side"
     )
+
+
+def in_folders(labels, split="train", videos=3):
+    """Videos in a folder for each class, such as "root/train/left/train0.mp4", with these labels."""
+    folders = ("left", "right", "up")
+    rows = zip(folders, labels, strict=True)
+    return [(f"root/{split}/{folder}/{split}{k}.mp4", label) for folder, label in rows for k in range(videos)]
+
+
+def test_labels_that_are_shifted_between_lists():
+    lists = {"train": in_folders([0, 1, 2]), "val": in_folders([1, 2, 0], "val")}
+    assert notes(lists) == [
+        "val list: videos of the folder up have label 0, but 2 in the train list; 3 folders in all. Accuracy will be "
+        "at chance; correct the labels or the class names"
+    ]
+    assert notes({"train": lists["train"], "val": in_folders([0, 1, 2], "val")}) == []
+
+
+def test_labels_that_the_class_names_contradict():
+    (note,) = notes({"train": in_folders([0, 1, 2])}, 3, ["left", "Up", "Right"])
+    assert "train list: videos of the folder right have label 1, but 2 by the class names; 2 folders in all" in note
+    assert notes({"train": in_folders([0, 1, 2])}, 3, ["left", "Right", "up"]) == []
+    assert notes({"train": in_folders([0, 1, 2])}, 3, ["a", "b", "c"]) == []
+
+
+@pytest.mark.parametrize(
+    "train, val",
+    [
+        ([("ann/1.mp4", 0), ("ann/2.mp4", 1), ("ben/3.mp4", 1)], [("ann/4.mp4", 1), ("ben/5.mp4", 0)]),
+        ([("ann/1.mp4", 0), ("ben/2.mp4", 0), ("cid/3.mp4", 1)], [("ann/4.mp4", 1), ("cid/5.mp4", 0)]),
+        ([("1.mp4", 0), ("2.mp4", 1)], [("3.mp4", 1), ("4.mp4", 0)]),
+    ],
+    ids=["several labels in a folder", "several folders of a label", "no folders"],
+)
+def test_folders_that_are_not_classes_need_no_note(train, val):
+    assert notes({"train": train, "val": val}, 2) == []

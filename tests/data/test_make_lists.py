@@ -154,8 +154,8 @@ def test_existing_lists_stay_without_force(tmp_path, run, error_of):
         ({"a": 0}, (), "no videos"),
         ({"a": 4}, ("--ext", "avi"), "--ext"),
         ({"a": 1}, (), "no videos for val"),
-        ({"a": 4}, ("--val", "0.6", "--test", "0.4"), "together below 1"),
-        ({"a": 4}, ("--val", "0"), "val above 0"),
+        ({"a": 4}, ("--val", "0.6", "--test", "0.4"), "and their sum below 1"),
+        ({"a": 4}, ("--val", "0"), "val must be above 0"),
         ({"a": 4}, ("--out", "{folder}/a/00.mp4/x"), "cannot write"),
     ],
 )

@@ -85,14 +85,16 @@ def test_segments_of_a_video_stay_together_unless_there_is_only_one_video():
 
 def test_too_few_groups_and_wrong_fractions():
     items = [Item(f"a{k}.mp4", "a", group="one") for k in range(4)]
-    with pytest.raises(UserError, match="1 group of videos for 2 sides"):
+    with pytest.raises(UserError, match="1 group of videos cannot fill 2 lists"):
         split_items(items, 0.2, 0, 0)
     with pytest.raises(UserError, match="--folds 1"):
         make_folds(items, 1, 0, 0)
-    with pytest.raises(UserError, match="together below 1"):
+    with pytest.raises(UserError, match="their sum below 1"):
         split_items(items, 0.6, 0.4, 0)
-    few = ["a: 4 videos of 1 group, for 2 folds", "b: 1 video, for 2 folds"]
+    few = ["a: only 4 videos of 1 group, fewer than 2 folds", "b: only 1 video, fewer than 2 folds"]
     assert few_of([*items, Item("b.mp4", "b", group="two")], 2) == few
+    many = few_of([Item(f"{k}.mp4", f"class {k}") for k in range(400)], 2)
+    assert len(many) == 6 and many[-1] == "395 more classes with fewer videos than folds"
     assert split_items(items, 0, 0, 0) == {"train": items}
 
 

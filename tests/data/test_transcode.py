@@ -270,7 +270,7 @@ def test_a_file_of_someone_else_is_not_replaced(collection):
     own = write_video(out / "run/a.mp4", **SMALL).read_bytes()
     assert "is there already" in run(named_in(collection, out), out)["run/a.mp4"]["error"]
     assert (out / "run/a.mp4").read_bytes() == own
-    with pytest.raises(UserError, match="replaced by itself"):
+    with pytest.raises(UserError, match="transcoded video would overwrite it"):
         run(named_in(collection, collection.parent / "other"), collection)
 
 

@@ -27,7 +27,7 @@ def test_folder_of_images(folder):
         np.testing.assert_array_equal(images.read([5, 0, 0, 3]), expected[[5, 0, 0, 3]])
         scaled = Image.fromarray(expected[4]).resize((30, 20), Image.Resampling.BILINEAR)
         np.testing.assert_array_equal(images.read([4], short_side=20)[0], scaled)
-        with pytest.raises(ValueError, match="has 6 frames"):
+        with pytest.raises(ValueError, match="no frames .* of 6 frames"):
             images.read([6])
 
 
@@ -164,7 +164,7 @@ def test_decimals_of_a_list_meet_the_times_of_frames(tmp_path):
 def test_segments_at_and_beyond_the_end(tmp_path):
     with Video(factory.write_timed_video(tmp_path / "a.mp4", factory.frame_times("25", 50))) as video:
         assert [*video.segment(1.9, 50)] == [48, 49] and [*video.segment(1.97, 1.99)] == [49]
-        with pytest.raises(SegmentError, match=r"a.mp4: the segment from 2 to 3 s begins after its end, 2 s"):
+        with pytest.raises(SegmentError, match=r"a.mp4: the segment from 2 to 3 s is beyond its end at 2 s"):
             video.segment(2.0, 3.0)
 
 

@@ -81,7 +81,7 @@ def test_folds_hold_each_class_evenly():
     multi_hot = F.one_hot(labels, 3)
     assert folds_of(multi_hot, 5, 0)[:20].bincount().tolist() == [4] * 5
     assert folds_of(torch.arange(10), 5, 0).bincount().tolist() == [2] * 5  # a class for each video
-    with pytest.raises(UserError, match="3 videos for 5 folds"):
+    with pytest.raises(UserError, match="3 videos cannot fill 5 folds"):
         folds_of(torch.arange(3), 5, 0)
 
 

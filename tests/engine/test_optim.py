@@ -165,7 +165,7 @@ def test_layer_decay_needs_all_layers():
 
 
 def test_a_model_without_anything_to_train_is_refused():
-    with pytest.raises(UserError, match="Linear has no parameter that trains"):
+    with pytest.raises(UserError, match="Linear: all parameters are frozen"):
         build_optimizer(nn.Linear(2, 2).requires_grad_(False), get_cfg())
 
 

@@ -33,7 +33,7 @@ def test_good_inputs(lists):
         ("test.csv", "left/left_0001.mp4\n", "test.csv, line 1"),
         ("val.csv", None, "val.csv: cannot read the val list.*TRAIN.EVAL_PERIOD 0"),
         ("val.csv", "left/left_0001.mp4 8\n", "val.csv, line 1"),
-        ("val.csv", "path,label\n", "val.csv: the val list is empty; TRAIN.EVAL_PERIOD 0"),
+        ("val.csv", "path,label\n", "the val list is empty; write a video and its label.*; TRAIN.EVAL_PERIOD 0"),
         ("classes.txt", "a\nb\n", "2 class names, but MODEL.NUM_CLASSES is 8"),
     ],
 )

@@ -99,7 +99,7 @@ def test_published_and_measured_figures_in_any_order_of_classes(bench, answers):
     names = bench.folder / "lists/classes.txt"
     names.write_text(names.read_text().replace(" ", "_"))
     _, out, _ = bench.test()
-    assert bench.rows()[-1]["top1_acc"] == 100 and "its rows were put in the order of" in out
+    assert bench.rows()[-1]["top1_acc"] == 100 and "the classifier was reordered by name to that of" in out
 
     # The same without names: about chance, and the remedy is the one that works
     bench.write_list(answers, ALPHABETICAL, named=False)

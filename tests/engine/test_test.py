@@ -39,7 +39,9 @@ def test_the_order_of_the_checkpoints_to_test(demo, trained, tmp_path):
         found("TEST.CHECKPOINT_FILE_PATH", str(tmp_path))
 
 
-def test_scores_with_intervals_reach_the_row_the_summary_and_the_files(tiny, tmp_path, run_net, caplog):
+def test_scores_with_intervals_reach_the_row_the_summary_and_the_files(tiny, tmp_path, run_net, caplog, monkeypatch):
+    for module in ("test", "train"):
+        monkeypatch.setattr(f"slowfast_uniformer.engine.{module}.chance_note", lambda *_: "top-1 is at chance")
     status, out, errors = run_net([*tiny, "SOLVER.MAX_EPOCH", 1, "TEST.TEMPERATURE", "auto"])
     assert status == 0, errors
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
@@ -51,6 +53,8 @@ def test_scores_with_intervals_reach_the_row_the_summary_and_the_files(tiny, tmp
     shown = "top-1 {top1_acc:.2f} % [{top1_acc_low:.2f}, {top1_acc_high:.2f}], top-5 ".format(**row)
     assert shown in out and "in brackets: 95 % intervals, by a bootstrap over the videos" in out
     assert "only 9 test videos: the 95 % intervals are rough" in caplog.text
+    assert row["doubt"] == "top-1 is at chance" and "doubt" not in validation
+    assert [f"{split}: top-1 is at chance" in caplog.messages for split in ("validation", "test")] == [True, True]
     scores = read_class_scores(str(tmp_path / "run/class_scores.csv"))
     assert sum(one["videos"] for one in scores) == 9 and len(scores) == 8
     f1 = [one["f1"] for one in scores if one["videos"]]

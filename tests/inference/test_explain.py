@@ -93,9 +93,10 @@ def test_command_writes_overlay_sheet_and_tensorboard(command, trained, demo, tm
     ("arguments", "message"),
     [
         (["--class", "nothing"], "--class nothing: neither a class nor a label"),
-        (["--stage", "9"], "--stage 9: the model has 1, 2, 3, 4"),
-        (["--output", "{folder}"], "is one of the videos that were given"),
+        (["--stage", "9"], "--stage 9: the stages of the model are 1, 2, 3, 4"),
+        (["--output", "{folder}"], "would overwrite a video that was given"),
         (["--output", "/proc/none"], "cannot write /proc/none"),
+        (["--output", "maps.png"], "--output maps.png: a folder is needed"),
     ],
 )
 def test_one_message_for_bad_arguments(command, trained, demo, tmp_path, arguments, message):

@@ -217,7 +217,7 @@ def test_large_models_keep_their_weights_beside(tiny, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "given, message",
     [
-        ("--checkpoint {run} --format onnx --output {tmp}/model.pt2", "ends in .onnx"),
+        ("--checkpoint {run} --format onnx --output {tmp}/model.pt2", "must end in .onnx"),
         ("--checkpoint {run} --format tflite --output {tmp}/model.tflite", "invalid choice: 'tflite'"),
         ("--checkpoint {run} --format onnx --output {video}/model.onnx", "cannot be written; name a file"),
         ("--checkpoint {video} --format onnx --output {tmp}/model.onnx", "not a checkpoint"),

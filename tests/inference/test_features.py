@@ -207,7 +207,7 @@ def test_parts_of_another_job_are_refused(command, arguments, tmp_path, monkeypa
         part.write_bytes(part.read_bytes()[:100])
     assert command("features", *arguments, "--output", out)[0] == 0  # what is damaged is computed again
     status, _, error = command("features", *arguments, "--output", out, "--per-frame")
-    assert status == 2 and "holds something else" in error
+    assert status == 2 and "holds features of other videos" in error
 
 
 def test_what_could_not_be_read_is_tried_again(command, arguments, once, demo, tmp_path, monkeypatch):
@@ -254,7 +254,7 @@ def test_parquet_and_videos_that_cannot_be_read(command, arguments, trained, dem
 @pytest.mark.parametrize(
     "given, message",
     [
-        ("--output {tmp}/out.txt {video}", "ends in .safetensors or .parquet"),
+        ("--output {tmp}/out.txt {video}", "must end in .safetensors or .parquet"),
         ("--output {video}/out.parquet {video}", "cannot be written; name a file"),
         ("--output {tmp}/out.safetensors {tmp}/none.mp4", "none of 1 video could be read"),
         ("--output {tmp}/out.safetensors {checkpoint}", "none of 1 video could be read"),

@@ -182,11 +182,11 @@ def test_unreadable_videos_are_reported_and_the_others_predicted(command, traine
     ("arguments", "message"),
     [
         (["{sub}"], "a folder without any files"),
-        (["{good}", "--overlay", "{good}"], "is one of the videos that were given"),
+        (["{good}", "--overlay", "{good}"], "would overwrite a video that was given"),
         (["{good}", "--overlay", "{sub}/x.avi"], "ending in .mp4, or a folder"),
-        (["{good}", "{text}", "--picture", "{sub}/x.png"], "one file for 2 videos"),
+        (["{good}", "{text}", "--picture", "{sub}/x.png"], "2 videos need a file each"),
         (["{good}", "--overlay", "/proc/none/x.mp4"], "cannot write /proc/none/x.mp4"),
-        (["{good}", "--window", "0", "--longer-than", "0"], "seconds above 0"),
+        (["{good}", "--window", "0", "--longer-than", "0"], "must be above 0 (seconds)"),
         (["{good}", "--checkpoint", "{text}"], "not a checkpoint, or damaged"),
         (["{good}", "--checkpoint", "{sub}"], "a folder without checkpoints"),
         (["{good}", "--set", "TEST.NOTHING", "1"], "unknown key TEST.NOTHING"),
@@ -238,7 +238,7 @@ def test_segments_are_predicted_from_views_inside_them(model, tiny, long_video, 
         tested = list(csv.DictReader(file))
     assert [(row["start"], row["end"]) for row in tested] == [("0.5", "1.5"), ("4.0", "7.5"), ("9.0", "10.0")]
     status, printed, error = command("predict", "--checkpoint", trained, "--csv", "--longer-than", 2, listed)
-    assert status == 2 and "line 4: cannot read" in error and "begins after its end, 8 s" in error
+    assert status == 2 and "line 4: cannot read" in error and "is beyond its end at 8 s" in error
     rows = list(csv.DictReader(io.StringIO(printed)))
     assert [row["start"] for row in rows] == ["0.5", "4.0", "9.0"] and rows[2]["class"] == ""
     for row, test in zip(rows[:2], tested, strict=False):

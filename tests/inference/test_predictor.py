@@ -242,5 +242,5 @@ def test_timeline_averages_the_windows_that_cover_a_moment(model, long_video):
 
 def test_a_timeline_needs_positive_lengths(model, long_video):
     for lengths in ({"window": 0}, {"step": -1.0}):
-        with pytest.raises(UserError, match="seconds above 0"):
+        with pytest.raises(UserError, match="must be above 0 .seconds."):
             model.timeline(long_video, **lengths)

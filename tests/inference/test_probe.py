@@ -54,7 +54,7 @@ def test_the_command_prints_a_table_from_what_is_stored(command, trained, cache,
     status, printed, error = command("probe", "--checkpoint", trained, "--cache", cache, "--folds", 2)
     assert status == 0, error
     about, header, *rows = [line for line in printed.splitlines() if line]
-    assert "16 training videos and 9 others, 6 views each" in about
+    assert "16 training videos and 9 to test on, 6 views each" in about
     assert header.split()[:3] == ["method", "chosen", "cross-validation"] and "95 % interval" in header
     assert [row.split("  ")[0] for row in rows] == ["knn", "linear", "attentive", "attentive, frames shuffled"]
     assert all(" to " in row for row in rows[:3])
@@ -165,5 +165,5 @@ def test_what_cannot_be_probed(command, trained, demo, tmp_path):
         status, _, error = command("probe", "--checkpoint", trained, *words)
         assert status == 2 and cause in error
     status, _, error = command("probe", "--checkpoint", trained, "--method", "linear", "--save", tmp_path / "a.txt")
-    assert status == 2 and "ends in .pyth" in error
+    assert status == 2 and "must end in .pyth" in error
     assert not (tmp_path / "cache").exists()

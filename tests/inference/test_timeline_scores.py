@@ -96,7 +96,7 @@ def test_options_of_a_timeline_change_it(command, trained, recording, sees_color
         ([("recording.mp4", 1, 2, "hop")], [], "the class 'hop' (1 to 2 s) is none of the model's"),
         ([("other.mp4", 1, 2, "up")], [], "no event of the 1 video given; they name other.mp4"),
         ([], ["--background", "hop"], "--background hop: the model has no such class"),
-        ([], ["--scores", "{tmp}/scores.txt"], "ends in .json"),
+        ([], ["--scores", "{tmp}/scores.txt"], "must end in .json"),
     ],
 )
 def test_one_message_for_bad_annotations(command, trained, recording, tmp_path, rows, options, message):

@@ -126,8 +126,8 @@ def test_mvit_stages_begin_where_the_resolution_falls():
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ({"DROPUOT_RATE": 0.1}, "MODEL.ARGS.DROPUOT_RATE: no argument of PTVX3D; .*DROPOUT_RATE"),
-        ({"MODEL_NUM_CLASS": 7}, "MODEL.ARGS.MODEL_NUM_CLASS: no argument"),
+        ({"DROPUOT_RATE": 0.1}, "MODEL.ARGS.DROPUOT_RATE: PTVX3D has no such argument; .*DROPOUT_RATE"),
+        ({"MODEL_NUM_CLASS": 7}, "MODEL.ARGS.MODEL_NUM_CLASS: PTVX3D has no such argument"),
         ({"VARIANT": "XL"}, "MODEL.ARGS.VARIANT: PTVX3D has no 'XL'; it has M, XS, S, L"),
         ({"INPUT_CROP_SIZE": 8}, "MODEL.ARGS: PTVX3D cannot be built with these arguments: Crop size"),
     ],

@@ -12,7 +12,9 @@ from slowfast_uniformer.models.registry import MODEL_REGISTRY, build_model
 
 
 def test_an_unknown_model_names_the_nearest_and_all():
-    with pytest.raises(UserError, match=r"no model uniformer_lihgt; the nearest is Uniformer_light, of .*Uniformer,"):
+    with pytest.raises(
+        UserError, match=r"no model uniformer_lihgt; the nearest is Uniformer_light. There are .*Uniformer,"
+    ):
         build_model(small_cfg(MODEL_NAME="uniformer_lihgt"))
 
 

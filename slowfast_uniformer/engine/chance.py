@@ -1,0 +1,90 @@
+"""Accuracy that is no better than chance: one line on what it is most likely due to."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from slowfast_uniformer.engine.scores import FAILED, Outcome
+from slowfast_uniformer.wording import counted
+
+LEVEL = 0.05  # of the tests below
+_SHOWN = 3  # classes that a note names
+_PAGE = "See docs/faq.md, 'Accuracy is 1/N'"
+
+
+def chance_note(outcome: Outcome, names: Sequence[str] | None) -> str:
+    """What to look at where top-1 accuracy is at chance.
+
+    By chance is what independent predictions and labels with the same counts of classes would give: the sum over
+    classes of the share of labels times the share of predictions. Accuracy is at chance if an exact binomial test does
+    not find it above that, and if its upper bound (Clopper-Pearson) is nearer to chance than to 100 %, which few videos
+    never show.
+
+    Args:
+        outcome: Of a validation or test; videos that failed are left out.
+        names: Class names in label order, or None.
+
+    Returns:
+        A sentence that goes on after a name of the evaluation and a colon; "" where accuracy is above chance, or too
+        few videos can tell.
+    """
+    if outcome.multi_label:
+        return ""
+    known = outcome.predicted != FAILED
+    truth, predicted = outcome.truth[known], outcome.predicted[known]
+    if len(np.unique(truth)) < 2:
+        return ""
+    videos, right = len(truth), int((truth == predicted).sum())
+    labels, numbers = np.unique([truth, predicted], return_inverse=True)  # the classes that occur, renumbered from 0
+    named = [names[label] if names else f"class {label}" for label in labels]
+    (rows, columns), size = numbers.reshape(2, videos), len(labels)
+    matrix = np.bincount(rows * size + columns, minlength=size**2).reshape(size, size)
+    accuracy = f"top-1 is {100 * right / videos:.2f} % of {counted(videos, 'video')}"
+    if order := _another_order(matrix):
+        moved = [row for row in np.flatnonzero(matrix.sum(1)) if order[row] != row]
+        pairs = ", of ".join(f"{named[row]} as {named[order[row]]}" for row in moved[:_SHOWN])
+        more = " and so on" if len(moved) > _SHOWN else ""
+        return (
+            f"{accuracy}, but would be {100 * matrix[range(size), order].sum() / videos:.2f} % with the classes in "
+            f"another order: most videos of {pairs}{more} are predicted. This list numbers the classes in another "
+            f"order than the list that the model was trained on. {_PAGE}"
+        )
+    chance = float(matrix.sum(0) @ matrix.sum(1)) / videos**2
+    if not _at_chance(right, videos, chance):
+        return ""
+    only = np.flatnonzero(matrix.sum(0))
+    same = f", and all are predicted as {named[only[0]]}" if len(only) == 1 else ""
+    return (
+        f"{accuracy}, no better than chance ({100 * chance:.2f} %){same}. Likely causes: wrong labels (`uniformer "
+        f"check --preview 16` draws them), an unsuitable learning rate, too few steps. {_PAGE}"
+    )
+
+
+def _at_chance(right: int, videos: int, chance: float) -> bool:
+    from scipy.stats import binomtest  # a second to import
+
+    test = binomtest(right, videos, chance, alternative="greater")
+    below = binomtest(right, videos, chance, alternative="less")  # one-sided: its interval has the upper bound
+    return test.pvalue > LEVEL and below.proportion_ci(1 - LEVEL).high < (1 + chance) / 2
+
+
+def _another_order(matrix: np.ndarray) -> list[int]:
+    """The column (predicted class) that stands for each row (class), where another order of classes explains it.
+
+    That is the assignment with the most videos right. It must be right for half of them and for twice as many as the
+    labels are, and significant by a binomial test for all orders together (Bonferroni).
+
+    Returns:
+        A column for each row; [] where no other order is meant.
+    """
+    from scipy.optimize import linear_sum_assignment
+    from scipy.stats import binom
+
+    videos, (_, order) = int(matrix.sum()), linear_sum_assignment(matrix, maximize=True)
+    hits = int(matrix[range(len(matrix)), order].sum())
+    if hits < max(videos / 2, 2 * matrix.trace()):
+        return []
+    most = float(np.sort(matrix.sum(0)) @ np.sort(matrix.sum(1))) / videos**2  # by chance, whatever the order
+    orders = math.lgamma(len(matrix) + 1)
+    return order.tolist() if binom.logsf(hits - 1, videos, most) + orders < math.log(LEVEL) else []

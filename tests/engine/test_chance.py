@@ -1,0 +1,82 @@
+"""Accuracy at chance is recognised, without false alarms."""
+
+import numpy as np
+import pytest
+
+from slowfast_uniformer.engine.chance import chance_note
+from slowfast_uniformer.engine.scores import Outcome
+
+NAMES = [f"name{k}" for k in range(8)]
+
+
+def noted(truth, predicted, classes=8, names=NAMES):
+    return chance_note(Outcome(np.asarray(truth), np.asarray(predicted), classes), names)
+
+
+def draws(videos, classes, accuracy, seed):
+    """Labels, and predictions of which this share is right, the others drawn at random."""
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(classes, size=videos)
+    return truth, np.where(rng.random(videos) < accuracy, truth, rng.integers(classes, size=videos))
+
+
+def test_random_predictions_are_at_chance():
+    """The level of the test is 5 %: about so many evaluations at chance pass for better ones."""
+    found = [noted(*draws(240, 8, 0.0, seed)) for seed in range(100)]
+    assert 90 <= sum(map(bool, found)) <= 99
+    assert all("no better than chance (12." in note or "no better than chance (13." in note for note in found if note)
+
+
+@pytest.mark.parametrize("videos, classes, accuracy", [(240, 8, 0.2), (32, 8, 0.5), (1000, 400, 0.05), (100, 2, 0.5)])
+def test_accuracy_above_chance_needs_no_note(videos, classes, accuracy):
+    """A right share of `accuracy` before what is right by luck."""
+    names = [str(k) for k in range(classes)]
+    found = [noted(*draws(videos, classes, accuracy, seed), classes, names) for seed in range(30)]
+    assert sum(map(bool, found)) <= 1
+
+
+def test_few_videos_say_nothing():
+    """Of 4 videos of two classes 2 right ones are chance or luck."""
+    assert noted([0, 1, 0, 1], [0, 1, 1, 0], 2) == ""
+    assert noted([3] * 30, [1] * 30) == "", "with a single class in the list chance is not defined"
+    assert noted([0] * 9 + [1], [0] * 10) == "", "nine of ten is what a good model may get, too"
+
+
+def test_one_class_for_all_videos():
+    note = noted(np.arange(40) % 8, [3] * 40)
+    assert "top-1 is 12.50 % of 40 videos, no better than chance (12.50 %), and all are predicted as name3." in note
+    assert "docs/faq.md, 'Accuracy is 1/N'" in note
+    unbalanced = noted([0] * 190 + [1] * 10, [0] * 200, 2)
+    assert "top-1 is 95.00 % of 200 videos, no better than chance (95.00 %)" in unbalanced
+
+
+def test_failed_videos_are_left_out_and_names_are_not_needed():
+    note = noted([*(np.arange(40) % 8), 1, 2], [*[3] * 40, -1, -1], 8, None)
+    assert "of 40 videos" in note and "all are predicted as class 3" in note
+    assert noted([], []) == ""
+
+
+@pytest.mark.parametrize("classes, videos", [(2, 40), (8, 48), (100, 2000)])
+def test_labels_in_another_order(classes, videos):
+    """Labels that are shifted by one against those of training: the accuracy is below chance, and the order shows."""
+    truth, predicted = draws(videos, classes, 0.9, seed=1)
+    note = noted(truth, (predicted + 1) % classes, classes, [f"name{k}" for k in range(classes)])
+    share = 100 * np.mean(truth == predicted)
+    assert f"but would be {share:.2f} % with the classes in another order: most videos of name0 as name1" in note
+    assert (", of name2 as name3 and so on are predicted. This list" in note) == (classes > 3)
+
+
+def test_two_mistaken_classes_are_no_other_order():
+    """Two classes of eight that are always taken for each other may really look alike."""
+    truth = np.arange(80) % 8
+    assert noted(truth, np.where(truth < 2, 1 - truth, truth)) == ""
+
+
+def test_other_orders_are_not_found_by_chance():
+    """Among 8! orders of 24 random predictions some order fits many of them."""
+    assert not any("another order" in noted(*draws(24, 8, 0.0, seed)) for seed in range(50))
+
+
+def test_several_labels_have_no_top1():
+    hot = np.zeros((30, 4), bool)
+    assert noted(hot, hot, 4) == ""
