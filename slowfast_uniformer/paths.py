@@ -26,9 +26,11 @@ def expand(path: str) -> str:
     full = os.path.expanduser(full)
     if full.startswith("~"):
         user = full.split("/")[0]
-        raise UserError(f"{path}: no home folder of {user} is known; write it out (./{user} is a folder of that name)")
+        raise UserError(
+            f"{path}: no user {user} on this machine; write the path out (./{user} for a folder of that name)"
+        )
     if unset and not os.path.lexists(full):
-        raise UserError(f"{path}: the variable {unset[0]} is not set; set it, or write the path out")
+        raise UserError(f"{path}: the environment variable {unset[0]} is not set; set it, or write the path out")
     return full
 
 
@@ -47,16 +49,16 @@ def fetch(path: str) -> str:
         return path
     from iopath.common.file_io import HTTPURLHandler, g_pathmgr  # slow, and only needed for URLs
 
-    remedy = "fetch it yourself and give the file's path"
+    remedy = "download it yourself and give the file's path"
     with suppress(KeyError):  # a handler is registered already
         g_pathmgr.register_handler(HTTPURLHandler())
     try:
         local = g_pathmgr.get_local_path(path)
     except Exception as error:  # each handler has its own exceptions
-        raise UserError(f"cannot fetch {path} ({type(error).__name__}: {error}); {remedy}") from error
+        raise UserError(f"cannot download {path} ({type(error).__name__}: {error}); {remedy}") from error
     if local == path:
-        cause = "iopath's g_pathmgr has no handler for such URLs"
-        raise UserError(f"cannot fetch {path}: {cause}; register one, or {remedy}")
+        cause = "iopath's g_pathmgr has no handler for this kind of URL"
+        raise UserError(f"cannot download {path}: {cause}; register one, or {remedy}")
     return local
 
 

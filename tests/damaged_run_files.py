@@ -4,10 +4,10 @@ from slowfast_uniformer.runs.predictions import COLUMNS
 
 HEAD = ",".join(COLUMNS) + "\n"
 DAMAGED = [
-    ("metrics.jsonl", "{\n{}\n", "metrics.jsonl, line 1: not JSON"),
+    ("metrics.jsonl", "{\n{}\n", "metrics.jsonl, line 1: not valid JSON"),
     ("metrics.jsonl", '[1]\n{"step": 1, "split": "a"}\n', "metrics.jsonl, line 1: not a JSON object"),
-    ("metrics.jsonl", '{"split": "val_epoch"}\n', "metrics.jsonl, line 1: no row of a run"),
-    ("starts.jsonl", "{\n{}\n", "starts.jsonl, line 1: not JSON"),
+    ("metrics.jsonl", '{"split": "val_epoch"}\n', "metrics.jsonl, line 1: no step or no split in this row"),
+    ("starts.jsonl", "{\n{}\n", "starts.jsonl, line 1: not valid JSON"),
     ("config.yaml", "a: [\n", "config.yaml, line 2: not valid YAML"),
     ("config.yaml", "only text", "config.yaml: not a config"),
     ("class_balance.csv", "a,b\n", "class_balance.csv, line 1: expected the columns label"),

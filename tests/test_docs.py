@@ -220,7 +220,7 @@ def test_commands_are_found_and_faults_in_them_too(monkeypatch):
     for fault in ("uniformer slurm --nodse 1", "python -m slowfast_uniformer slurm --nodse 1"):
         with pytest.raises(SystemExit):
             test_a_command_is_understood(fault, monkeypatch)
-    with pytest.raises(UserError, match="the nearest one is slurm"):
+    with pytest.raises(UserError, match="did you mean slurm"):
         test_a_command_is_understood("uniformer slrm --nodes 1", monkeypatch)
 
 

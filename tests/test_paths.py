@@ -45,7 +45,7 @@ def test_a_variable_that_is_not_set_is_named(path):
 
 
 def test_a_user_who_is_not_known_is_named():
-    with pytest.raises(UserError, match="no home folder of ~nobody_here is known"):
+    with pytest.raises(UserError, match="no user ~nobody_here on this machine"):
         expand("~nobody_here/x")
 
 

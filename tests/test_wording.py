@@ -2,7 +2,7 @@
 
 import pytest
 
-from slowfast_uniformer.wording import counted
+from slowfast_uniformer.wording import counted, did_you_mean
 
 
 @pytest.mark.parametrize(
@@ -18,3 +18,8 @@ from slowfast_uniformer.wording import counted
 )
 def test_counts(count, noun, text):
     assert counted(count, noun) == text
+
+
+def test_only_a_similar_word_is_suggested():
+    assert did_you_mean("trian", ["test", "train", "plan"]) == "; did you mean train?"
+    assert did_you_mean("xyzzy", ["test", "train", "plan"]) == ""

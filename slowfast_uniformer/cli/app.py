@@ -1,10 +1,12 @@
 """Serve a web page that classifies uploaded videos.
 
-    uniformer app --checkpoint runs/demo [--host 127.0.0.1] [--port 7860]
+    uniformer app --checkpoint runs/demo
 
-The page shows the five most probable classes, a timeline of videos longer than 10 s, and where the model looks. Needs
-Gradio: pip install 'slowfast_uniformer[app]'. The page makes no requests to other hosts, and only this machine can
-reach it unless --host says otherwise. docs/demo_app.md has the details.
+The page shows the five most probable classes, a timeline of videos longer than 10 s, and where the model looks. It
+makes no requests to other hosts, and only this machine can reach it unless --host says otherwise. docs/demo_app.md has
+the details. The page needs Gradio:
+
+    pip install 'slowfast_uniformer[app]'
 """
 
 import argparse
@@ -15,10 +17,11 @@ from slowfast_uniformer.cli.common import load_predictor, model_parser, parse_mo
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = model_parser("app", __doc__, videos=False)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    parser.add_argument("--port", type=int, default=7860, help="(%(default)s)")
-    parser.add_argument("--max-mb", type=positive(int), default=200, help="largest upload in MB (%(default)s)")
-    parser.add_argument("--max-seconds", type=positive(float), default=300, help="longest video (%(default)s)")
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on; 0.0.0.0 for all networks")
+    add("--port", type=int, default=7860, metavar="N", help="port to listen on")
+    add("--max-mb", type=positive(int), default=200, metavar="MB", help="size of the largest upload")
+    add("--max-seconds", type=positive(float), default=300, metavar="SECONDS", help="length of the longest video")
     return parse_model_arguments(parser, argv)
 
 

@@ -1,13 +1,14 @@
-"""Check the lists of a config and every video in them before training.
+"""Check the lists of a config and all their videos before training.
 
-    uniformer check --cfg custom/own_videos [--splits train val] [KEY VALUE ...]
+    uniformer check --cfg custom/own_videos DATA.PATH_TO_DATA_DIR my_lists
+    uniformer check --cfg custom/own_videos --splits train --preview 8
 
 Reports malformed lines, segments beyond the end, videos that cannot be read, are short or unlike the others,
 duplicates, and videos, or sources of videos, both in training and in testing. OUTPUT_DIR/check_dataset.csv lists the
 findings; training skips the files in bad_files.txt there. A second run reads only files that are new. The last lines
-say what decoding a training clip takes, and what `uniformer transcode` would save. With --preview N the first N
-training clips are drawn first, as the model gets them, with their classes and the frames that were chosen. Exit status:
-0 nothing must be fixed, 1 something must, 2 the config or a list cannot be used.
+say what decoding a training clip takes, and what `uniformer transcode` would save.
+
+Exit status: 0 nothing must be fixed, 1 something must, 2 the config or a list cannot be used.
 """
 
 import argparse
@@ -38,12 +39,14 @@ SHOWN = 5  # findings of a kind that are printed; all are in the file
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = config_parser("check", __doc__)
-    parser.add_argument("--splits", nargs="+", default=SPLITS, help=f"of {', '.join(SPLITS)} (all)")
-    help_text = "processes that read videos; 0: this one (%(default)s)"
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help=help_text)
-    help_text = "draw N training clips, after augmentation and mixed, into OUTPUT_DIR/preview_*.png"
+    help_text = f"check only these lists, of {', '.join(SPLITS)} (default: all)"
+    parser.add_argument("--splits", nargs="+", default=SPLITS, metavar="SPLIT", help=help_text)
+    help_text = "draw the first N training clips as the model gets them, with their classes: OUTPUT_DIR/preview_*.png"
     parser.add_argument("--preview", type=positive(int), metavar="N", help=help_text)
-    parser.add_argument("--fast", action="store_true", help="decode DATA.NUM_FRAMES of each video, not all frames")
+    help_text = "decode only DATA.NUM_FRAMES frames of each video instead of all"
+    parser.add_argument("--fast", action="store_true", help=help_text)
+    help_text = "processes that read videos; 0 reads in this one (default: one per CPU core)"
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), metavar="N", help=help_text)
     args = parse_arguments(parser, argv)
     splits = list(itertools.takewhile(lambda text: text in SPLITS, args.splits))
     if not splits:
@@ -94,14 +97,14 @@ def _short(finding: "Finding", with_remedy: bool) -> str:
 def decoding(cost: "DecodingCost") -> str:
     """What a training clip costs to decode, and whether transcoding the collection would pay."""
     text = (
-        f"decoding: a training clip has {cost.wanted / cost.clips:.0f} frames and decodes "
-        f"{cost.decoded / cost.clips:.0f} to get them ({cost.in_vain:.0%} unused), in "
+        f"decoding: a training clip of {cost.wanted / cost.clips:.0f} frames takes "
+        f"{cost.decoded / cost.clips:.0f} decoded frames ({cost.in_vain:.0%} of them unused) and "
         f"{1000 * cost.seconds / cost.clips:.0f} ms of CPU time. "
     )
     if cost.gain < WORTH_WHILE:
         return f"{text}`uniformer transcode` would save little"
     return (
-        f"{text}After `uniformer transcode` it would decode {cost.decoded_after / cost.clips:.0f} frames, with "
+        f"{text}After `uniformer transcode` it would take {cost.decoded_after / cost.clips:.0f} frames, with "
         f"{cost.gain:.1f} times fewer pixels in all"
     )
 
@@ -132,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         report = check(cfg, splits, args.workers, args.fast)
     except KeyboardInterrupt:
-        terminal.show("interrupted; the same command continues", error=True)
+        terminal.show("interrupted; run the same command again to continue", error=True)
         return 130
     print(summary(report, cfg.OUTPUT_DIR))
     return int(any(finding.finding in FAULTS for finding in report.findings))

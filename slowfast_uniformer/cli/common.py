@@ -4,9 +4,12 @@ import argparse
 import errno
 import os
 import re
+import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from slowfast_uniformer import paths, terminal
@@ -15,29 +18,57 @@ from slowfast_uniformer.config.recipes import list_recipes
 from slowfast_uniformer.distributed import signals
 from slowfast_uniformer.errors import LostRankError, UserError
 
-KEYS = "Config keys are explained in docs/config.md; `uniformer config --cfg FILE` prints the values of a config."
+KEYS = "Config keys are explained in docs/config.md; `uniformer config --cfg CONFIG` prints the values of a config."
+MODEL = "trained model: a run's folder, a checkpoint, a published folder, hf://USER/NAME, or a name or recipe of \
+`uniformer weights list`"
+SET = "override a config key; repeatable"
+ALLOW_IMPORT = "import the module that the config names (MODEL.IMPORT), which runs its code"
+MAX_WIDTH = 100  # columns of a help text
 KEY = r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*"  # what a config key looks like
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # of a disk that takes no more
 
 
 # ------------------------------------------------------------------------------------------------------ arguments
-def new_parser(command: str, description: str, usage: str = "") -> argparse.ArgumentParser:
-    """A parser of `uniformer COMMAND`; for one with a config, `usage` is what follows the options."""
+class HelpFormatter(argparse.HelpFormatter):
+    """Wraps paragraphs to the terminal, keeps indented examples as they are, and ends options with their default."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=min(shutil.get_terminal_size().columns, MAX_WIDTH) - 1)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        parts = text.strip("\n").split("\n\n")
+        return "\n\n".join(part if part[0] == " " else "\n".join(self._split_lines(part, width)) for part in parts)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False, break_long_words=False)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        is_silent = action.default in (None, "", argparse.SUPPRESS) or isinstance(action.default, bool | list)
+        if is_silent or "default:" in action.help:
+            return action.help
+        return f"{action.help} (default: %(default)s)"
+
+
+def new_parser(command: str, description: str, usage: str = "", takes_config: bool = True) -> argparse.ArgumentParser:
+    """A parser of `uniformer COMMAND`; `usage` is what follows the options, where these are too many to show.
+
+    With a `usage` the command takes a config, unless `takes_config` is False.
+    """
     return argparse.ArgumentParser(
         prog=f"uniformer {command}",
         description=description,
         usage=f"%(prog)s [options] {usage}" if usage else None,
-        epilog=KEYS if usage else None,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=KEYS if usage and takes_config else None,
+        formatter_class=HelpFormatter,
     )
 
 
 def config_parser(command: str, description: str, required: bool = True) -> argparse.ArgumentParser:
     """A parser with `--cfg` and the KEY VALUE pairs that follow; `parse_arguments` separates them."""
-    parser = new_parser(command, description, "--cfg FILE.yaml [FILE.yaml ...] [KEY VALUE ...]")
-    help_text = "config files or names of recipes (uniformer config), later ones override earlier ones"
-    parser.add_argument("--cfg", nargs="+", required=required, metavar="FILE.yaml", help=help_text)
+    parser = new_parser(command, description, "--cfg CONFIG [CONFIG ...] [KEY VALUE ...]")
+    help_text = "recipe names (`uniformer config` lists them) or YAML files; later ones override earlier ones"
+    parser.add_argument("--cfg", nargs="+", required=required, metavar="CONFIG", help=help_text)
     parser.add_argument("opts", nargs="*", help=argparse.SUPPRESS)
     return parser
 
@@ -49,20 +80,17 @@ def model_parser(
 
     `model` are the names of the option that gives the model.
     """
-    usage = "--checkpoint FILE" + (" VIDEO|FOLDER|LIST [...]" if videos else "")
+    usage = "--checkpoint MODEL" + (" VIDEO|FOLDER|LIST [...]" if videos else "")
     parser = new_parser(command, description, usage)
-    add = parser.add_argument
-    help_text = "a checkpoint, a run's or published folder, hf://USER/NAME, a recipe's or weights' name, or a file"
-    add(*model, required=True, metavar="FILE", help=help_text)
-    help_text = "config files or names of recipes (a run's checkpoint has its own), and KEY VALUE pairs after them"
-    add("--cfg", nargs="+", default=[], metavar="FILE.yaml", help=help_text)
-    help_text = "override a config key; repeatable"
-    add("--set", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help=help_text)
-    help_text = "import the module that the checkpoint's config names (MODEL.IMPORT)"
-    add("--allow-import", action="store_true", help=help_text)
-    add("--allow-fetch", action="store_true", help="fetch from addresses that the checkpoint's config names")
+    parser.add_argument(*model, required=True, metavar="MODEL", dest="checkpoint", help=MODEL)
     if videos:
-        add("videos", nargs="*", metavar="VIDEO", help="video files, folders, or lists")
+        parser.add_argument("videos", nargs="*", metavar="VIDEO", help="video files, folders of videos, or lists")
+    add = parser.add_argument_group("config and loading").add_argument
+    help_text = "recipe names or YAML files (default: the config that the model carries); KEY VALUE pairs may follow"
+    add("--cfg", nargs="+", default=[], metavar="CONFIG", help=help_text)
+    add("--set", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help=SET)
+    add("--allow-import", action="store_true", help=ALLOW_IMPORT)
+    add("--allow-fetch", action="store_true", help="download from addresses that the checkpoint's config names")
     return parser
 
 
@@ -70,11 +98,11 @@ def positive(kind: type) -> Callable[[str], Any]:
     """An argument type: a number of this kind above 0."""
 
     def read(text: str) -> Any:
-        if (value := kind(text)) <= 0:
-            raise ValueError
-        return value
+        with suppress(ValueError):
+            if (value := kind(text)) > 0:
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r} must be a {'whole ' if kind is int else ''}number above 0")
 
-    read.__name__ = f"positive {kind.__name__}"  # for argparse's message
     return read
 
 
@@ -91,7 +119,7 @@ def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None 
     autocomplete(parser)
     args, unknown = parser.parse_known_args(argv)
     if unknown:
-        hint = " (config keys and values stand without dashes: SOLVER.MAX_EPOCH 3)" if "opts" in args else ""
+        hint = " (write config keys without dashes, such as SOLVER.MAX_EPOCH 3)" if "opts" in args else ""
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     if "cfg" in args and args.cfg:
         args.cfg, args.opts = split_cfg_arguments(args.cfg, args.opts)
@@ -114,9 +142,9 @@ def parse_model_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] |
     if "videos" in args:
         args.videos = [*map(paths.expand, [*rest, *args.videos, *words[end + 1 :]])]
         if not args.videos:
-            parser.error("no VIDEO, FOLDER or LIST is given (write -- before one whose name begins with -)")
+            parser.error("name a VIDEO, FOLDER or LIST (after -- if its name begins with -)")
     elif rest := rest + words[end:]:
-        parser.error(f"{rest[0]!r} is neither a YAML file nor a KEY with its VALUE")
+        parser.error(f"{rest[0]!r} is neither a recipe or YAML file nor a config key with its value")
     return args
 
 

@@ -1,9 +1,10 @@
-"""List the recipes, or print the resolved config of one. Nothing is run.
+"""List the recipes, or print the full config of one.
 
     uniformer config
+    uniformer config --cfg k400/uniformer_s
     uniformer config --cfg k400/uniformer_s --diff SOLVER.MAX_EPOCH 50
 
-What --cfg prints is YAML that --cfg accepts again.
+Nothing is run. What --cfg prints is YAML that --cfg accepts again.
 """
 
 import argparse
@@ -20,10 +21,10 @@ from slowfast_uniformer.config.recipes import list_recipes
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = config_parser("config", __doc__, required=False)
-    parser.add_argument("--diff", action="store_true", help="print only what differs from the defaults")
+    parser.add_argument("--diff", action="store_true", help="print only keys that differ from the defaults")
     args = parse_arguments(parser, argv)
     if not args.cfg and (args.opts or args.diff):
-        parser.error("--cfg FILE.yaml is required with --diff and with KEY VALUE pairs")
+        parser.error("--diff and KEY VALUE pairs need a config: add --cfg CONFIG")
     return args
 
 

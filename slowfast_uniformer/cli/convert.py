@@ -1,9 +1,10 @@
-"""Convert weights of any known checkpoint format to safetensors under this program's parameter names.
+"""Convert a checkpoint of any known format to safetensors.
 
-    uniformer convert IN OUT.safetensors
+    uniformer convert uniformer_small_k400_16x4.pth weights.safetensors
     uniformer convert runs/big/checkpoints/epoch_00003.dcp OUT.pyth
 
-The second form makes the checkpoint folder of a sharded run one file, with everything that resuming needs.
+OUT.safetensors has the weights under this program's parameter names. OUT.pyth makes the checkpoint folder of a sharded
+run (.dcp) one file, with everything that resuming needs.
 """
 
 import argparse
@@ -15,9 +16,9 @@ from slowfast_uniformer.cli.common import new_parser, parse_arguments
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = new_parser("convert", __doc__)
-    help_text = "a file, a run's folder, a published name or an address, as in MODEL.INIT_FROM"
+    help_text = "checkpoint to read: a file, a run's folder, a published name or an address, as in MODEL.INIT_FROM"
     parser.add_argument("source", type=paths.expand, metavar="IN", help=help_text)
-    parser.add_argument("target", type=paths.expand, metavar="OUT", help="the .safetensors (or .pyth) file to write")
+    parser.add_argument("target", type=paths.expand, metavar="OUT", help="file to write, .safetensors or .pyth")
     return parse_arguments(parser, argv)
 
 

@@ -1,11 +1,13 @@
-"""Show where in a video a model looks.
+r"""Show where in a video a model looks.
 
-    uniformer explain --checkpoint runs/demo VIDEO|FOLDER|LIST [...] --output FOLDER
-    uniformer explain --checkpoint runs/demo clip.mp4 --output maps --class left --stage 2
+    uniformer explain --checkpoint runs/demo clip.mp4 --output maps
+    uniformer explain --checkpoint runs/demo clip.mp4 --output maps \
+        --class left --stage 2
 
-For each video an overlay (.mp4, a heat map on its frames) and a contact sheet (.png, the maps of all stages) are
-written: Grad-CAM of convolutional stages, attention of stages with attention (docs/explain.md). The clip is the one in
-the middle of the video, or around --at. If a video cannot be read, the others are explained, and the exit status is 2.
+Writes an overlay (.mp4, a heat map on the frames) and a contact sheet (.png, the maps of all stages) for each video:
+Grad-CAM of convolutional stages, attention of stages with attention. docs/explain.md has the details.
+
+If a video cannot be read, the others are explained, and the exit status is 2.
 """
 
 import argparse
@@ -23,12 +25,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = model_parser("explain", __doc__)
     add = parser.add_argument
     add("--output", required=True, type=paths.expand, metavar="FOLDER", help="folder to write")
-    help_text = "class to explain by Grad-CAM (the most probable one); attention does not depend on the class"
+    add("--tensorboard", type=paths.expand, metavar="FOLDER", help="write the contact sheets to TensorBoard, too")
+    help_text = "explain this class by Grad-CAM (default: the most probable one); attention is the same for all classes"
     add("--class", dest="label", metavar="NAME|LABEL", help=help_text)
-    add("--stage", help="whose map the overlay shows; the contact sheet names all stages")
-    add("--method", choices=METHODS, default="auto", help="%(default)s: by the kind of stage")
-    add("--at", type=float, metavar="SECONDS", help="middle of the clip (the video's)")
-    add("--tensorboard", type=paths.expand, metavar="FOLDER", help="also write the contact sheets to TensorBoard")
+    help_text = (
+        "overlay the map of this stage (default: the last, or all attention combined); the contact sheet names all"
+    )
+    add("--stage", metavar="NAME", help=help_text)
+    help_text = "gradcam, attention, or auto: what suits the stage"
+    add("--method", choices=METHODS, default="auto", metavar="METHOD", help=help_text)
+    help_text = "explain the clip around this time (default: the middle of the video)"
+    add("--at", type=float, metavar="SECONDS", help=help_text)
     return parse_model_arguments(parser, argv)
 
 

@@ -1,12 +1,13 @@
 r"""Export a trained model to ONNX or torch.export.
 
-    uniformer export --checkpoint runs/demo --format onnx --output runs/demo/model.onnx
-    uniformer export --checkpoint runs/demo --format torch_export --output runs/demo/model.pt2 \
-        --check VIDEO|FOLDER|LIST [...]
+    uniformer export --checkpoint runs/demo --format onnx \
+        --output runs/demo/model.onnx
+    uniformer export --checkpoint runs/demo --format torch_export \
+        --output runs/demo/model.pt2 --check my_videos
 
 The file runs without this package: with onnxruntime, or with PyTorch alone, for any batch size. Its metadata holds
-the classes and the preprocessing. It is written if its logits agree with PyTorch's to 1e-4 of the largest logit, on
-all views of the videos after --check, or else on noise.
+the classes and the preprocessing. It is written only if its logits agree with PyTorch's to 1e-4 of the largest logit,
+on all views of the videos after --check, or else on noise.
 """
 
 import argparse
@@ -21,11 +22,12 @@ FORMATS = {"onnx": ".onnx", "torch_export": ".pt2"}
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = model_parser("export", __doc__, videos=False)
-    parser.add_argument("--format", required=True, choices=FORMATS)
-    parser.add_argument("--output", required=True, type=paths.expand, metavar="OUT.onnx|OUT.pt2")
-    parser.add_argument(
-        "--check", nargs="+", default=[], type=paths.expand, metavar="VIDEO", help="videos, folders or lists"
-    )
+    add = parser.add_argument
+    add("--format", required=True, choices=FORMATS, metavar="FORMAT", help="onnx or torch_export")
+    help_text = "file to write: .onnx or .pt2, as --format"
+    add("--output", required=True, type=paths.expand, metavar="OUT.onnx|OUT.pt2", help=help_text)
+    help_text = "compare with PyTorch on these videos, folders or lists (default: on noise)"
+    add("--check", nargs="+", default=[], type=paths.expand, metavar="VIDEO", help=help_text)
     return parse_model_arguments(parser, argv)
 
 

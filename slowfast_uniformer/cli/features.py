@@ -1,13 +1,18 @@
-"""Extract the features of videos: the input of the model's classifier.
+r"""Extract the features of videos: the input of the model's classifier.
 
-    uniformer features --checkpoint runs/demo VIDEO|FOLDER|LIST [...] --output OUT.safetensors
-    torchrun --nproc_per_node 2 -m slowfast_uniformer features --checkpoint runs/demo VIDEO [...] --output OUT.parquet
-    uniformer features --checkpoint runs/demo LONG.mp4 --window 2 --stride 1 --output OUT.safetensors
+    uniformer features --checkpoint runs/demo my_videos \
+        --output features.safetensors
+    uniformer features --checkpoint runs/demo long.mp4 --window 2 --stride 1 \
+        --output features.parquet
+    torchrun --nproc_per_node 2 -m slowfast_uniformer features \
+        --checkpoint runs/demo my_videos --output features.safetensors
 
-One row per video, in the order given: the mean over its views (TEST.NUM_ENSEMBLE_VIEWS x NUM_SPATIAL_CROPS), or with
---per-frame (T', C). With --window or --stride one row per sliding window, with its start and end. After an interruption
-the same command continues, with any number of processes, and gives the same numbers. A video that cannot be read has a
-row without features, and the exit status is 2.
+Writes one row per video, in the order given: the mean over its views (TEST.NUM_ENSEMBLE_VIEWS x NUM_SPATIAL_CROPS), or
+with --per-frame an array of shape (T', C). With --window or --stride it writes one row per sliding window, with its
+start and end. After an interruption the same command continues, with any number of processes, and gives the same
+numbers.
+
+A video that cannot be read has a row without features, and the exit status is 2.
 """
 
 import argparse
@@ -20,20 +25,24 @@ from slowfast_uniformer.cli.common import load_arguments, model_parser, parse_mo
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = model_parser("features", __doc__)
-    parser.add_argument("--output", required=True, type=paths.expand, metavar="OUT.safetensors|OUT.parquet")
-    parser.add_argument("--per-frame", action="store_true", help="features before the mean over time")
     add = parser.add_argument
-    add("--window", type=positive(float), metavar="SECONDS", help="rows of sliding windows (a clip's length)")
-    add("--stride", "--step", type=positive(float), metavar="SECONDS", help="between windows (half a window)")
-    help_text = "DataLoader workers of each process; on a GPU, videos read at a time for windows (%(default)s)"
-    parser.add_argument("--workers", type=int, default=2, help=help_text)
-    parser.add_argument("--init_method", default="", help="tcp://HOST:PORT of machine 0 (NUM_SHARDS, SHARD_ID)")
+    help_text = "file to write; its ending chooses the format"
+    add("--output", required=True, type=paths.expand, metavar="OUT.safetensors|OUT.parquet", help=help_text)
+    add("--per-frame", action="store_true", help="keep the time axis instead of the mean over time")
+    help_text = "write a row per sliding window of this length (default: that of a clip, if --stride is given)"
+    add("--window", type=positive(float), metavar="SECONDS", help=help_text)
+    help_text = "time from one window to the next (default: half a window)"
+    add("--stride", "--step", type=positive(float), metavar="SECONDS", help=help_text)
+    help_text = "DataLoader workers of each process; for windows on a GPU, videos read at a time"
+    add("--workers", type=int, default=2, metavar="N", help=help_text)
+    help_text = "address of machine 0, as tcp://HOST:PORT, if NUM_SHARDS is above 1"
+    add("--init_method", default="", metavar="URL", help=help_text)
     args = parse_model_arguments(parser, argv)
     if args.workers < 0:
-        parser.error("--workers: 0 or more")
+        parser.error(f"--workers: {args.workers} must be 0 or more")
     args.windows = (args.window, args.stride) if args.window or args.stride else None
     if args.windows and args.per_frame:
-        parser.error("--per-frame is of whole videos: it does not go with --window and --stride")
+        parser.error("--per-frame cannot be combined with --window or --stride: leave one out")
     return args
 
 

@@ -1,6 +1,7 @@
 """Print the parameters, operations and memory of a model.
 
-    uniformer info --cfg k400/uniformer_s [--depth 2] [KEY VALUE ...]
+    uniformer info --cfg k400/uniformer_s
+    uniformer info --cfg k400/uniformer_s --depth 2 --crop 256
 
 No weights are loaded.
 """
@@ -36,10 +37,12 @@ memory of one device, an estimate (without workspaces of operations and allocato
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = config_parser("info", __doc__)
-    parser.add_argument("--frames", type=positive(int), help="frames of the clip (DATA.NUM_FRAMES)")
-    parser.add_argument("--crop", type=positive(int), help="its side in pixels (DATA.TRAIN_CROP_SIZE)")
-    parser.add_argument("--depth", type=positive(int), default=1, help="depth of modules in the table (1)")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add = parser.add_argument
+    add("--frames", type=positive(int), metavar="N", help="frames of a clip (default: DATA.NUM_FRAMES)")
+    help_text = "height and width of a frame (default: DATA.TRAIN_CROP_SIZE)"
+    add("--crop", type=positive(int), metavar="PIXELS", help=help_text)
+    add("--depth", type=positive(int), default=1, metavar="N", help="levels of nested modules in the table")
+    add("--json", action="store_true", help="print JSON instead of a table")
     return parse_arguments(parser, argv)
 
 

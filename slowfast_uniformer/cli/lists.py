@@ -1,17 +1,18 @@
-"""Write train.csv, val.csv, test.csv and classes.txt for a folder of videos.
+r"""Write train, val and test lists for a folder of videos.
 
     uniformer lists my_videos --out my_lists --val 0.2
-    uniformer lists recordings --annotations events.csv --out my_lists --background 1.0
-    uniformer lists my_videos --out my_lists --folds 5 --group-by 'person[0-9]+'
+    uniformer lists my_videos --out my_lists --folds 5 \
+        --group-by 'person[0-9]+'
+    uniformer lists recordings --annotations events.csv --out my_lists \
+        --background 1.0
 
-FOLDER/<class>/... holds the videos of a class, at any depth. Labels follow the sorted class names, paths are relative
-to FOLDER, and each class is split on its own. Where FOLDER holds train/ and val/ or test/ with class folders in them,
-that split is used. Links are followed. Where no file is a video, folders of numbered images are the videos. What is
-left out is counted and named.
+Writes train.csv, val.csv, test.csv and classes.txt, and prints the config keys for them. FOLDER/CLASS/... holds the
+videos of a class, at any depth. Labels follow the sorted class names, paths are relative to FOLDER, and each class is
+split on its own. If FOLDER holds train/ and val/ or test/ with class folders in them, that split is used. Links are
+followed. If no file is a video, folders of numbered images are the videos. What is left out is counted and named.
 
 FOLDER may hold tar files instead (webdataset: key.mp4 with key.cls or key.json). Then train and val are folders,
-prefixes of the tar files' names, or fractions as above. Classes are names, or labels, which FOLDER/classes.txt may
-name.
+prefixes of the tar files' names, or fractions as above. FOLDER/classes.txt may name the classes.
 
 With --annotations the lists are of events in the videos of FOLDER: a table with the columns video, start, end (in
 seconds) and label, events that BORIS has exported, ELAN's .eaf, or a JSON file as ActivityNet's. All events of a video
@@ -33,29 +34,42 @@ from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.runs.folds import fold_folders
 from slowfast_uniformer.runs.log import Phase
 
+MOST_COLUMNS = 10  # folds that a table shows
+
 
 def expanded_path(text: str) -> Path:
     return Path(paths.expand(text))
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = new_parser("lists", __doc__)
-    parser.add_argument("folder", type=expanded_path, help="holds a folder for each class, tar files, or long videos")
-    parser.add_argument("--out", type=expanded_path, help="where to write the lists (FOLDER)")
-    parser.add_argument("--val", type=float, default=0.2, help="fraction for validation (%(default)s)")
-    parser.add_argument("--test", type=float, default=0.0, help="fraction for testing, 0: as val (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the split (%(default)s)")
-    parser.add_argument("--separator", default=" ", help="between path and label (a space)")
-    parser.add_argument("--ext", default=EXTENSIONS, help="file extensions of videos (%(default)s)")
-    parser.add_argument("--force", action="store_true", help="replace existing lists")
-    help_text = "keep together what has the same value in a column of the annotations, or the same match in its path"
-    parser.add_argument("--group-by", default="", metavar="COLUMN|REGEX", help=help_text)
-    parser.add_argument("--folds", type=int, default=0, metavar="N", help="write the lists of N folds")
-    help_text = "files of events in the videos: a table, BORIS's or ELAN's, or ActivityNet's JSON"
-    parser.add_argument("--annotations", nargs="+", type=paths.expand, default=[], metavar="FILE", help=help_text)
-    parser.add_argument("--tier", nargs="+", default=[], help="of ELAN's files, the tiers whose annotations are events")
-    help_text = "add segments between the events, so many seconds for each second of them (%(default)s)"
-    parser.add_argument("--background", type=float, default=0.0, metavar="RATIO", help=help_text)
+    parser = new_parser("lists", __doc__, "FOLDER", takes_config=False)
+    add = parser.add_argument
+    add("folder", type=expanded_path, metavar="FOLDER", help="folder of class folders, tar files, or long videos")
+    add("--out", type=expanded_path, metavar="FOLDER", help="where to write the lists (default: the folder of videos)")
+    add("--force", action="store_true", help="replace existing lists")
+    help_text = (
+        f"comma-separated file extensions of videos (default: {len(EXTENSIONS.split(','))}, such as mp4,mkv,avi)"
+    )
+    add("--ext", default=EXTENSIONS, metavar="EXT,...", help=help_text)
+    add("--separator", default=" ", metavar="TEXT", help="text between path and label in a line (default: a space)")
+    add = parser.add_argument_group("split").add_argument
+    add("--val", type=float, default=0.2, metavar="FRACTION", help="fraction of the videos for validation")
+    help_text = "fraction for testing (default: 0, test.csv is val.csv)"
+    add("--test", type=float, default=0.0, metavar="FRACTION", help=help_text)
+    help_text = (
+        "keep videos together that have the same value in this column of the annotations, or the same match of this "
+        "regular expression in their path"
+    )
+    add("--group-by", default="", metavar="COLUMN|REGEX", help=help_text)
+    add("--folds", type=int, default=0, metavar="N", help="write N folds for cross-validation (default: one split)")
+    add("--seed", type=int, default=0, metavar="N", help="random seed of the split")
+    add = parser.add_argument_group("events in long videos").add_argument
+    help_text = "read events from these files: tables, or exports of BORIS, ELAN or ActivityNet"
+    add("--annotations", nargs="+", type=paths.expand, default=[], metavar="FILE", help=help_text)
+    help_text = "read only these tiers of ELAN files (default: all)"
+    add("--tier", nargs="+", default=[], metavar="TIER", help=help_text)
+    help_text = "add background segments from between the events, this many seconds per second of event"
+    add("--background", type=float, default=0.0, metavar="RATIO", help=help_text)
     return parse_arguments(parser, argv)
 
 
@@ -66,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_items(args, out, *find_items(args))
         return
     if args.tier or args.background:
-        raise UserError("--tier and --background are of events; name the files of these with --annotations")
+        raise UserError("--tier and --background are for lists of events: name the files of these with --annotations")
     with Phase(f"look for videos in {args.folder}"):
         found = make_lists(args.folder, args.val, args.test, args.seed, args.ext)
     show(found.notes, found.warnings)
@@ -94,16 +108,16 @@ def find_items(args: argparse.Namespace) -> tuple[list[str], list[splits.Item], 
             names, items, warnings = lists.names, lists.items(), lists.warnings
             if lists.given:
                 raise UserError(
-                    f"{args.folder} has a split of its own, train and val or test, which --group-by and --folds would "
+                    f"{args.folder} is split already, into train and val or test, which --group-by and --folds would "
                     "undo; give a folder of class folders"
                 )
     show(["the annotations have a split, which is kept (--val and --test do not apply)"] * bool(given), warnings)
     if args.group_by and not any(item.group for item in items):
         items = splits.with_groups(items, args.group_by)
     if without := next((item for item in items if args.group_by and not item.group), None):
-        raise UserError(f"--group-by {args.group_by}: the column is empty for an event of {without.path}")
+        raise UserError(f"--group-by {args.group_by}: the column is empty for an event of {without.path}; fill it in")
     if len({item.path for item in items}) == 1 and not given:
-        show([], [f"all events are of one video, {items[0].path}: scores are of a recording that was trained on"])
+        show([], [f"all events are in one video, {items[0].path}: the scores are of a video that was trained on"])
     return names, items, given
 
 
@@ -118,7 +132,7 @@ def write_items(
         for number, split in enumerate(folds, 1):
             texts |= list_texts(names, split, args.separator, f"fold_{number}/")
         if stale := fold_folders(str(out))[args.folds :]:
-            raise UserError(f"{out} has more folds, of other lists ({stale[0]}); remove them, or choose another --out")
+            raise UserError(f"{out} has more folds from before ({stale[0]}); remove them, or choose another --out")
         head, columns = [f"fold {number}" for number in range(1, len(folds) + 1)], [split["test"] for split in folds]
     else:
         split = given or splits.split_items(items, args.val, args.test, args.seed)
@@ -129,10 +143,15 @@ def write_items(
                 show([], [f"{name} has no video of {', '.join(missing)}"])
     write_texts(out, texts, args.force)
     counts = [[label, *(sum(item.label == label for item in part) for part in columns)] for label in names]
+    if len(columns) > MOST_COLUMNS:
+        head = ["all folds", "fewest in a fold", "most in a fold"]
+        counts = [[label, sum(row), min(row), max(row)] for label, *row in counts]
     print(table([["class", *head], *counts]))
     print_keys(args, out, names)
     if args.folds:
-        print(f"\nEach fold is the test of a run; `uniformer train --folds` trains all: {', '.join(head)}")
+        print(
+            f"\nEach of the {args.folds} folds is the test list of one run; `uniformer train --folds` trains them all"
+        )
     elif "val" not in split:
         print("TRAIN.EVAL_PERIOD 0\nTEST.ENABLE False")
 

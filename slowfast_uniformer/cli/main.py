@@ -6,7 +6,6 @@ module of the chosen command is imported, and modules of commands import PyTorch
 argument errors are instant.
 """
 
-import difflib
 import importlib
 import os
 import sys
@@ -14,6 +13,7 @@ from collections.abc import Sequence
 
 from slowfast_uniformer.cli.common import finish
 from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.wording import did_you_mean
 
 COMMANDS = {
     "Training": ("train", "test", "reproduce", "config", "slurm"),
@@ -46,10 +46,10 @@ def overview() -> str:
 
 
 def load_command(name: str):
-    """The module of a command. Raises UserError, naming the nearest one, for an unknown name."""
+    """The module of a command. Raises UserError, with a similar one, for an unknown name."""
     if name not in NAMES:
-        nearest = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.0)[0]
-        raise UserError(f"unknown command {name!r}; the nearest one is {nearest} (uniformer --help lists all)")
+        similar = did_you_mean(name, NAMES) or "."
+        raise UserError(f"unknown command {name!r}{similar} `uniformer --help` lists all commands")
     return importlib.import_module(f"slowfast_uniformer.cli.{name.replace('-', '_')}")
 
 

@@ -1,8 +1,8 @@
-"""Estimate a run on many GPUs: batch, steps, GPU memory, communication, decoding, checkpoints. Nothing is trained.
+"""Estimate a run on many GPUs: batch, steps, memory, communication, checkpoints.
 
-    uniformer plan --cfg k400/uniformer_b --nodes 4 --gpu-memory 80 [KEY VALUE ...]
+    uniformer plan --cfg k400/uniformer_b --nodes 4 --gpu-memory 80
 
-With --check, the estimated memory is compared with training steps on this machine's CPU.
+Nothing is trained. --check compares the estimated memory with training steps on this machine's CPU.
 """
 
 import argparse
@@ -52,21 +52,23 @@ FRESH |= {"TRAIN.CHECKPOINT_FILE_PATH": "", "MODEL.INIT_FROM": ""}
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = config_parser("plan", __doc__, required=False)
     add = parser.add_argument
-    add("--nodes", type=positive(int), help="machines (NUM_SHARDS)")
-    add("--gpus-per-node", type=positive(int), help="GPUs of each (NUM_GPUS)")
-    help_text = "GB/s from a rank to the others, each way (%(default)s: 200 Gbit/s for each GPU)"
-    add("--bandwidth", type=positive(float), default=BANDWIDTH, help=help_text)
-    add("--gpu-memory", type=positive(float), help="GB of a GPU")
-    help_text = "TFLOP/s that a GPU achieves (a multiply-add counts twice), not its peak"
-    add("--gpu-tflops", type=positive(float), help=help_text)
-    add("--step-seconds", type=positive(float), help="duration of a step, if you know it")
-    add("--videos", type=positive(int), help="videos of the train list, if it is not on this machine")
-    help_text = "measure memory on this CPU and compare; without --cfg, of three small models"
+    add("--nodes", type=positive(int), metavar="N", help="number of machines (default: NUM_SHARDS)")
+    add("--gpus-per-node", type=positive(int), metavar="N", help="GPUs of each machine (default: NUM_GPUS)")
+    help_text = "memory of a GPU; says whether the run fits, and what makes it fit"
+    add("--gpu-memory", type=positive(float), metavar="GB", help=help_text)
+    help_text = "speed that a GPU reaches in practice, not its peak; a multiply-add counts as two operations"
+    add("--gpu-tflops", type=positive(float), metavar="TFLOPS", help=help_text)
+    help_text = "GB/s from a rank to the others, each way (default: %(default)s, 200 Gbit/s for each GPU)"
+    add("--bandwidth", type=positive(float), default=BANDWIDTH, metavar="GB/S", help=help_text)
+    add("--step-seconds", type=positive(float), metavar="SECONDS", help="measured time of a step, if you know it")
+    help_text = "number of training videos (default: counted in the train list)"
+    add("--videos", type=positive(int), metavar="N", help=help_text)
+    help_text = "measure memory on this CPU and compare (default without --cfg: three small models)"
     add("--check", action="store_true", help=help_text)
     add("--json", action="store_true", help="print JSON instead of text")
     args = parse_arguments(parser, argv)
     if not args.cfg and not args.check:
-        parser.error("the following arguments are required: --cfg")
+        parser.error("a config is needed: add --cfg CONFIG, such as --cfg k400/uniformer_s")
     return args
 
 

@@ -1,17 +1,20 @@
-"""Predict the classes of videos.
+r"""Predict the classes of videos.
 
-    uniformer predict --checkpoint runs/demo VIDEO|FOLDER|LIST [...] [--json | --csv]
-    uniformer predict --checkpoint runs/demo talk.mp4 --picture talk.png --overlay talk_named.mp4
-    uniformer predict --checkpoint runs/demo talk.mp4 --window 2 --stride 1 --annotations events.csv --picture talk.png
+    uniformer predict --checkpoint runs/demo data/demo/videos/left
+    uniformer predict --checkpoint runs/demo my_videos --csv > classes.csv
+    uniformer predict --checkpoint runs/demo talk.mp4 --picture talk.png \
+        --overlay talk_named.mp4
+    uniformer predict --checkpoint runs/demo talk.mp4 --window 2 --stride 1 \
+        --annotations events.csv
 
-Each video is predicted from several views, as in testing (TEST.NUM_ENSEMBLE_VIEWS x NUM_SPATIAL_CROPS); one longer than
---longer-than seconds by sliding windows, with a timeline. --overlay writes the videos with their classes drawn on
-them, --picture writes the timelines as pictures (then of all videos). A list whose header line names start and end
-(seconds) is of segments, each predicted from views inside it. If a video cannot be read, the others are
-predicted, and the exit status is 2.
+Each video is predicted from several views, as in testing (TEST.NUM_ENSEMBLE_VIEWS x NUM_SPATIAL_CROPS). A video longer
+than --longer-than is predicted by sliding windows, which give a timeline; --picture and --annotations do this for all
+videos. A list whose header names start and end (in seconds) is of segments, each predicted from views inside it.
 
-With --annotations the timelines (then of all videos) are scored against annotated events, a table with the columns
-video, start, end (seconds) and label: frame-wise accuracy, segment F1, and mAP at temporal IoU.
+--annotations scores the timelines against events: a table with the columns video, start, end (in seconds) and label.
+The scores are frame-wise accuracy, segment F1, and mAP at temporal IoU.
+
+If a video cannot be read, the others are predicted, and the exit status is 2.
 """
 
 import argparse
@@ -41,31 +44,36 @@ SHOWN = 5  # rows of annotations that are left out
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = model_parser("predict", __doc__)
-    add = parser.add_argument
-    add("--topk", type=positive(int), default=5, help="most probable classes to print (%(default)s, or all there are)")
-    output = parser.add_mutually_exclusive_group()
-    output.add_argument("--json", action="store_true", help="print a list of objects")
-    output.add_argument("--csv", action="store_true", help="print a table, without timelines")
-    add(
-        "--overlay",
-        type=paths.expand,
-        metavar="OUT.mp4|FOLDER",
-        help="write the videos with their classes drawn on them",
-    )
-    add("--picture", type=paths.expand, metavar="OUT.png|FOLDER", help="write timelines as pictures")
-    help_text = "length from which a video gets a timeline (%(default)s)"
+    output = parser.add_argument_group("output")
+    add = output.add_argument
+    help_text = "number of most probable classes to print"
+    add("--topk", type=positive(int), default=5, metavar="N", help=help_text)
+    either = output.add_mutually_exclusive_group()
+    either.add_argument("--json", action="store_true", help="print JSON: a list with an object per video")
+    either.add_argument("--csv", action="store_true", help="print CSV: a row per video, without timelines")
+    help_text = "write the videos with their classes drawn on them"
+    add("--overlay", type=paths.expand, metavar="OUT.mp4|FOLDER", help=help_text)
+    add("--picture", type=paths.expand, metavar="OUT.png|FOLDER", help="write the timelines as pictures")
+    help_text = "DataLoader workers; 0 reads videos in this process"
+    add("--workers", type=int, default=0, metavar="N", help=help_text)
+    add = parser.add_argument_group("timelines").add_argument
+    help_text = "give videos longer than this a timeline"
     add("--longer-than", type=float, default=30.0, metavar="SECONDS", help=help_text)
-    add("--window", type=float, metavar="SECONDS", help="of a timeline (a clip's length)")
-    add("--stride", "--step", dest="step", type=float, metavar="SECONDS", help="between windows (half a window)")
-    add("--smooth", type=positive(float), default=0.0, metavar="SECONDS", help="average a timeline over this time")
-    add("--smooth-by", choices=("mean", "median"), default="mean", help="how (%(default)s)")
-    help_text = "shortest segment of a timeline; shorter ones join their neighbours"
+    add("--window", type=positive(float), metavar="SECONDS", help="length of a window (default: that of a clip)")
+    help_text = "time from one window to the next (default: half a window)"
+    add("--stride", "--step", dest="step", type=positive(float), metavar="SECONDS", help=help_text)
+    help_text = "average the probabilities over this time (default: not at all)"
+    add("--smooth", type=positive(float), default=0.0, metavar="SECONDS", help=help_text)
+    help_text = "average by mean or median"
+    add("--smooth-by", choices=("mean", "median"), default="mean", metavar="HOW", help=help_text)
+    help_text = "join segments shorter than this to their neighbours (default: none)"
     add("--min-length", type=positive(float), default=0.0, metavar="SECONDS", help=help_text)
-    help_text = "score the timelines against annotated events (video, start, end, label); repeatable"
+    add = parser.add_argument_group("scores of timelines").add_argument
+    help_text = "score the timelines against the events of this file; repeatable"
     add("--annotations", action="append", type=paths.expand, default=[], metavar="EVENTS.csv", help=help_text)
-    add("--background", default="", metavar="CLASS", help="the class of no event (background, if the model has it)")
-    add("--scores", type=paths.expand, metavar="OUT.json", help="write the scores to a file, too")
-    add("--workers", type=int, default=0, help="DataLoader workers (%(default)s: none, read in this process)")
+    help_text = "class that stands for no event (default: background, if the model has it)"
+    add("--background", default="", metavar="CLASS", help=help_text)
+    add("--scores", type=paths.expand, metavar="OUT.json", help="write the scores to this file, too")
     args = parse_model_arguments(parser, argv)
     if not args.annotations and (args.scores or args.background):
         parser.error("--scores and --background need --annotations")
@@ -171,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     samples, evaluation = find_videos(args.videos, model.cfg, segments=True), None
     if (args.picture or args.annotations) and any(sample.segment for sample in samples):
         option = "--picture" if args.picture else "--annotations"
-        raise UserError(f"{option} needs timelines of whole videos, and the list names segments; leave it out")
+        raise UserError(f"{option} needs timelines of whole videos, but the list names segments; leave {option} out")
     if args.annotations:
         output = checked_output(args.scores, (".json",)) if args.scores else None
         evaluation = Evaluation([sample.path for sample in samples], events, model.names, args.background)

@@ -1,11 +1,13 @@
-"""Fit heads to the features of a frozen model: nearest neighbours, logistic regression, attention.
+r"""Fit classifiers to the features of a frozen model.
 
-    uniformer probe --checkpoint k400/uniformer_s --set MODEL.NUM_CLASSES 7 --set DATA.PATH_TO_DATA_DIR data/mine
-    uniformer probe --init-from WEIGHTS --cfg FILE.yaml [KEY VALUE ...] --method linear --save OUT.pyth
+    uniformer probe --checkpoint k400/uniformer_s --set MODEL.NUM_CLASSES 7 \
+        --set DATA.PATH_TO_DATA_DIR my_lists
+    uniformer probe --checkpoint runs/demo --method linear --save probed.pyth
 
-The model's features of the videos in the train and val list are stored once (OUTPUT_DIR/probe). Then heads are fitted
-to those of the train list, with settings that cross-validation chooses, and tested on the val list. After an
-interruption the same command continues. docs/probe.md has an example.
+Three kinds are fitted: nearest neighbours (knn), logistic regression (linear) and attention (attentive). The model's
+features of the videos in the train and val list are stored once. The classifiers are fitted to those of the train list,
+with settings that cross-validation chooses, and tested on the val list. After an interruption the same command
+continues. docs/probe.md has an example.
 """
 
 import argparse
@@ -21,22 +23,24 @@ METHODS = ("knn", "linear", "attentive")
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = model_parser("probe", __doc__, videos=False, model=("--checkpoint", "--init-from"))
     add = parser.add_argument
-    add("--method", nargs="+", choices=METHODS, default=METHODS, help="one or more of knn, linear, attentive (all)")
-    add("--split", choices=("val", "test"), default="val", help="the list to test on (%(default)s)")
-    add("--folds", type=int, default=5, help="of the cross-validation on the train list (%(default)s)")
-    add("--cache", type=paths.expand, default="", metavar="FOLDER", help="of the stored features (OUTPUT_DIR/probe)")
-    add("--workers", type=int, default=2, help="DataLoader workers of each process (%(default)s)")
-    help_text = "write the model with its new head as a checkpoint; with a single --method, linear or attentive"
+    help_text = "fit these, of knn, linear, attentive (default: all)"
+    add("--method", nargs="+", choices=METHODS, default=METHODS, metavar="METHOD", help=help_text)
+    add("--split", choices=("val", "test"), default="val", metavar="SPLIT", help="test on this list, val or test")
+    help_text = "write the model with the new classifier as a checkpoint; needs one --method, linear or attentive"
     add("--save", type=paths.expand, default="", metavar="OUT.pyth", help=help_text)
+    add("--folds", type=int, default=5, metavar="N", help="number of folds of the cross-validation")
+    help_text = "where to store the features (default: OUTPUT_DIR/probe)"
+    add("--cache", type=paths.expand, default="", metavar="FOLDER", help=help_text)
+    add("--workers", type=int, default=2, metavar="N", help="DataLoader workers of each process")
     args = parse_model_arguments(parser, argv)
     if args.workers < 0:
-        parser.error("--workers: 0 or more")
+        parser.error(f"--workers: {args.workers} must be 0 or more")
     if args.folds < 2:
-        parser.error("--folds: 2 or more")
+        parser.error(f"--folds: {args.folds} must be 2 or more")
     if args.save and list(args.method) == ["knn"]:
-        parser.error("--save: knn has no weights that a model could have; use --method linear or attentive")
+        parser.error("--save: knn has no weights to save; choose --method linear or --method attentive")
     if args.save and len(args.method) > 1:
-        parser.error("--save: name one method, --method linear or --method attentive")
+        parser.error("--save needs a single method: add --method linear or --method attentive")
     return args
 
 

@@ -1,9 +1,11 @@
-"""Write an HTML report on one run, or on several side by side: curves, classes, mistakes, config, speed and cost.
+"""Write an HTML report on one run, or on several side by side.
 
-    uniformer report runs/demo [RUN ...] [--output FILE.html]
+    uniformer report runs/demo
+    uniformer report runs/demo runs/other --output compared.html
 
-The page is a single self-contained file. It can be written while the run is in progress. Of several runs it says, and
-prints, whether each differs from the first by more than chance, on the test videos that both have.
+The page is a single self-contained file with curves, classes, mistakes, config, speed and cost. It can be written while
+the run is in progress. Of several runs it says, and prints, whether each differs from the first by more than chance, on
+the test videos that both have.
 """
 
 import argparse
@@ -15,10 +17,9 @@ from slowfast_uniformer.cli.common import new_parser, parse_arguments
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = new_parser("report", __doc__)
-    parser.add_argument("runs", nargs="+", type=paths.expand, metavar="RUN", help="a run's folder (OUTPUT_DIR)")
-    parser.add_argument(
-        "--output", type=paths.expand, metavar="FILE.html", help="the page (report.html in the first RUN)"
-    )
+    parser.add_argument("runs", nargs="+", type=paths.expand, metavar="RUN", help="folder of a run (its OUTPUT_DIR)")
+    help_text = "file to write (default: report.html in the first RUN)"
+    parser.add_argument("--output", type=paths.expand, metavar="FILE.html", help=help_text)
     return parse_arguments(parser, argv)
 
 

@@ -1,11 +1,11 @@
-r"""Test the released checkpoints of recipes and compare with the published figures.
+"""Test released checkpoints and compare with the published figures.
 
     uniformer reproduce k400/uniformer_s sthv2/uniformer_s_f16_k400
-    uniformer reproduce "k400/*" [KEY VALUE ...]
+    uniformer reproduce "k400/*" NUM_GPUS 1
 
-Each recipe is tested in runs/reproduce/RECIPE (OUTPUT_DIR sets another folder than runs/reproduce). KEY VALUE pairs
-override the configs of all. Weights that are not here are fetched. The same command continues: what has been tested
-with the same settings and lists is not tested again. The exit status is 0 if all were tested.
+Each recipe is tested in runs/reproduce/RECIPE; OUTPUT_DIR replaces runs/reproduce. KEY VALUE pairs override the configs
+of all recipes. Missing weights are downloaded. The same command continues: what has been tested with the same settings
+and lists is not tested again. The exit status is 0 if all were tested, else 2.
 """
 
 import argparse
@@ -27,12 +27,12 @@ from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.weights.registry import Checkpoint, released_checkpoint
 from slowfast_uniformer.wording import counted
 
-_QUOTES = "A pattern such as 'k400/*' is put in quotes where the shell finds files for it"
+_QUOTES = "Put a pattern in quotes, as 'k400/*', or the shell replaces it by the names of files"
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = new_parser("reproduce", __doc__, "RECIPE [RECIPE ...] [KEY VALUE ...]")
-    help_text = "recipes' names (uniformer config) or files, or patterns such as 'k400/*', then KEY VALUE pairs"
+    help_text = "recipe names (`uniformer config` lists them), YAML files, or quoted patterns such as 'k400/*'"
     parser.add_argument("recipes", nargs="+", metavar="RECIPE", help=help_text)
     args = parse_arguments(parser, argv)
     words = args.recipes
@@ -67,7 +67,7 @@ def chosen(words: Sequence[str]) -> dict[str, Checkpoint]:
             found[name] = checkpoint
     if not found:
         raise UserError(
-            f"{' '.join(words)}: no recipe with a released checkpoint; `uniformer weights list` shows them. {_QUOTES}"
+            f"{' '.join(words)}: no recipe with a released checkpoint; `uniformer weights list` shows these. {_QUOTES}"
         )
     return found
 
@@ -100,8 +100,8 @@ def check_alone(cfg: CfgNode) -> None:
     task = topology.slurm_task() or {"WORLD_SIZE": 1}
     if topology.has_rank_env() or task["WORLD_SIZE"] > 1 or cfg.NUM_SHARDS > 1:
         raise UserError(
-            "uniformer reproduce starts a process per GPU (NUM_GPUS) of one machine by itself: start it once, without "
-            "torchrun, srun of several tasks and NUM_SHARDS. `uniformer test --released` runs under those"
+            "uniformer reproduce starts one process per GPU (NUM_GPUS) itself, on one machine: run it without "
+            "torchrun, srun and NUM_SHARDS. Under these, run `uniformer test --released`"
         )
 
 

@@ -1,6 +1,8 @@
-"""Write or submit a SLURM job that trains from a config and requeues itself until training is complete.
+r"""Submit a SLURM job that trains and requeues itself until complete.
 
-    uniformer slurm --cfg k400/uniformer_s --nodes 4 --gpus-per-node 8 --time 24:00:00
+    uniformer slurm --cfg k400/uniformer_s --nodes 4 --gpus-per-node 8 \
+        --time 24:00:00
+    uniformer slurm --cfg k400/uniformer_s --gpus-per-node 8 --time 2-0 --print
 
 docs/cluster.md has the details.
 """
@@ -16,18 +18,30 @@ from slowfast_uniformer.distributed.slurm import script, submit
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = config_parser("slurm", __doc__)
     parser.add_argument("--print", action="store_true", help="print the job script instead of submitting it")
-    add = parser.add_argument_group("resources of the SLURM job").add_argument
-    add("--nodes", type=int, default=1, help="machines (1)")
-    add("--gpus-per-node", dest="gpus", required=True, help="N or TYPE:N; 0 runs on the CPU")
-    add("--tasks-per-node", dest="tasks", type=int, default=1, help="processes per node on CPUs (1)")
-    add("--cpus-per-task", dest="cpus", type=int, default=0, help="cores of each process")
-    add("--time", required=True, help="time limit, as 24:00:00 or 2-12; the job requeues itself after it")
-    add("--warn", type=int, default=300, help="seconds before the time limit to save a checkpoint and exit (300)")
-    for name in ("partition", "account", "qos", "mem"):
-        add(f"--{name}", default="", help="as sbatch takes it")
-    add("--name", default="", help="of the job (the first config's)")
-    add("--setup", action="append", default=[], help="shell line to run first; repeatable")
-    help_text = "further option of sbatch, as exclusive or constraint=a100; repeatable"
+    help_text = "run this shell line before the training, such as 'module load cuda'; repeatable"
+    parser.add_argument("--setup", action="append", default=[], metavar="LINE", help=help_text)
+    help_text = "save a checkpoint and exit this long before the time limit"
+    parser.add_argument("--warn", type=int, default=300, metavar="SECONDS", help=help_text)
+    add = parser.add_argument_group("resources of the job").add_argument
+    add("--nodes", type=int, default=1, metavar="N", help="number of nodes")
+    help_text = "GPUs of each node, N or TYPE:N; 0 runs on the CPU"
+    add("--gpus-per-node", dest="gpus", required=True, metavar="GPUS", help=help_text)
+    help_text = "processes of each node if --gpus-per-node is 0"
+    add("--tasks-per-node", dest="tasks", type=int, default=1, metavar="N", help=help_text)
+    add(
+        "--cpus-per-task",
+        dest="cpus",
+        type=int,
+        default=0,
+        metavar="N",
+        help="CPU cores of each process (default: as SLURM sets it)",
+    )
+    help_text = "time limit, such as 24:00:00 or 2-12 (2 days and 12 hours); the job requeues itself after it"
+    add("--time", required=True, metavar="LIMIT", help=help_text)
+    for name, metavar in (("partition", "NAME"), ("account", "NAME"), ("qos", "NAME"), ("mem", "SIZE")):
+        add(f"--{name}", default="", metavar=metavar, help=f"--{name} of sbatch")
+    add("--name", default="", metavar="TEXT", help="name of the job (default: that of the first config)")
+    help_text = "another option of sbatch, such as exclusive or constraint=a100; repeatable"
     add("--sbatch", dest="options", action="append", default=[], metavar="OPTION", help=help_text)
     return parse_arguments(parser, argv)
 

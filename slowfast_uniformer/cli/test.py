@@ -1,11 +1,14 @@
-"""Test a trained model: every view of every video in the test list.
+r"""Test a trained model on every view of every video in the test list.
 
-    uniformer test --cfg k400/uniformer_s --checkpoint runs/k400_s OUTPUT_DIR runs/k400_s_test
+    uniformer test --cfg k400/uniformer_s --checkpoint runs/k400_s \
+        OUTPUT_DIR runs/k400_s_test
     uniformer test --cfg k400/uniformer_s --released
 
-Of a run's folder the best checkpoint is tested, or else the latest. Without --checkpoint it is the latest one in
-OUTPUT_DIR, or with TEST.TEST_BEST the best. --released tests the published checkpoint of the recipe, which is fetched
-if need be, and shows published and measured figures side by side.
+If --checkpoint is a run's folder, its best checkpoint is tested, or the latest if it has no best one. Without
+--checkpoint it is the latest in OUTPUT_DIR, or with TEST.TEST_BEST True the best.
+
+--released downloads and tests the published checkpoint of the recipe, and prints published and measured figures side by
+side.
 """
 
 import argparse
@@ -18,13 +21,18 @@ from slowfast_uniformer.cli.train import run_parser, start
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = run_parser("test", __doc__)
-    help_text = "a checkpoint, a run's folder, weights, or the name of published ones (TEST.CHECKPOINT_FILE_PATH)"
-    parser.add_argument("--checkpoint", metavar="FILE|RUN", help=help_text)
-    help_text = "the published checkpoint of the recipe; OUTPUT_DIR is runs/reproduce/RECIPE unless you set it"
+    help_text = (
+        "trained model: a run's folder, a checkpoint, or a name or recipe of `uniformer weights list` (default: "
+        "TEST.CHECKPOINT_FILE_PATH, or the latest in OUTPUT_DIR)"
+    )
+    parser.add_argument("--checkpoint", metavar="MODEL", help=help_text)
+    help_text = "test the published checkpoint of the recipe; OUTPUT_DIR is runs/reproduce/RECIPE unless you set it"
     parser.add_argument("--released", action="store_true", help=help_text)
     args = parse_arguments(parser, argv)
     if args.released and (args.checkpoint or args.small):
-        parser.error(f"--released names the weights: leave {'--checkpoint' if args.checkpoint else '--small'} out")
+        parser.error(
+            f"--released cannot be combined with {'--checkpoint' if args.checkpoint else '--small'}: leave one out"
+        )
     return args
 
 

@@ -1,13 +1,15 @@
-"""Train a model and test it, as its config says.
+r"""Train and test a model from a config.
 
+    uniformer train --cfg demo/uniformer
     uniformer train --cfg k400/uniformer_s OUTPUT_DIR runs/k400_s
+    uniformer train --cfg custom/own_videos DATA.PATH_TO_DATA_DIR my_lists \
+        OUTPUT_DIR runs/folds --folds
 
-    uniformer train --cfg custom/own_videos DATA.PATH_TO_DATA_DIR my_lists OUTPUT_DIR runs/folds --folds
+KEY VALUE pairs override the config. The same command continues an interrupted run. One process per GPU (NUM_GPUS) is
+started, unless `torchrun` or `srun` has started several.
 
-KEY VALUE pairs override the config. The same command continues an interrupted run. `torchrun` and `srun` start
-several processes; otherwise one process per GPU (NUM_GPUS) is started here. --folds trains and tests on each of the
-folds that `uniformer lists --folds` has written, into OUTPUT_DIR/fold_1 and so on, and shows mean and standard
-deviation of the scores.
+--folds trains and tests on each of the folds that `uniformer lists --folds` has written, into OUTPUT_DIR/fold_1 and so
+on, and prints mean and standard deviation of the scores.
 """
 
 import argparse
@@ -33,17 +35,19 @@ from slowfast_uniformer.runs import folds
 def run_parser(command: str, description: str) -> argparse.ArgumentParser:
     """The parser of `train` and `test`: SlowFast's arguments, and --small."""
     parser = config_parser(command, description)
-    parser.add_argument("--init_method", default="", help="tcp://HOST:PORT of machine 0")
-    parser.add_argument("--num_shards", type=int, help="number of machines (NUM_SHARDS)")
-    parser.add_argument("--shard_id", type=int, help="index of this machine, from 0 (SHARD_ID)")
-    parser.add_argument("--small", action="store_true", help="try the config in seconds: small sizes, no weights")
+    help_text = "try the config in seconds, with small sizes and random weights"
+    parser.add_argument("--small", action="store_true", help=help_text)
+    add = parser.add_argument_group("several machines (start the command on each)").add_argument
+    add("--init_method", default="", metavar="URL", help="address of machine 0, as tcp://HOST:PORT")
+    add("--num_shards", type=int, metavar="N", help="number of machines (default: NUM_SHARDS)")
+    add("--shard_id", type=int, metavar="INDEX", help="index of this machine, from 0 (default: SHARD_ID)")
     return parser
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str = "") -> argparse.Namespace:
     parser = run_parser("train", __doc__)
     parser.prog = prog or parser.prog
-    help_text = "train on each fold of DATA.PATH_TO_DATA_DIR, one after the other; finished ones are left out"
+    help_text = "train on each fold in DATA.PATH_TO_DATA_DIR, one after the other; skip finished ones"
     parser.add_argument("--folds", action="store_true", help=help_text)
     return parse_arguments(parser, argv)
 
@@ -71,7 +75,7 @@ def start(args: argparse.Namespace, overrides: Sequence[Any] = ()) -> None:
         launch(partial(run_job, notes=notes, config_files=args.cfg, logger_name=""), cfg, args.init_method)
     except signals.Interrupted as stop:
         if cfg.TRAIN.ENABLE and not cfg.TRAIN.AUTO_RESUME:
-            stop.remedy = "the same command with TRAIN.AUTO_RESUME True continues"
+            stop.remedy = "run the same command with TRAIN.AUTO_RESUME True to continue"
         raise
     terminal.settle()  # a summary that cannot be printed does not make a failure of a complete run
 
@@ -86,9 +90,11 @@ def train_folds(args: argparse.Namespace) -> None:
     data, out = cfg.DATA.PATH_TO_DATA_DIR, cfg.OUTPUT_DIR
     lists = folds.fold_folders(data)
     if len(lists) < 2:
-        raise UserError(f"{data}: no folds in it (fold_1, fold_2 ...); `uniformer lists FOLDER --folds 5` writes them")
+        raise UserError(
+            f"{data} has no folds (fold_1, fold_2 ...); `uniformer lists FOLDER --out {data} --folds 5` writes them"
+        )
     if not (cfg.TRAIN.ENABLE and cfg.TEST.ENABLE):
-        raise UserError("--folds trains and tests: leave TRAIN.ENABLE and TEST.ENABLE True")
+        raise UserError("--folds trains and tests: set TRAIN.ENABLE True and TEST.ENABLE True")
     names = [os.path.basename(path) for path in lists]
     keys = [["DATA.PATH_TO_DATA_DIR", path, "OUTPUT_DIR", os.path.join(out, os.path.basename(path))] for path in lists]
     states, runs = {}, {}

@@ -6,8 +6,9 @@
 Writes each video of a list, or of a folder at any depth, as OUT/PATH.mp4: H.264 with short groups of pictures, the
 shorter side at most --short-side, upright, square pixels, without sound. Frames and their times stay as they are.
 Lists and class names are written to OUT, with the new paths. Videos that cannot be read are named and left out of
-them. The same command continues where it was interrupted. docs/transcode.md says when it pays. Exit status: 0 all is
-written, 2 something could not be.
+them. The same command continues where it was interrupted. docs/transcode.md says when it pays.
+
+Exit status: 0 all videos are written, 2 some could not be.
 """
 
 import argparse
@@ -42,18 +43,25 @@ def quality(text: str) -> float:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = new_parser("transcode", __doc__)
+    parser = new_parser("transcode", __doc__, "LIST|FOLDER OUT", takes_config=False)
     add = parser.add_argument
-    add("source", type=paths.expand, metavar="LIST|FOLDER", help="a list of videos, or a folder of them")
-    add("out", type=paths.expand, metavar="OUT", help="the folder to write to")
-    add("--short-side", type=even, default=320, help="of larger videos, in pixels (%(default)s)")
-    add("--gop", type=positive(int), default=16, help="frames from one key frame to the next (%(default)s)")
-    add("--fps", type=positive(float), help="a constant frame rate (frames and time stamps stay as they are)")
-    add("--crf", type=quality, help="quality of x264, 0 to 51 (20; less for noisy videos, to keep 36 dB)")
-    add("--workers", type=int, default=os.cpu_count(), help="processes; 0: this one (%(default)s)")
-    add("--prefix", type=paths.expand, default="", help="folder that paths in LIST are relative to (DATA.PATH_PREFIX)")
-    add("--dataset", choices=FORMATS, default="kinetics", help="format of LIST (TEST.DATASET, %(default)s)")
-    add("--images", metavar="NAME", help="names of a frame folder's images (DATA.IMAGE_TEMPLATE, {:05d}.jpg)")
+    add("source", type=paths.expand, metavar="LIST|FOLDER", help="list of videos, or folder of videos")
+    add("out", type=paths.expand, metavar="OUT", help="folder to write")
+    help_text = "shrink larger videos until their shorter side has this length"
+    add("--short-side", type=even, default=320, metavar="PIXELS", help=help_text)
+    add("--gop", type=positive(int), default=16, metavar="FRAMES", help="frames from one key frame to the next")
+    add("--fps", type=positive(float), metavar="RATE", help="frames per second (default: as in each video)")
+    help_text = "quality of x264, from 0 (lossless) to 51 (default: 20, or less for a noisy video, to keep 36 dB)"
+    add("--crf", type=quality, metavar="QUALITY", help=help_text)
+    help_text = "processes that write; 0 writes in this one (default: one per CPU core)"
+    add("--workers", type=int, default=os.cpu_count(), metavar="N", help=help_text)
+    add = parser.add_argument_group("reading a list").add_argument
+    help_text = "folder that paths in LIST are relative to, as DATA.PATH_PREFIX"
+    add("--prefix", type=paths.expand, default="", metavar="FOLDER", help=help_text)
+    help_text = f"format of LIST, as TEST.DATASET: {', '.join(FORMATS)}"
+    add("--dataset", choices=FORMATS, default="kinetics", metavar="FORMAT", help=help_text)
+    help_text = "name of an image in a folder of frames, as DATA.IMAGE_TEMPLATE (default: {:05d}.jpg)"
+    add("--images", metavar="TEMPLATE", help=help_text)
     return parse_arguments(parser, argv)
 
 
@@ -94,6 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"{args.source}: no such list or folder")
     if os.path.isfile(args.source) and ending_of(args.source) in VIDEO_ENDINGS:
         raise UserError(f"{args.source}: seems to be a video; give a list of videos, or a folder of them")
+    if os.path.realpath(args.source) == os.path.realpath(args.out):
+        raise UserError(f"{args.out} is the folder of the videos; name another folder to write to")
     keys = ["TEST.DATASET", args.dataset, *(["DATA.IMAGE_TEMPLATE", args.images] if args.images else [])]
     is_folder = os.path.isdir(args.source)
     prefix = args.source if is_folder else args.prefix
@@ -124,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for job, found in progress(transcode.transcode(left, max(0, args.workers)), len(left), "transcode", "video"):
             facts[job] = found
     except KeyboardInterrupt:
-        terminal.show("interrupted; the same command continues", error=True)
+        terminal.show("interrupted; run the same command again to continue", error=True)
         return 130
     errors = [facts[job]["error"] for job in jobs if "error" in facts[job]]
     done = {job: facts[job] for job in jobs if "error" not in facts[job]}

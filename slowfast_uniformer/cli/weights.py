@@ -1,13 +1,14 @@
-"""List, fetch and check published weights.
+"""List, download and check published weights.
 
-    uniformer weights list ["k400/*"] [--json]
+    uniformer weights list
+    uniformer weights list "k400/*" --json
     uniformer weights fetch uniformer_small_k400_16x4
     uniformer weights fetch --all-of k400/uniformer_s
     uniformer weights verify
 
-Weights are fetched by themselves where a config or --checkpoint names them. Fetch them beforehand for a machine without
-network. They are looked for in the folder $SLOWFAST_UNIFORMER_WEIGHTS, then in ~/.cache/slowfast_uniformer (or
-$XDG_CACHE_HOME/slowfast_uniformer), to which they are written.
+Weights are downloaded when a config or --checkpoint names them. Fetch them beforehand for a machine without network.
+They are looked for in the folder $SLOWFAST_UNIFORMER_WEIGHTS, then in ~/.cache/slowfast_uniformer (or
+$XDG_CACHE_HOME/slowfast_uniformer), to which downloads are written.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from slowfast_uniformer import paths
-from slowfast_uniformer.cli.common import new_parser, parse_arguments, print_errors, table
+from slowfast_uniformer.cli.common import HelpFormatter, new_parser, parse_arguments, print_errors, table
 from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.config.recipes import find_config, list_recipes
 from slowfast_uniformer.errors import UserError
@@ -26,23 +27,31 @@ from slowfast_uniformer.weights import cache, resolve
 from slowfast_uniformer.weights.registry import Checkpoint, Source, checkpoints, find_checkpoint, released_checkpoint
 from slowfast_uniformer.wording import counted
 
-_GLOBS = "patterns such as 'k400/*' are understood"
+_GLOBS = "patterns such as 'k400/*' are allowed"
+
+
+def _add_action(actions: Any, name: str, sentence: str) -> argparse.ArgumentParser:
+    description = f"{sentence[0].upper()}{sentence[1:]}."
+    return actions.add_parser(name, help=sentence, description=description, formatter_class=HelpFormatter)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = new_parser("weights", __doc__)
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list|fetch|verify")
-    action = actions.add_parser("list", help="show all that are published")
-    action.add_argument("names", nargs="*", metavar="NAME", help=f"only these checkpoints or recipes; {_GLOBS}")
-    action.add_argument("--json", action="store_true", help="print a list of objects")
-    action = actions.add_parser("fetch", help="fetch what is not here")
-    action.add_argument("names", nargs="*", type=paths.expand, metavar="NAME", help="as in MODEL.INIT_FROM")
-    help_text = f"also what these recipes start from, and what they resulted in; {_GLOBS}"
+    help_text = "`uniformer weights ACTION --help` has the options of each"
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION", help=help_text)
+    action = _add_action(actions, "list", "print a table of the published weights")
+    help_text = f"print only these names or recipes; {_GLOBS} (default: all)"
+    action.add_argument("names", nargs="*", metavar="NAME", help=help_text)
+    action.add_argument("--json", action="store_true", help="print JSON: a list with an object for each")
+    action = _add_action(actions, "fetch", "download weights that are not on this machine")
+    help_text = "names of `uniformer weights list`, or addresses, as MODEL.INIT_FROM takes them"
+    action.add_argument("names", nargs="*", type=paths.expand, metavar="NAME", help=help_text)
+    help_text = f"download the initial and the released weights of these recipes; {_GLOBS}"
     action.add_argument("--all-of", nargs="+", default=[], metavar="RECIPE", help=help_text)
-    actions.add_parser("verify", help="read all that are here and compare their sizes and hashes")
+    _add_action(actions, "verify", "read all weights on this machine and compare their sizes and hashes")
     args = parse_arguments(parser, argv)
     if args.action == "fetch" and not (args.names or args.all_of):
-        parser.error("name what to fetch: NAME (see uniformer weights list), or --all-of RECIPE")
+        parser.error("name what to download: a NAME of `uniformer weights list`, or --all-of RECIPE")
     return args
 
 
@@ -61,7 +70,7 @@ def chosen(patterns: Sequence[str]) -> list[Checkpoint]:
             if any(fnmatch.fnmatchcase(each, pattern) for each in (name, *checkpoint.recipes))
         }
         if not matching:
-            raise UserError(f"no published checkpoint, nor a recipe of one, is {pattern!r}; leave it out for all")
+            raise UserError(f"{pattern!r} is no published checkpoint or recipe; `uniformer weights list` prints all")
         found |= matching
     return list(found.values())
 
@@ -128,7 +137,7 @@ def names_of(patterns: Sequence[str]) -> list[str]:
                 if checkpoint and checkpoint.sources:
                     names[checkpoint.name] = None
     if not names:
-        raise UserError(f"{', '.join(patterns)}: no published weights belong to it (uniformer weights list has all)")
+        raise UserError(f"{', '.join(patterns)}: has no published weights; `uniformer weights list` prints all")
     return list(names)
 
 

@@ -46,9 +46,9 @@ def _faults(cfg: CfgNode) -> Iterator[str]:
     devices = max(cfg.NUM_GPUS, 1)
     for key in ("TRAIN.BATCH_SIZE", "TEST.BATCH_SIZE"):
         if values[key] % devices:
-            yield f"{key}: {values[key]} cannot be divided among {counted(devices, 'device')}"
+            yield f"{key}: {values[key]} videos cannot be divided among {devices} GPUs (NUM_GPUS); set a multiple"
     if not 0 <= cfg.SHARD_ID < cfg.NUM_SHARDS:
-        yield f"SHARD_ID: {cfg.SHARD_ID} must be from 0 to NUM_SHARDS - 1"
+        yield f"SHARD_ID: {cfg.SHARD_ID} must be from 0 to {cfg.NUM_SHARDS - 1} (NUM_SHARDS is {cfg.NUM_SHARDS})"
     if not cfg.DIST_TIMEOUT > 0:
         yield f"DIST_TIMEOUT: {cfg.DIST_TIMEOUT} must be above 0"
     head, steps = cfg.MODEL.INIT_HEAD, cfg.SOLVER.STEPS
@@ -57,17 +57,20 @@ def _faults(cfg: CfgNode) -> Iterator[str]:
     if head == "probe" and not cfg.MODEL.INIT_FROM:
         yield "MODEL.INIT_HEAD: probe fits a classifier to the features of pretrained weights; set MODEL.INIT_FROM"
     if cfg.SOLVER.LR_POLICY != "cosine" and not (len(steps) == len(cfg.SOLVER.LRS) > 0 and steps[0] == 0):
-        yield "SOLVER.STEPS and SOLVER.LRS must be equally long, and STEPS begin with 0, for this SOLVER.LR_POLICY"
+        yield (
+            f"SOLVER.LR_POLICY: {cfg.SOLVER.LR_POLICY} needs SOLVER.STEPS and SOLVER.LRS of the same length, and STEPS "
+            f"that begin with 0; they are {steps} and {cfg.SOLVER.LRS}"
+        )
     if cfg.DATA.COLOR_MATRIX != "bt601" and cfg.DATA.DECODER == "torchcodec":
-        yield f"DATA.COLOR_MATRIX: {cfg.DATA.COLOR_MATRIX} needs DATA.DECODER pyav; torchcodec knows bt601 only"
+        yield f"DATA.COLOR_MATRIX: {cfg.DATA.COLOR_MATRIX} needs DATA.DECODER pyav; torchcodec supports only bt601"
     if cfg.DATA.MULTI_LABEL and cfg.MIXUP.ENABLE:
-        yield "MIXUP.ENABLE: mixup and label smoothing need one label per video; not with DATA.MULTI_LABEL"
+        yield "MIXUP.ENABLE: mixup and label smoothing need one label per video; with DATA.MULTI_LABEL set it False"
     if cfg.DATA.MULTI_LABEL and cfg.DATA.PATH_LABEL_SEPARATOR == ",":
-        yield "DATA.PATH_LABEL_SEPARATOR: with DATA.MULTI_LABEL ',' separates labels; choose another"
+        yield "DATA.PATH_LABEL_SEPARATOR: with DATA.MULTI_LABEL ',' separates labels; set another, such as ' '"
     if cfg.DATA.MULTI_LABEL and cfg.TRAIN.BEST_METRIC in ("top1", "mean_class_acc"):
-        yield f"TRAIN.BEST_METRIC: {cfg.TRAIN.BEST_METRIC} needs one label per video; with DATA.MULTI_LABEL take map"
+        yield f"TRAIN.BEST_METRIC: {cfg.TRAIN.BEST_METRIC} needs one label per video; with DATA.MULTI_LABEL set map"
     if cfg.TRAIN.PATIENCE and not cfg.TRAIN.EVAL_PERIOD:
-        yield "TRAIN.PATIENCE: counts validations, of which TRAIN.EVAL_PERIOD 0 has none: set it to 1 or more"
+        yield "TRAIN.PATIENCE: counts validations, but TRAIN.EVAL_PERIOD 0 runs none: set TRAIN.EVAL_PERIOD 1"
     if cfg.TEST.TEMPERATURE != "auto" and not 0 < cfg.TEST.TEMPERATURE < math.inf:
         yield f"TEST.TEMPERATURE: {cfg.TEST.TEMPERATURE} must be a number above 0, or auto"
     try:
@@ -75,7 +78,7 @@ def _faults(cfg: CfgNode) -> Iterator[str]:
     except ValueError as error:
         yield f"DATA.IMAGE_TEMPLATE: {error}; it names an image by its number, such as img_{{:05d}}.jpg or img_%05d.jpg"
     if cfg.DATA.FLIP_LABELS and not cfg.DATA.RANDOM_FLIP:
-        yield "DATA.FLIP_LABELS: defines label changes under a flip, but DATA.RANDOM_FLIP is False: set it True"
+        yield "DATA.FLIP_LABELS: changes labels of flipped videos, but no video is flipped: set DATA.RANDOM_FLIP True"
     if bool(cfg.DATA.TRAIN_JITTER_SCALES_RELATIVE) != bool(cfg.DATA.TRAIN_JITTER_ASPECT_RELATIVE):
         yield "DATA.TRAIN_JITTER_SCALES_RELATIVE and DATA.TRAIN_JITTER_ASPECT_RELATIVE: set both or neither"
 
@@ -114,7 +117,7 @@ def check_devices(cfg: CfgNode) -> None:
     if cfg.NUM_GPUS > 0 and cfg.NUM_GPUS > (gpus := num_gpus()):
         raise UserError(
             f"NUM_GPUS: {cfg.NUM_GPUS}, but this machine has {counted(gpus, 'usable GPU')}. Set NUM_GPUS {gpus}"
-            + (" (0 runs on the CPU)" if gpus == 0 else "")
+            + (" to run on the CPU" if gpus == 0 else "")
         )
 
 

@@ -36,7 +36,9 @@ def read_yaml(path: str, bases: bool = True) -> YamlFile:
     if not bases:
         found = _read_one(path)
         if _BASE in found.content:
-            raise UserError(f"{found.places[_BASE]}: this config must not build on others ({_BASE}); write it out")
+            raise UserError(
+                f"{found.places[_BASE]}: this config must not build on other files ({_BASE}); write all keys into it"
+            )
         return found
     return _read(path, ())
 
@@ -46,16 +48,16 @@ def _read(path: str, above: tuple[str, ...]) -> YamlFile:
     bases = content.pop(_BASE, None) or []
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list):
-        raise UserError(f"{places[_BASE]}: _BASE_ is the path of a YAML file, or a list of them")
+        raise UserError(f"{places[_BASE]}: _BASE_: write the path of a YAML file, or a list of paths")
     merged = YamlFile({}, {})
     for base in bases:
         found = paths.expand(str(base))
         if "://" not in found:
             found = os.path.join(os.path.dirname(path), found)
             if not os.path.isfile(found):
-                raise UserError(f"{places[_BASE]}: its _BASE_ {found} does not exist")
+                raise UserError(f"{places[_BASE]}: _BASE_: no such file: {found}")
         if os.path.realpath(found) in map(os.path.realpath, (*above, path)):
-            raise UserError(f"{places[_BASE]}: its _BASE_ {found} builds on this file")
+            raise UserError(f"{places[_BASE]}: _BASE_: {found} builds on this file itself; remove one of the two")
         merged = _merged(merged, _read(found, (*above, path)))
     return _merged(merged, YamlFile(content, places))
 
@@ -75,7 +77,9 @@ def _merged_sections(below: dict, above: dict, places: dict[str, str], prefix: s
         elif not isinstance(former, dict) and not (isinstance(value, dict) and former is not None):
             merged[key] = value
         elif value is not None:  # None: a section whose keys are all commented out
-            raise UserError(f"{places.get(name, name)}: {name} is a section in one file and a value in another")
+            raise UserError(
+                f"{places.get(name, name)}: {name} is a section in one file and a value in another; remove one of them"
+            )
     return merged
 
 
@@ -92,7 +96,7 @@ def _read_one(path: str) -> YamlFile:
     except yaml.YAMLError as error:
         raise UserError(_fault(path, text, error)) from None
     except RecursionError:
-        raise UserError(f"{path}: not valid YAML: an alias refers to what contains it") from None
+        raise UserError(f"{path}: not valid YAML: an alias refers to a node that contains it") from None
     finally:
         loader.dispose()
     if not isinstance(content, dict):
@@ -112,7 +116,7 @@ def _text(path: str) -> str:
         return data.decode("utf-16" if data.startswith(_UTF_16) else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {line}: not a text in UTF-8; save the file in that encoding") from None
+        raise UserError(f"{path}, line {line}: not UTF-8 text; save the file in that encoding") from None
 
 
 def _note_keys(node: yaml.Node | None, path: str, prefix: str, lines: dict[str, int]) -> None:

@@ -50,6 +50,6 @@ def recipe_notes(cfg: CfgNode, recipe: CfgNode, topology: "Topology", recipe_top
     if cfg.TRAIN.DATASET == recipe.TRAIN.DATASET and cfg.TEST.DATASET != recipe.TEST.DATASET:
         notes.append(
             f"TEST.DATASET: {cfg.TEST.DATASET} where {cfg.RECIPE} has {recipe.TEST.DATASET}: validation and "
-            "test sample frames in another way than training"
+            "test sample frames in another way than the recipe's training"
         )
     return notes

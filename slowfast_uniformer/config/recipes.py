@@ -1,11 +1,11 @@
 """The shipped configs: where they are, and their names, such as "k400/uniformer_s"."""
 
-import difflib
 import os
 from pathlib import Path
 
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.paths import expand
+from slowfast_uniformer.wording import did_you_mean
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -42,13 +42,13 @@ def find_config(text: str) -> str:
             and "configs/" before it are optional.
 
     Raises:
-        UserError: there is neither; names the nearest recipe.
+        UserError: there is neither; names a similar recipe.
     """
     if os.path.isfile(path := expand(text)):
         return path
     name = text.removeprefix("configs/").removesuffix(".yaml")
-    path = configs_folder() / f"{name}.yaml"
-    if not path.is_file():
-        nearest = "".join(difflib.get_close_matches(name, list_recipes(), n=1, cutoff=0.0)) or "(none found)"
-        raise UserError(f"{text}: no such config file or recipe; the nearest recipe is {nearest}")
-    return str(path)
+    path = str(configs_folder() / f"{name}.yaml")
+    if not os.path.isfile(path):  # Path.is_file raises where a folder may not be read
+        similar = did_you_mean(name, list_recipes()) or "."
+        raise UserError(f"{text}: no such config file or recipe{similar} `uniformer config` lists all recipes")
+    return path

@@ -6,21 +6,24 @@ from typing import Any
 
 from slowfast_uniformer.config.compat import RENAMED, RETIRED
 from slowfast_uniformer.config.keys import flatten, get_cfg
+from slowfast_uniformer.wording import did_you_mean
 
 
 def unknown_key(key: str) -> str:
-    """Return what is wrong with a key, with the nearest known one: in other letters, elsewhere, or spelt alike."""
+    """Return what is wrong with a key, with a similar one: in other letters, in another section, or spelt alike."""
     own, upper = list(dict(flatten(get_cfg()))), key.upper()
     if below := [name for name in own if name.startswith(f"{upper}.")]:
-        return f"unknown key {key}: {upper} is a section; its keys go below it, each as 'KEY: value' ({below[0]})"
+        return (
+            f"{key} is a section, not a key; in YAML its keys go below it, each as 'KEY: value'; else write {below[0]}"
+        )
     known = [*own, *RETIRED, *RENAMED]
     same_name = [name for name in known if name.split(".")[-1] == upper.split(".")[-1]]
     alike = [name for name in known if name.upper() == upper]
     if not alike and "." in key:
         alike = difflib.get_close_matches(upper, same_name, n=1, cutoff=0.8)
     alike = alike or same_name
-    alike = alike or difflib.get_close_matches(upper, known, n=1, cutoff=0.0)
-    return f"unknown key {key}; the nearest known one is {' or '.join(alike)}"
+    similar = f"; did you mean {' or '.join(alike)}?" if alike else did_you_mean(upper, known)
+    return f"unknown key {key}{similar or '; docs/config.md lists all keys'}"
 
 
 def broken_pair(words: Sequence[Any]) -> str | None:
@@ -36,9 +39,9 @@ def broken_pair(words: Sequence[Any]) -> str | None:
         if name in known and (equals or str(key)[-1] == ":" or str(key)[0] == "-"):
             return f"{key}: write {' '.join([name, *([text] if equals else map(str, value))])}, with a space between"
         if not value:
-            return f"{key!r} has no value; overrides are KEY VALUE pairs"
+            return f"{key} has no value; write KEY VALUE pairs, such as SOLVER.MAX_EPOCH 3"
         if isinstance(value[0], str) and value[0] in known:
-            return f"{key!r} has no value, but the key {value[0]} follows; overrides are KEY VALUE pairs"
+            return f"{key} has no value: the key {value[0]} follows it; write KEY VALUE pairs"
         if isinstance(value[0], str) and value[0][:1] in ("[", "(") and value[0][-1] not in "])":
             return f"{key}: put a list in quotes, as '[1, 2]'"
     return None

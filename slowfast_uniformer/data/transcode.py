@@ -290,7 +290,7 @@ def _crashed(job: Job) -> Facts:
 
 def _disk_fault(path: str, error: Exception) -> UserError:
     cause = getattr(error, "strerror", None) or error
-    return UserError(f"{path}: cannot be written ({cause}); when it can, the same command continues")
+    return UserError(f"{path}: cannot be written ({cause}); once it can, run the same command again to continue")
 
 
 def _is_ours(path: str) -> bool:

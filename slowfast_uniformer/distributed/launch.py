@@ -67,7 +67,7 @@ def _launch(fn: Callable, cfg: CfgNode, init_method: str) -> None:
     if machines > 1 and not init_method.startswith("tcp://"):
         raise UserError(
             f"NUM_SHARDS: {machines} machines need --init_method tcp://HOST:PORT, "
-            "with the address of the machine whose --shard_id is 0 (or start with torchrun or srun)"
+            "the address of the machine with --shard_id 0 (or start the command with torchrun or srun)"
         )
     init_method = init_method or f"tcp://127.0.0.1:{_free_port()}"
     if ranks > 1:
@@ -103,7 +103,9 @@ def _spawn(fn: Callable, cfg: CfgNode, init_method: str, ranks: int, machines: i
             if error.exit_code == signals.EXIT_CODE:
                 raise signals.Interrupted("a signal has requested a stop") from None
             how = f"by {error.signal_name}" if error.signal_name else f"with status {error.exit_code}"
-            raise UserError(f"process {error.error_index} of {ranks} ended {how}, and so did the run") from None
+            raise UserError(
+                f"process {error.error_index} of {ranks} ended {how}, which ended the run; its last lines are above"
+            ) from None
 
 
 def _spawned(local: int, fn: Callable, cfg: CfgNode, init_method: str, errors: Any, *sizes: int) -> None:
@@ -173,11 +175,13 @@ def _rendezvous(init_method: str, timeout: timedelta) -> dist.Store:
             store = dist.TCPStore(address, int(port), world, rank == 0, timeout, wait_for_workers=False)
     except (dist.DistError, RuntimeError, ValueError) as error:
         if "EADDRINUSE" in str(error) or "already in use" in str(error):
-            raise UserError(f"{init_method}: that port is in use; set MASTER_PORT or --init_method") from None
+            raise UserError(
+                f"{init_method}: the port is in use; set another with MASTER_PORT or --init_method"
+            ) from None
         where = init_method if init_method != "env://" else os.environ.get("MASTER_ADDR", init_method)
         raise UserError(
             f"rank {rank} on {host}: rank 0 cannot be reached at {where} ({str(error).splitlines()[0]}). "
-            "Check that it runs, and that nodes may connect to that port"
+            "Check that rank 0 runs, and that nodes may connect to this port"
         ) from None
     # torchrun's store outlives a launch and, on one machine, a restart: ranks would find the addresses of dead ones.
     # On several machines each restart has a store of its own, and the agents' counts of restarts may differ.
@@ -190,7 +194,7 @@ def _rendezvous(init_method: str, timeout: timedelta) -> dist.Store:
     except (dist.DistError, RuntimeError):
         missing = [str(other) for other, key in enumerate(keys) if not store.check([key])]
         raise UserError(
-            f"rank {rank} on {host}: after {timeout.total_seconds():g} s (DIST_TIMEOUT) there is no rank "
-            f"{', '.join(missing)} of {world}. See in their logs why they did not start"
+            f"rank {rank} on {host}: after {timeout.total_seconds():g} s (DIST_TIMEOUT) these of "
+            f"{world} ranks are missing: {', '.join(missing)}. Their logs say why they did not start"
         ) from None
     return store

@@ -28,7 +28,7 @@ class Interrupted(Exception):
         remedy: how the work is continued.
     """
 
-    remedy = "the same command continues"
+    remedy = "run the same command again to continue"
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:

@@ -14,14 +14,15 @@ from slowfast_uniformer.config.recipes import find_config
 from slowfast_uniformer.distributed import topology
 from slowfast_uniformer.distributed.signals import EXIT_CODE
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.wording import counted
 
 
 def parse_time_limit(time: str) -> int:
     """Seconds of a time limit as sbatch takes it: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S. UserError for another."""
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", time)
     if not match:
-        raise UserError(f"--time: {time!r} is not MINUTES, HOURS:MINUTES:SECONDS or DAYS-HOURS[:MINUTES[:SECONDS]]")
+        raise UserError(
+            f"--time: {time!r} must be MINUTES, HOURS:MINUTES:SECONDS or DAYS-HOURS, such as 24:00:00 or 2-12"
+        )
     days, *parts = match.groups()
     numbers = [int(part) for part in parts if part is not None]
     units = (3600, 60, 1) if days is not None or len(numbers) == 3 else (60, 1)
@@ -44,15 +45,15 @@ def script(job: argparse.Namespace, notes: list[str]) -> str:
     """
     match = re.fullmatch(r"(?:[\w.-]+:)?(\d+)", job.gpus)
     if not match:
-        raise UserError(f"--gpus-per-node: {job.gpus!r} is not a number, or TYPE:NUMBER")
+        raise UserError(f"--gpus-per-node: {job.gpus!r} must be a number or TYPE:NUMBER, such as 8 or a100:8")
     gpus = int(match[1])
     tasks = gpus or job.tasks
     if tasks < 1:
         raise UserError(f"--tasks-per-node: {tasks} must be 1 or more")
     if parse_time_limit(job.time) < 2 * job.warn:
         raise UserError(
-            f"--time {job.time}: shorter than twice --warn {job.warn}: the job would do little else than "
-            "start and save. Ask for more time, or set --warn to the seconds of a step and a checkpoint"
+            f"--time {job.time} is shorter than twice --warn {job.warn}, so the job would do little but start and "
+            "save. Set a longer --time, or a --warn of the seconds that one step and a checkpoint take"
         )
     overrides = [*job.opts, "NUM_SHARDS", str(job.nodes), "NUM_GPUS", str(gpus)]
     cfg, recipe = load_config(job.cfg, overrides, notes, runs_here=False), load_recipe(job.cfg[0])
@@ -60,13 +61,16 @@ def script(job: argparse.Namespace, notes: list[str]) -> str:
     for section in ("TRAIN", "TEST"):
         if cfg[section].BATCH_SIZE % tasks:
             raise UserError(
-                f"{section}.BATCH_SIZE: {cfg[section].BATCH_SIZE} cannot be divided among {counted(tasks, 'task')}"
+                f"{section}.BATCH_SIZE: {cfg[section].BATCH_SIZE} videos cannot be divided among {tasks} "
+                "tasks; set a multiple"
             )
     out = os.path.abspath(cfg.OUTPUT_DIR)
     try:
         os.makedirs(out, exist_ok=True)
     except OSError as error:
-        raise UserError(f"OUTPUT_DIR: cannot make {out} ({error.strerror}); set it to a folder of yours") from None
+        raise UserError(
+            f"OUTPUT_DIR: cannot make {out} ({error.strerror}); set OUTPUT_DIR to a writable folder"
+        ) from None
     command = ["srun", "--kill-on-bad-exit=1"]
     command += [f"--cpus-per-task={job.cpus}"] if job.cpus else []  # srun does not inherit it from sbatch
     command += ["--gpu-bind=none"] if gpus else []  # each rank selects its GPU by its local rank
@@ -97,7 +101,7 @@ def _sbatch_options(job: argparse.Namespace, gpus: int, tasks: int, out: str) ->
     options = [f"--{key}={shlex.quote(str(value))}" for key, value in values.items() if value != ""]
     options += ["--requeue", *(option if option.startswith("-") else f"--{option}" for option in job.options)]
     if broken := [option for option in options if "\n" in option]:
-        raise UserError(f"{broken[0]!r}: an option of sbatch is one line")
+        raise UserError(f"{broken[0]!r}: an option of sbatch must be one line; remove the line break")
     return options
 
 
@@ -106,7 +110,9 @@ def submit(text: str) -> str:
     try:
         done = subprocess.run(["sbatch"], input=text, capture_output=True, text=True)
     except FileNotFoundError:
-        raise UserError("there is no sbatch here: submit on a node that has SLURM, or --print the script") from None
+        raise UserError(
+            "sbatch is not installed on this machine: submit on a node that has SLURM, or add --print"
+        ) from None
     if done.returncode:
-        raise UserError(f"sbatch refuses the job: {done.stderr.strip()}")
+        raise UserError(f"sbatch refused the job: {done.stderr.strip()}")
     return done.stdout.strip()

@@ -72,9 +72,9 @@ def explain_lost_rank(error: RuntimeError) -> str:
         differing = [status for status in others if not status.endswith(f": {activity}")]
         known = "Last known: " + "; ".join((differing or others)[:8])
     except (dist.DistError, RuntimeError):
-        known = "Rank 0, which keeps the statuses, has ended; see its log"
+        known = "Rank 0 has ended; see its log"
     return (
-        f"rank {rank()} on {socket.gethostname()}: another rank has ended or hangs ({cause}). {known}. The run "
-        "continues from its latest checkpoint when it is started again with TRAIN.AUTO_RESUME True (DIST_TIMEOUT sets "
-        "the time to wait for a rank)"
+        f"rank {rank()} on {socket.gethostname()}: another rank has ended or hangs ({cause}). {known}. "
+        "Start the run again with TRAIN.AUTO_RESUME True: it continues from its latest checkpoint. DIST_TIMEOUT sets "
+        "how long to wait for a rank"
     )

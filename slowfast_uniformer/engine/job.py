@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -39,6 +40,7 @@ HEADLINE = {  # columns of the test's row that the summary shows
     "macro_f1": "macro-F1",
     "map": "mAP",
 }
+FILES = "predictions.csv class_scores.csv submission.csv metrics.jsonl log.txt checkpoints tensorboard".split()
 
 
 def run_job(
@@ -100,43 +102,48 @@ def _log_config(cfg: CfgNode, notes: Sequence[str], config_files: Sequence[str])
     for note in notes:
         logger.warning("%s", note)
     logger.info("config, where it differs from the defaults:")
+    sections: dict[str, list[str]] = {}
     for key, value in difference(cfg).items():
-        logger.info("    %s: %s", key, value)
+        section, dot, name = key.rpartition(".")
+        sections.setdefault(f"{section}: " if dot else "", []).append(f"{name} {value}")
+    for section, values in sections.items():
+        logger.info("    %s%s", section, ", ".join(values))
 
 
 def _print_summary(cfg: CfgNode, metrics: dict[str, Any]) -> None:
-    """Print the test's metrics and the paths of the run's files."""
+    """Print the test's metrics, the names of the run's files, and what to do next."""
     if metrics:
-        shown = [_with_interval(metrics, key, name) for key, name in HEADLINE.items() if key in metrics]
-        labelled = f", {metrics['num_labelled']} labelled" if "num_labelled" in metrics else ""
-        terminal.show(
-            f"{', '.join(shown) or 'no labels'} ({counted(metrics['num_videos'], 'video')}{labelled}, "
-            f"{metrics['coverage']:.2f} % predicted)"
-        )
-        if any(f"{key}_low" in metrics for key in HEADLINE):
-            groups = f" over {metrics['num_groups']} groups" if "num_groups" in metrics else ""
-            terminal.show(f"  in brackets: 95 % intervals, by a bootstrap{groups or ' over the videos'}")
+        _print_metrics(metrics)
     for line in comparison(metrics, cfg):
         terminal.show(line)
-    for name in (
-        "predictions.csv",
-        "class_scores.csv",
-        "submission.csv",
-        "metrics.jsonl",
-        "checkpoints",
-        "tensorboard",
-    ):
-        if os.path.exists(path := os.path.join(cfg.OUTPUT_DIR, name)):
-            terminal.show(f"  {path}")
-    if cfg.TENSORBOARD.ENABLE:
-        terminal.show(f"TensorBoard: tensorboard --logdir {os.path.join(cfg.OUTPUT_DIR, FOLDER)}")
+    out = cfg.OUTPUT_DIR
+    found = [name for name in FILES if os.path.exists(os.path.join(out, name))]
+    terminal.show(f"In {out}: {', '.join(found)}")
+    following = [f"uniformer report {shlex.quote(out)}"]
+    following += [f"uniformer predict --checkpoint {shlex.quote(out)} VIDEO"] if "checkpoints" in found else []
+    following += [f"tensorboard --logdir {shlex.quote(os.path.join(out, FOLDER))}"] if cfg.TENSORBOARD.ENABLE else []
+    terminal.show("\n  ".join(["Next:", *following]))
+
+
+def _print_metrics(metrics: dict[str, Any]) -> None:
+    """Print a line for each figure of a test, and what it is of."""
+    for key, name in HEADLINE.items():
+        if key in metrics:
+            terminal.show(_with_interval(metrics, key, name))
+    labelled = f", {metrics['num_labelled']} labelled" if "num_labelled" in metrics else ""
+    labelled = labelled if HEADLINE.keys() & metrics.keys() else ", no labels"
+    text = f"{counted(metrics['num_videos'], 'video')}{labelled}, {metrics['coverage']:.2f} % predicted"
+    if any(f"{key}_low" in metrics for key in HEADLINE):
+        units = f"{metrics['num_groups']} groups" if "num_groups" in metrics else "the videos"
+        text += f"; in brackets: 95 % intervals, by a bootstrap over {units}"
+    terminal.show(text)
 
 
 def _with_interval(metrics: dict[str, Any], key: str, name: str) -> str:
-    """A figure with its 95 % interval, such as "top-1 62.50 % [58.12, 66.71]"."""
+    """A figure with its 95 % interval, such as "top-1            62.50 %  [58.12, 66.71]"."""
     bounds = [metrics.get(f"{key}{end}") for end in BOUNDS]
-    interval = "" if None in bounds else " [{:.2f}, {:.2f}]".format(*bounds)
-    return f"{name} {metrics[key]:.2f} %{interval}"
+    interval = "" if None in bounds else "  [{:.2f}, {:.2f}]".format(*bounds)
+    return f"{name:<14} {metrics[key]:>6.2f} %{interval}"
 
 
 # ------------------------------------------------------------------------------------------------- for Python code

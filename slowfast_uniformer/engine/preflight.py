@@ -105,8 +105,8 @@ def _check_weights_to_test(cfg: CfgNode, training: bool) -> None:
         resolve(path)
     elif "SLOWFAST_UNIFORMER_WEIGHTS" not in os.environ and not (training and os.path.abspath(path).startswith(out)):
         raise UserError(
-            f"TEST.CHECKPOINT_FILE_PATH: there is no {path}. Name a checkpoint, a run's folder or a published one "
-            "(`uniformer weights list`), or leave the key empty to test what is in OUTPUT_DIR"
+            f"TEST.CHECKPOINT_FILE_PATH: no such file or folder: {path}. Name a checkpoint, a run's folder or "
+            "published weights (`uniformer weights list`), or leave the key empty to test what is in OUTPUT_DIR"
         )
 
 
@@ -117,4 +117,4 @@ def _check_output_folder(folder: str) -> None:
         place = os.path.dirname(place)
     cause = "Not a directory" if not os.path.isdir(place) else "" if os.access(place, os.W_OK) else "Permission denied"
     if cause:
-        raise UserError(f"OUTPUT_DIR: cannot write to {folder} ({place}: {cause}); set it to a folder of yours")
+        raise UserError(f"OUTPUT_DIR: cannot write to {folder} ({place}: {cause}); set OUTPUT_DIR to a writable folder")

@@ -328,8 +328,8 @@ def log_run_summary(run: RunState, loader: DataLoader) -> None:
         return
     which = f"epochs {run.epoch + 1} to {epochs}" if run.epoch + 1 < epochs else f"epoch {epochs}"
     logger.info(
-        f"{counted(len(loader.dataset), 'video')}, {counted(len(loader), 'step')} an epoch, {which}; global batch "
-        f"{counted(ranks.videos_per_step(cfg), 'video')} ({counted(ranks.clips_per_step(cfg), 'clip')}), "
+        f"training on {counted(len(loader.dataset), 'video')}: {counted(len(loader), 'step')} an epoch, {which}; "
+        f"global batch {counted(ranks.videos_per_step(cfg), 'video')} ({counted(ranks.clips_per_step(cfg), 'clip')}), "
         f"learning rate {ranks.learning_rate(cfg):g}"
     )
     if note := fp32_note(cfg, run.device):

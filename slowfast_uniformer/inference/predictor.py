@@ -138,7 +138,7 @@ def _read(
     if found.checkpoint:
         cfg = cfg or _recipe(path, found.checkpoint)
     if not cfg and not isinstance(stored, dict):
-        raise UserError(f"{path}: carries no config; name that of its model with --cfg FILE.yaml")
+        raise UserError(f"{path}: carries no config; name the one of its model with --cfg CONFIG")
     defaults = {"NUM_GPUS": min(1, torch.cuda.device_count()), **_INFERENCE_OVERRIDES}
     config = load_config(cfg or stored, [*(word for pair in defaults.items() for word in pair), *overrides])
     if found.checkpoint and not config.DATA.CLASS_NAMES:

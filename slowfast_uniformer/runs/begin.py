@@ -79,7 +79,9 @@ def begin(
 
     def set_aside(folder: str) -> None:
         if held:  # by a run that may well be alive
-            raise UserError(f"{held}, so that its files stay. Wait until it has ended, or set another OUTPUT_DIR")
+            raise UserError(
+                f"{held}, so its files cannot be set aside. Wait until it has ended, or set another OUTPUT_DIR"
+            )
         _move(out, folder, config_files)
 
     for name in os.listdir(out):
@@ -89,7 +91,9 @@ def begin(
         return begun
     continues = cfg.TRAIN.AUTO_RESUME
     if not continues and is_restart(out, launchers):
-        begun.notes.append("TRAIN.AUTO_RESUME False: this is a restart of the job that began the run: it is continued")
+        begun.notes.append(
+            "TRAIN.AUTO_RESUME False is ignored: the job that began the run was restarted, so the run is continued"
+        )
         continues = True
     if continues:
         begun.checkpoint, damaged = checkpoints.latest_undamaged(out)
@@ -106,7 +110,7 @@ def begin(
     for key, name in moved.items():
         begun.overrides += [key, os.path.join(folder, name)] if name else []
     why = "no checkpoint to continue from" if continues else "TRAIN.AUTO_RESUME False"
-    begun.notes.append(f"{why}: a new run begins; the files of the former one are now in {folder}")
+    begun.notes.append(f"{why}: a new run begins; the files of the previous run are now in {folder}")
     return begun
 
 
@@ -120,7 +124,7 @@ def _lock(output_dir: str, training: bool, stack: ExitStack) -> str:
         os.makedirs(output_dir, exist_ok=True)
         file = stack.enter_context(open(os.path.join(output_dir, ".lock"), "a+", encoding="utf-8"))
     except OSError as error:
-        message = f"OUTPUT_DIR: cannot write to {output_dir} ({error.strerror}); set it to a folder of yours"
+        message = f"OUTPUT_DIR: cannot write to {output_dir} ({error.strerror}); set OUTPUT_DIR to a writable folder"
         raise UserError(message) from None
     host = socket.gethostname()
     try:
@@ -199,6 +203,6 @@ def _move(output_dir: str, folder: str, config_files: Collection[str]) -> None:
                 os.rename(os.path.join(folder, name), os.path.join(output_dir, name))
             os.rmdir(folder)
         raise UserError(
-            f"OUTPUT_DIR: cannot set the former run's files in {output_dir} aside ({error.filename}: "
+            f"OUTPUT_DIR: cannot move the files of the previous run in {output_dir} ({error.filename}: "
             f"{error.strerror}); set another OUTPUT_DIR"
         ) from None

@@ -78,8 +78,8 @@ def find_checkpoint(path: str, best: bool = True) -> str:
     if found := (best and find_best(path)) or latest(path):
         return found
     before = [name for name in sorted(os.listdir(path)) if list_checkpoints(os.path.join(path, name))]
-    where = f" (runs are in its folders {', '.join(before)})" if before else ""
-    raise UserError(f"{path}: a folder without checkpoints{where}; name a run's OUTPUT_DIR, or a file of weights")
+    where = f", but its folders {', '.join(before)} have some" if before else ""
+    raise UserError(f"{path}: this folder has no checkpoints{where}; name a run's folder (its OUTPUT_DIR) or a file")
 
 
 def _names(output_dir: str) -> list[str]:
@@ -114,7 +114,7 @@ def latest_undamaged(output_dir: str) -> tuple[str | None, list[str]]:
             damage = find_damage(path)
         if not damage:
             return path, messages
-        messages.append(f"{path} is damaged ({damage}): skipped")
+        messages.append(f"{path} is damaged ({damage}) and is skipped")
     return None, messages
 
 
@@ -138,8 +138,13 @@ def find_damage(path: str) -> str:
             with zipfile.ZipFile(path) as archive:
                 bad = archive.testzip()
     except Exception as error:  # damaged files raise nearly anything
-        return str(error) or type(error).__name__
-    return f"{bad} has another checksum" if bad else ""
+        return _incomplete(path) or str(error) or type(error).__name__
+    return f"{bad} has a wrong checksum" if bad else ""
+
+
+def _incomplete(path: str) -> str:
+    """What is wrong with a file that is not a complete archive of `torch.save`, or ""."""
+    return "its end is missing" if os.path.isfile(path) and not zipfile.is_zipfile(path) else ""
 
 
 def _checksum(path: str) -> int:
@@ -390,13 +395,13 @@ def load_checkpoint(
             state = _read_folder(path, own or {}, only) if os.path.isdir(path) else _read_file(path)
     except Exception as error:  # a damaged file raises whatever its bytes happen to trigger
         raise UserError(
-            f"{path}: not a readable checkpoint ({_cause(error)}); take another one of its run (remove this one, and "
-            "TRAIN.AUTO_RESUME takes the one before)"
+            f"{path}: not a readable checkpoint ({_incomplete(path) or _cause(error)}); choose another one of its run. "
+            "If you remove this one, TRAIN.AUTO_RESUME True continues from the one before"
         ) from None
     if not isinstance(state, dict) or not {"model_state", "optimizer_state", "epoch"} <= state.keys():
         raise UserError(
-            f"{path}: not a checkpoint of a run of this program; to start from weights, set MODEL.INIT_FROM to it "
-            'and TRAIN.CHECKPOINT_FILE_PATH ""'
+            f"{path}: not a training checkpoint of this program. To start from its weights, set MODEL.INIT_FROM to "
+            'it, and TRAIN.CHECKPOINT_FILE_PATH ""'
         )
     return state
 

@@ -43,7 +43,7 @@ def read_json_lines(path: str) -> list[Row]:
         except ValueError:
             if number == len(lines):
                 break
-            raise UserError(f"{path}, line {number}: not JSON. Remove the line") from None
+            raise UserError(f"{path}, line {number}: not valid JSON. Remove the line") from None
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number}: not a JSON object. Remove the line")
         rows.append(row)

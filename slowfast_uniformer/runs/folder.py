@@ -125,13 +125,13 @@ def read_run(path: str | os.PathLike) -> RunFolder:
     )
     if not os.path.isfile(metrics):
         raise UserError(
-            f"{path}: not a run's folder, or the run has recorded nothing yet: it holds no metrics.jsonl. "
-            "Name the OUTPUT_DIR of a run"
+            f"{path}: no metrics.jsonl, so this is not a run's folder, or the run has recorded nothing yet. Name the "
+            "OUTPUT_DIR of a run"
         )
     rows = read_json_lines(metrics)
     for number, row in enumerate(rows, 1):
         if not isinstance(row.get("split"), str) or not is_number(row.get("step")):
-            raise UserError(f"{metrics}, line {number}: no row of a run: it lacks step or split. Remove it")
+            raise UserError(f"{metrics}, line {number}: no step or no split in this row. Remove the line")
     tested = os.path.isfile(predictions)
     found, classes = read_predictions(predictions) if tested else (None, [])
     begun = read_json_lines(starts) if os.path.isfile(starts) else []

@@ -52,7 +52,7 @@ def read_finished(output_dir: str) -> dict[str, dict[str, Any]]:
         with open(path, encoding="utf-8") as file:
             return dict(json.load(file)["folds"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: damaged ({error}); remove it, and the folds are tested again") from None
+        raise UserError(f"{path}: damaged ({error}); remove it, then the same command tests the folds again") from None
 
 
 def summarize(output_dir: str, finished: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -101,7 +101,9 @@ def _pool(output_dir: str, paths: Mapping[str, str]) -> dict[str, float]:
                 if head is None:
                     writer.writerow([*first, "fold"])
                 if head not in (None, first):
-                    raise UserError(f"{path}: other columns than in the folds before; test all folds with one config")
+                    raise UserError(
+                        f"{path}: its columns differ from those of the folds before; test all folds with one config"
+                    )
                 head = first
                 writer.writerows([*row, name] for row in rows)
     return pooled_scores(found)

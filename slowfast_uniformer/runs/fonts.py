@@ -65,7 +65,7 @@ def _warn_once(characters: list[str]) -> None:
         _warned = True
         shown = " ".join(characters[:8]) + (" …" if len(characters) > 8 else "")
         logger.warning(
-            "no font of this system has %s: pictures show squares instead. Install one and start again (Debian and "
+            "no font on this machine has %s: pictures show squares instead. Install one and start again (Debian and "
             "Ubuntu: fonts-noto-core, fonts-noto-cjk)",
             shown,
         )

@@ -32,20 +32,22 @@ def read_published(folder: str) -> dict[str, Any]:
     """
     for name in (CONFIG, CLASSES):
         if not os.path.isfile(os.path.join(folder, name)):
-            raise UserError(f"{folder}: a published model without its {name}; fetch the folder again, with all files")
+            raise UserError(
+                f"{folder}: this published model lacks its {name}; download the folder again, with all files"
+            )
     # The folder may come from anybody, and its config must not choose what else is read or fetched
     cfg = read_yaml(os.path.join(folder, CONFIG), bases=False).content
     path = os.path.join(folder, CLASSES)
     # Nothing is interpreted here, unlike in files that people write: "1 left" is the whole name
     names = [line.removesuffix("\r") for line in read_text(path).removesuffix("\n").split("\n")]
     if "" in names:
-        raise UserError(f"{path}, line {names.index('') + 1}: the name of a class is empty; fetch the file again")
+        raise UserError(f"{path}, line {names.index('') + 1}: the name of a class is empty; download the file again")
     model = cfg.get("MODEL")
     count = model.get("NUM_CLASSES") if isinstance(model, dict) else None
     if count != len(names):
         raise UserError(
             f"{path}: {counted(len(names), 'class name')}, but MODEL.NUM_CLASSES in {CONFIG} beside it is {count}; "
-            "fetch the folder again, with all files"
+            "download the folder again, with all files"
         )
     return {"cfg": cfg, "class_names": names}
 
@@ -64,19 +66,19 @@ def check_target(path: str, source: str, force: bool = False) -> None:
     if not os.path.lexists(path):
         return
     if not os.path.isdir(path):
-        raise UserError(f"{path}: is a file; name a folder that is to be made")
+        raise UserError(f"{path} is a file; name a folder to write to")
     whole = os.path.realpath(path)
-    for inside, what in ((source, "what is published"), (os.curdir, "the current folder")):
+    for inside, what in ((source, "the run or file to publish"), (os.curdir, "the current folder")):
         if os.path.commonpath([whole, os.path.realpath(inside)]) == whole:
-            raise UserError(f"{path}: holds {what}, and a published model would replace it; name another folder")
+            raise UserError(f"{path} holds {what}, which a published model would replace; name another folder")
     if os.path.isdir(os.path.join(path, "checkpoints")):
-        raise UserError(f"{path}: is the folder of a run, whose checkpoints would be lost; name another folder")
+        raise UserError(f"{path} is the folder of a run, whose checkpoints would be lost; name another folder")
     names = set(os.listdir(path))
     others = names if not is_published(path) else names - {*FILES}
     if others and not force:
         first = ", ".join(sorted(others)[:3]) + (", ..." if len(others) > 3 else "")
         raise UserError(
-            f"{path}: is there and holds other files ({first}); name another folder, or add --force, which removes them"
+            f"{path} exists and holds other files ({first}); name another folder, or add --force, which removes them"
         )
 
 

@@ -146,7 +146,9 @@ class Recorder:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise UserError(f"OUTPUT_DIR: cannot write {self.path}: {error.strerror}") from None
             if len(self._unwritten) == len(rows):  # the first that waits
-                logger.warning("no disk space for %s: its rows wait for it", self.path)
+                logger.warning(
+                    "no disk space for %s: its rows are kept in memory and written when there is space", self.path
+                )
 
     def resume(self, step: int, epochs: int) -> None:
         """Remove rows of training after `step` and of validation after `epochs` epochs: a run that continues there
@@ -171,7 +173,10 @@ class Recorder:
             raise
         except BaseException as error:
             cause = " ".join(f"{type(error).__name__}: {error}".split())
-            self._warn(what, f"{what} cannot be written ({cause}); the run goes on, and later faults are not reported")
+            self._warn(
+                what,
+                f"{what} cannot be written ({cause}); the run goes on, and later errors of this kind are not reported",
+            )
 
     def _warn(self, what: str, message: str) -> None:
         if self.main and (self.output_dir, what) not in _warned:
@@ -186,7 +191,7 @@ class Recorder:
                 from torch.utils.tensorboard import SummaryWriter
             except Exception as error:  # versions that do not fit together raise others than ImportError
                 remedy = "install tensorboard, or set TENSORBOARD.ENABLE False"
-                self._warn("TensorBoard", f"no TensorBoard ({error}): {remedy}")
+                self._warn("TensorBoard", f"TensorBoard cannot be imported ({error}): {remedy}")
                 self.tensorboard = False
                 return None
             _silence_writer_threads()

@@ -82,7 +82,10 @@ class Tracker:
             with suppress(OSError, IndexError), open(self.log, encoding="utf-8", errors="replace") as file:
                 cause = [line for line in file.read().splitlines() if line.strip()][-1]
         logger.warning(
-            "TRACKER: no more metrics are sent to %s (%s; see %s); all are in metrics.jsonl", self.kind, cause, self.log
+            "TRACKER: no more metrics are sent to %s (%s; its log is %s); metrics.jsonl has them all",
+            self.kind,
+            cause,
+            self.log,
         )
         if self._process:
             with suppress(OSError):

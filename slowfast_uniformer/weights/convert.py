@@ -34,12 +34,12 @@ def convert(source: str, target: str) -> list[str]:
         UserError: `source` cannot be read, or `target` exists, has another ending or cannot be written.
     """
     if not target.endswith((".safetensors", ".pyth") if os.path.isdir(source) else ".safetensors"):
-        raise UserError(f"{target}: the file to write must end in .safetensors (or .pyth, for a .dcp folder)")
+        raise UserError(f"{target}: the name must end in .safetensors (or in .pyth, to convert a .dcp folder)")
     if os.path.exists(target):
-        raise UserError(f"{target} exists; remove it or choose another name")
+        raise UserError(f"{target} exists; remove it, or choose another name")
     if target.endswith(".pyth"):
         checkpoints.write_checkpoint(os.path.abspath(target), checkpoints.load_checkpoint(source))
-        return [f"{source}: all of it in {target}"]
+        return [f"{source}: written to {target}, with everything that resuming needs"]
     weights = read_weights(source)
     # the key in files stays "arithmetic": files written by earlier versions must load
     metadata = weights.metadata | {"arithmetic": weights.vit_variant, "image": weights.image}

@@ -80,7 +80,7 @@ def find_fault(path: str, source: Source) -> tuple[str, str]:
     if source.size and size != source.size:
         return f"it has {size:,} bytes instead of {source.size:,}", ""
     if not _is_weights(path):
-        return "it is not a file of weights (a web page perhaps, or only a part of the file)", ""
+        return "it is not a file of weights (perhaps a web page, or only a part of the file)", ""
     with Phase(f"check {os.path.basename(path)}"):
         digest = sha256(path)
     if source.sha256 and not digest.startswith(source.sha256):
@@ -159,7 +159,7 @@ def _open(request: urllib.request.Request, path: str, timeout: float) -> Any:
             if error.headers.get("Content-Range") == f"bytes */{_size(path)}":
                 return nullcontext()
             os.remove(path)
-            raise _Broken("the file has become shorter while it was fetched") from None
+            raise _Broken("the file became shorter while it was downloaded") from None
         raise FetchError(f"the server answers {error.code} {error.reason}") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)

@@ -60,7 +60,10 @@ def read_tensors(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     state = next((content[key] for key in _STATE_KEYS if isinstance(content.get(key), Mapping)), content)
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise UserError(f"{path}: holds {first_few(state)} and no tensors by name, nor under {', '.join(_STATE_KEYS)}")
+        raise UserError(
+            f"{path}: not a file of weights: it holds {first_few(state)}, and no tensors by name or under "
+            f"{', '.join(_STATE_KEYS)}"
+        )
     for prefix in _PREFIXES:
         if all(key.startswith(prefix) for key in tensors):
             tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
@@ -79,7 +82,9 @@ def _read_safetensors(path: str) -> dict[str, Any]:
             metadata = json.loads((file.metadata() or {}).get("slowfast_uniformer", "{}"))
             content = {"model": {name: file.get_tensor(name) for name in file.keys()}, **metadata}  # noqa: SIM118
     except (SafetensorError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: not a readable safetensors file ({error}); fetch it again") from error
+        raise UserError(
+            f"{path}: not a readable safetensors file ({error}); name another file, or download it again"
+        ) from error
     folder, name = os.path.split(path)
     if name == published.WEIGHTS and metadata and published.is_published(folder):
         content |= published.read_published(folder)
@@ -96,12 +101,14 @@ def _read_torch(path: str) -> object:
         needed = re.search(r"GLOBAL (\S+)", str(error))
         if needed:
             raise UserError(
-                f"{path}: holds a {needed[1]}, which only code named in the file could restore. If you trust "
-                f"where it comes from, save the weights alone and use that file: "
+                f"{path}: holds a {needed[1]}, which only code that the file names could restore. If you trust "
+                f"the file, save its weights alone and use the new file: "
                 f"c = torch.load({path!r}, weights_only=False); torch.save(c['model'], 'weights.pth')"
             ) from error
-        reason = str(error).split("\n")[0] or type(error).__name__
-        raise UserError(f"{path}: not a checkpoint, or damaged ({reason}); fetch it again") from error
+        with open(path, "rb") as file:  # PyTorch's reasons are of no help for a file that it has not written
+            is_torch = file.read(2) in (b"PK", b"\x80\x02")
+        reason = re.split(r"\. |\n", str(error))[0] if is_torch else "torch.save has not written it"
+        raise UserError(f"{path}: not a checkpoint, or damaged ({reason}); name another file") from error
 
 
 # ------------------------------------------------------------------------------------------------ Keras
@@ -115,7 +122,7 @@ def _read_keras(path: str) -> dict[str, Tensor]:
     try:
         import h5py
     except ImportError:
-        raise UserError(f"{path}: to read Keras's files, pip install 'slowfast_uniformer[keras]'") from None
+        raise UserError(f"{path}: reading a Keras file needs h5py: pip install 'slowfast_uniformer[keras]'") from None
     tensors = {}
     try:
         with h5py.File(path, "r") as file:
@@ -127,9 +134,9 @@ def _read_keras(path: str) -> dict[str, Tensor]:
                         raise ValueError(f"{layer}/{name} is in another file")
                     tensors[f"{layer}/{name}"] = torch.as_tensor(dataset[()])
     except Exception as error:  # damaged files raise nearly anything
-        raise UserError(f"{path}: an HDF5 file that cannot be read ({error}); fetch it again") from error
+        raise UserError(f"{path}: this HDF5 file cannot be read ({error}); download it again") from error
     if not tensors:
-        raise UserError(f"{path}: an HDF5 file, but not as Keras 2's model.save_weights writes it: no weight_names")
+        raise UserError(f"{path}: no weight_names in this HDF5 file; write it with Keras 2's model.save_weights")
     return tensors
 
 
@@ -155,7 +162,7 @@ def _read_torchscript(path: str, root: str) -> dict[str, Tensor]:
         with zipfile.ZipFile(path) as archive:
             return dict(_tensors_in(_Unpickler(archive, root).load()))
     except (zipfile.BadZipFile, pickle.UnpicklingError, KeyError, ValueError, RuntimeError, EOFError) as error:
-        raise UserError(f"{path}: a TorchScript archive that cannot be read ({error}); fetch it again") from error
+        raise UserError(f"{path}: this TorchScript archive cannot be read ({error}); download it again") from error
 
 
 class _Module:

@@ -30,7 +30,7 @@ def check_upload(address: str) -> None:
     from huggingface_hub import get_token
 
     if not _ADDRESS.fullmatch(address):
-        raise UserError(f"{address}: not a repository of the hub; write hf://USER/NAME")
+        raise UserError(f"{address}: not an address of the hub; write hf://USER/NAME")
     if variable := offline():
         raise UserError(
             f"{address}: cannot upload, as {variable} is set. Unset it; or publish to a folder now, and that folder to "
@@ -69,7 +69,7 @@ def upload(folder: str, address: str, private: bool = False, force: bool = False
     there = {file.rfilename for file in info.siblings or ()}
     if there & {CARD, WEIGHTS} and METRICS not in there and not force:
         raise UserError(
-            f"{address}: the repository holds something else, of which {', '.join(sorted(there & {*FILES}))} would be "
+            f"{address}: the repository holds another model, of which {', '.join(sorted(there & {*FILES}))} would be "
             "replaced; name another one, or add --force"
         )
     with _errors_explained(address):
@@ -88,7 +88,7 @@ def _errors_explained(address: str) -> Iterator[None]:
         status = error.response.status_code
         if status in (401, 403, 404):  # a repository of somebody else is not found
             raise UserError(
-                f"{address}: the hub refuses it ({status}): this token may not write there; {_LOG_IN}"
+                f"{address}: the hub refused it ({status}): this token may not write there; {_LOG_IN}"
             ) from None
         raise UserError(f"{address}: the hub answers {status} ({_first_line(error)}). {_LATER}") from None
     except Exception as error:  # httpx's, Xet's, names that are not valid and others

@@ -260,24 +260,24 @@ def head_map(spec: str, class_names: Sequence[str] | None = None) -> list[int]:
         path = Path(spec) if os.path.isfile(spec) else known.get(spec)
         if path is None:
             raise UserError(
-                f"MODEL.INIT_HEAD: no file {spec!r}, nor a published map of that name ({', '.join(sorted(known))})"
+                f"MODEL.INIT_HEAD: map:{spec}: no such file or published map (these are {', '.join(sorted(known))})"
             )
         content, where = read_text(str(path), "MODEL.INIT_HEAD map"), str(path)
     try:
         entries = json.loads(content)
     except ValueError:
         if content.lstrip().startswith("["):
-            raise UserError(f"{where}: not a JSON list") from None
+            raise UserError(f"{where}: not a valid JSON list; correct it") from None
         entries = {}
     if isinstance(entries, dict):  # of label to name or name to label, or text
         entries = read_class_names(where)
     if all(isinstance(entry, int) and not isinstance(entry, bool) and entry >= 0 for entry in entries):
         return list(entries)
     if not all(isinstance(entry, str) for entry in entries):
-        raise UserError(f"{where}: must hold row numbers (0 or more) or class names, and not both")
+        raise UserError(f"{where}: must hold either row numbers (0 or more) or class names")
     if not class_names:
-        raise UserError(f"{where}: holds class names, but the data has none; set DATA.CLASS_NAMES")
-    return _rows_by_name(entries, class_names, where, f"Correct {where} otherwise")
+        raise UserError(f"{where}: holds class names, but your data has none: set DATA.CLASS_NAMES")
+    return _rows_by_name(entries, class_names, where, f"Otherwise correct {where}")
 
 
 def _take_rows(value: Tensor, rows: list[int], name: str, source: str) -> Tensor:
@@ -311,4 +311,6 @@ def _check_fit(faults: Mapping[str, list[str]], heads: tuple[str, ...], source: 
         raise ClassesDiffer(f"{message}. {head_remedy or _NEW}")
     if any(name.startswith(_POOL) for name in faults["unexpected"]):
         raise UserError(f"{message}. It has an attentive head: set MODEL.HEAD attentive. {_NEW}")
-    raise UserError(f"{message}; MODEL.MODEL_NAME and its section must describe the model that was trained")
+    raise UserError(
+        f"{message}. Set MODEL.MODEL_NAME and the keys of its section to those of the model that was trained"
+    )

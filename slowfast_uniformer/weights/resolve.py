@@ -157,13 +157,13 @@ def _of_run(folder: str) -> str:
 
 def _no_such_weights(name: str) -> str:
     folder = os.environ.get(FOLDER, "")
-    where = f"in {FOLDER} ({folder})" if folder else f"and {FOLDER} is unset"
+    where = f" (also not in {FOLDER}, {folder})" if folder else ""
     similar = similar_names(name)
-    published = f" (the most similar: {', '.join(similar)})" if similar else ""
+    meant = f"; did you mean {' or '.join(similar)}?" if similar else "."
     return (
-        f"no weights {name!r}: no such file, {where}, nor a published checkpoint{published}. Put the file there, or "
-        "name its path, a run's folder, or one of `uniformer weights list`; "
-        'MODEL.INIT_FROM "" starts from random weights'
+        f"{name}: no such file or run's folder{where}, and no published weights of that name{meant} "
+        "Give the path of a file or of a run's folder, or a name of `uniformer weights list`. To train from random "
+        'weights, set MODEL.INIT_FROM ""'
     )
 
 
@@ -287,7 +287,7 @@ def _from_hub(address: str, timeout: float) -> str:
         reason = f"{error}, and {offline()} is set" if offline() else str(error)
         raise UserError(
             f"{address}: {reason}. Fetch it on a machine with network (`uniformer weights fetch {address}`; the hub's "
-            "cache is the folder HF_HOME), or name a file's path"
+            "cache is the folder HF_HOME), or give the path of a file"
         ) from None
     except OSError as error:
         raise UserError(f"{address}: cannot be written to the hub's cache ({error}); set HF_HOME to a folder") from None
@@ -309,14 +309,14 @@ def _failure(name: str, reasons: Sequence[tuple[Source, str]], folder: str, forb
         reasons: of each source, why it did not give the file.
         forbidden_by: the variable that forbids downloads, if one does.
     """
-    cause = f"{forbidden_by} is set, so that it is not fetched from" if forbidden_by else "it cannot be fetched"
+    cause = f"{forbidden_by} is set, which forbids to fetch it from" if forbidden_by else "it cannot be fetched"
     lines = [f"{name} is not here, and {cause}:"]
     for source, reason in reasons:
         file = "" if source.address.endswith(f"/{source.file}") else f" ({source.file})"
         lines.append(f"  {source.address}{file}" + (f": {reason}" if reason else ""))
     where = "on a machine with network"
     if "SLURM_JOB_ID" in os.environ:
-        where = "on a login node before the job starts, as compute nodes may have no network"
+        where = "on a login node before the job starts (compute nodes may have no network)"
     files = " or ".join(dict.fromkeys(source.file for source, _ in reasons))
     by_hand = "" if "://" in name else f" or into the one that {FOLDER} names"
     unset = f"Unset {forbidden_by}. Or run" if forbidden_by else "Run"

@@ -36,7 +36,7 @@ def test_rare_key_frames_and_large_frames_are_what_transcoding_saves(cfg, tmp_pa
     after = 2 * (10 + 12 + 14 + 16)
     assert (cost.clips, cost.wanted, cost.decoded, cost.decoded_after) == (2, 16, 2 * 64, after)
     assert cost.in_vain == 0.875 and cost.gain == (128 * 960 * 640) / (after * 480 * 320)
-    assert "has 8 frames and decodes 64 to get them (88% unused)" in decoding(cost)
+    assert "clip of 8 frames takes 64 decoded frames (88% of them unused)" in decoding(cost)
     assert "4.9 times fewer pixels" in decoding(cost)
 
 

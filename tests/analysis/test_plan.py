@@ -359,7 +359,7 @@ def test_the_command(capsys, tiny):
     with pytest.raises(SystemExit) as stop:
         command("--cfg", RECIPE, "--gpus-per-node", 3)
     assert stop.value.code == 2
-    assert capsys.readouterr().err.startswith("error: TRAIN.BATCH_SIZE: 32 cannot be divided among 3")
+    assert capsys.readouterr().err.startswith("error: TRAIN.BATCH_SIZE: 32 videos cannot be divided among 3")
 
 
 @pytest.mark.parametrize(

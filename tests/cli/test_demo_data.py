@@ -5,7 +5,9 @@ def test_demo_data_is_rendered_once(command, tmp_path):
     words = ["demo-data", "--out", tmp_path / "demo", "--train", 8, "--val", 8, "--workers", 1]
     for outcome in ("rendered", "are there already"):
         status, out, errors = command(*words)
-        assert (status, errors) == (0, "") and out == f"{tmp_path / 'demo'}: 16 videos {outcome}\n"
+        first, following = out.splitlines()
+        assert (status, errors) == (0, "") and first == f"{tmp_path / 'demo'}: 16 videos {outcome}"
+        assert following.endswith(f"DATA.PATH_TO_DATA_DIR {tmp_path}/demo DATA.PATH_PREFIX {tmp_path}/demo/videos")
     assert len((tmp_path / "demo" / "train.csv").read_text().splitlines()) == 8
 
 

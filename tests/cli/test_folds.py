@@ -58,4 +58,4 @@ def test_what_folds_need(train, tmp_path, command, tiny):
     status, _, errors = train()
     assert status == 2 and "fold_2/test.csv, line 1: label 99" in errors and not (tmp_path / "run/fold_1").exists()
     status, _, errors = command("train", "--cfg", ROOT / "tests/empty.yaml", "--folds", *tiny)
-    assert status == 2 and "no folds in it (fold_1, fold_2 ...); `uniformer lists FOLDER --folds 5`" in errors
+    assert status == 2 and "has no folds (fold_1, fold_2 ...); `uniformer lists FOLDER --out " in errors

@@ -30,10 +30,10 @@ def test_words_that_are_no_recipes(tmp_path, monkeypatch):
     (tmp_path / "k400/test.csv").touch()
     for words, message in (
         (["demo/uniformer"], "no released checkpoint belongs to it; `uniformer weights list`"),
-        (["k400/uniformer_z"], "the nearest recipe is k400/uniformer_"),
+        (["k400/uniformer_z"], "did you mean k400/uniformer_"),
         (["none/*"], "none/\\*: no recipe with a released checkpoint"),
-        (["k400/test.csv", "k400/videos"], "put in quotes"),  # what a shell makes of k400/* beside the data
-        (["k400/test.csv", "demo/uniformer"], "put in quotes"),
+        (["k400/test.csv", "k400/videos"], "Put a pattern in quotes"),  # what a shell makes of k400/* beside the data
+        (["k400/test.csv", "demo/uniformer"], "Put a pattern in quotes"),
     ):
         with pytest.raises(UserError, match=message):
             reproduce.chosen(words)
@@ -58,7 +58,7 @@ def test_it_is_one_process_that_starts_the_others(monkeypatch):
     reproduce.check_alone(cfg)
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="start it once, without torchrun"):
+    with pytest.raises(UserError, match="run it without torchrun"):
         reproduce.check_alone(cfg)
 
 
@@ -80,4 +80,4 @@ def test_where_a_released_checkpoint_is_tested(tmp_path):
 @pytest.mark.parametrize("option", [["--checkpoint", "x.pth"], ["--small"]])
 def test_released_names_the_weights(command, option):
     status, _, errors = command("test", "--cfg", "k400/uniformer_s", "--released", *option)
-    assert status == 2 and f"leave {option[0]} out" in errors
+    assert status == 2 and f"--released cannot be combined with {option[0]}" in errors

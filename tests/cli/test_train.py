@@ -167,22 +167,24 @@ def test_a_run_that_begins_anew_says_so_and_how_it_is_continued(tiny, run_net, t
     one, anew = [*tiny, "SOLVER.MAX_EPOCH", 1, "TEST.ENABLE", False], ["TRAIN.AUTO_RESUME", False]
     assert run_net(one)[0] == 0
     status, _, errors = run_net([*one, *anew])
-    assert status == 0 and f"the files of the former one are now in {tmp_path}/run/before_1" in errors
+    assert status == 0 and f"the files of the previous run are now in {tmp_path}/run/before_1" in errors
     assert "starting from random weights" in errors
 
     def interrupt(cfg, own):
         raise Interrupted("a signal has requested a stop")
 
     monkeypatch.setattr(job, "train", interrupt)
-    assert run_net(one)[2].splitlines()[-1] == "interrupted; the same command continues"
+    assert run_net(one)[2].splitlines()[-1] == "interrupted; run the same command again to continue"
     status, _, errors = run_net([*one, *anew])
     assert status == 75
-    assert errors.splitlines()[-1] == "interrupted; the same command with TRAIN.AUTO_RESUME True continues"
+    assert errors.splitlines()[-1] == "interrupted; run the same command with TRAIN.AUTO_RESUME True to continue"
 
 
 def test_the_difference_from_the_defaults_is_printed(tiny, run_net):
     _, _, errors = run_net([*tiny, *TEST_ONLY, "MULTIGRID.SHORT_CYCLE", False])
-    assert "SOLVER.OPTIMIZING_METHOD: adamw" in errors and "SOLVER.MOMENTUM" not in errors
+    (line,) = [line for line in errors.splitlines() if "    SOLVER: " in line]
+    assert "OPTIMIZING_METHOD adamw" in line and "MOMENTUM" not in line
+    assert any("    NUM_GPUS 0, " in line for line in errors.splitlines()), "keys without a section"
     assert "MULTIGRID.SHORT_CYCLE ignored" in errors
 
 

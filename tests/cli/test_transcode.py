@@ -53,7 +53,7 @@ def test_lists_and_class_names_lie_beside_the_new_videos(videos, tmp_path, comma
         (["{videos}", "--crf", "60"], "60 is not from 0"),
         (["{videos}", "--gop", "0"], "--gop"),
         (["{videos}/val.csv", "--prefix", "{videos}", "--out-is-source"], "would overwrite it"),
-        (["{videos}", "--out-is-source"], "choose another OUT"),
+        (["{videos}", "--out-is-source"], "is the folder of the videos"),
         (["{videos}/broken.mp4"], "broken.mp4: seems to be a video; give a list"),
     ],
 )
@@ -72,4 +72,4 @@ def test_ctrl_c(videos, tmp_path, command, monkeypatch):
 
     monkeypatch.setattr(transcode, "transcode_one", interrupted)
     status, _, errors = command("transcode", videos, tmp_path / "new", "--workers", "0")
-    assert status == 130 and "the same command continues" in errors
+    assert status == 130 and "run the same command again to continue" in errors

@@ -60,7 +60,7 @@ def test_fetch_goes_on_after_a_failure(cached, capsys):
     assert exit_status(lambda: weights.main(["fetch", *names])) == 2
     out, errors = capsys.readouterr()
     assert out == f"{cached} (its classes are in the order of k400_uniformer.txt)\n"
-    assert errors.count("error: ") == 2 and "no weights 'gone_k400'" in errors and f"{SMALL} is not here" in errors
+    assert errors.count("error: ") == 2 and "gone_k400: no such file" in errors and f"{SMALL} is not here" in errors
 
 
 @pytest.mark.parametrize("way", ["404", "page", "cut"])
@@ -96,8 +96,8 @@ def test_fetch_all_of_recipes(capsys):
     assert weights.names_of(["k400/uniformer_s_32x4"]) == [START], "its own was not published"
     for words, message in (
         (["--all-of", "k400/none"], "no such config file or recipe"),
-        (["--all-of", "demo/uniformer"], "no published weights belong to it"),
-        ([], "name what to fetch"),
+        (["--all-of", "demo/uniformer"], "demo/uniformer: has no published weights"),
+        ([], "name what to download"),
     ):
         assert exit_status(lambda words=words: weights.main(["fetch", *words])) == 2
         assert message in capsys.readouterr().err

@@ -58,7 +58,7 @@ def test_base_files_win_in_order_and_leave_shared_sections_alone(config, tmp_pat
 
 def test_base_files_that_build_on_each_other_are_refused(config):
     config("_BASE_: c.yaml\n", "b.yaml")
-    with pytest.raises(UserError, match="b.yaml, line 1: its _BASE_ .* builds on this file"):
+    with pytest.raises(UserError, match="b.yaml, line 1: _BASE_: .* builds on this file itself"):
         read_yaml(config("_BASE_: b.yaml\n"))
 
 
@@ -76,16 +76,16 @@ def test_text_stays_as_it_is_written(config, text):
 @pytest.mark.parametrize(
     "content, message",
     [
-        (b"SOLVER:\n  BASE_LR: 1\nOUTPUT_DIR: caf\xe9\n", ", line 3: not a text in UTF-8"),
+        (b"SOLVER:\n  BASE_LR: 1\nOUTPUT_DIR: caf\xe9\n", ", line 3: not UTF-8 text"),
         ("SOLVER:\n\tBASE_LR: 1\n", ", line 2: not valid YAML: indented with a tab; use spaces"),
         ("OUTPUT_DIR: a: b\n", ", line 1: not valid YAML: mapping values are not allowed"),
         ("A: \x00\n", ": not valid YAML: "),
-        ("A: &a\n  B: *a\n", ": not valid YAML: an alias refers to what contains it"),
+        ("A: &a\n  B: *a\n", ": not valid YAML: an alias refers to a node that contains it"),
         ("OUTPUT_DIR: !!python/name:os.system\n", ", line 1: not valid YAML: could not determine a constructor"),
         ("TRAIN: {}\n---\nTEST: {}\n", ", line 2: not valid YAML: "),
         ("# nothing\n", ": it is empty; expected sections"),
         ("just words\n", ": not a config; expected sections"),
-        ("_BASE_: {a: b}\n", ", line 1: _BASE_ is the path of a YAML file, or a list of them"),
+        ("_BASE_: {a: b}\n", ", line 1: _BASE_: write the path of a YAML file"),
     ],
 )
 def test_what_is_wrong_is_one_line_with_its_place(config, content, message):

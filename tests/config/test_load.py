@@ -111,7 +111,7 @@ def test_numbers_are_read_as_numbers(tmp_path, text, expected):
         ),
         (["NUM_GPUS", "-1"], ["NUM_GPUS: -1", "0 or more"]),
         (["TRAIN.BATCH_SIZE", "0"], ["TRAIN.BATCH_SIZE: 0", "1 or more"]),
-        (["NUM_GPUS", "3"], ["TRAIN.BATCH_SIZE: 64", "3 devices"]),
+        (["NUM_GPUS", "3"], ["TRAIN.BATCH_SIZE: 64", "3 GPUs"]),
         (["MODEL.ARGS", "null"], ["MODEL.ARGS", "a section"]),
         (["SOLVER.OPTIMIZING_METHOD", "lion"], ["SOLVER.OPTIMIZING_METHOD", "adamw"]),
         (["SOLVER.LR_POLICY", "cosin"], ["SOLVER.LR_POLICY", "'cosin'", "'cosine'"]),
@@ -126,7 +126,7 @@ def test_numbers_are_read_as_numbers(tmp_path, text, expected):
         (["TRAIN.CHECKPOINT_TYPE", "caffe2"], ["CHECKPOINT_TYPE", "Caffe2"]),
         (["DATA.TRAIN_JITTER_SCALES_RELATIVE", "[0.1, 1.0]"], ["TRAIN_JITTER_ASPECT_RELATIVE", "both or neither"]),
         (["SOLVER.LR_POLICY", "steps_with_relative_lrs"], ["SOLVER.STEPS", "SOLVER.LRS"]),
-        (["TRAIN", "1"], ["unknown key TRAIN"]),
+        (["TRAIN", "1"], ["TRAIN is a section", "write TRAIN.ENABLE"]),
     ],
 )
 def test_bad_values_name_the_key_and_the_remedy(overrides, parts):
@@ -251,7 +251,9 @@ def test_home_and_variables_are_expanded_in_every_path(key, tmp_path, monkeypatc
 def test_a_path_with_a_variable_that_is_not_set_is_named_with_its_key(tmp_path, monkeypatch):
     monkeypatch.delenv("NOT_SET", raising=False)
     path = write(tmp_path / "c.yaml", "NUM_GPUS: 0\nDATA:\n  PATH_PREFIX: $NOT_SET/videos\n")
-    with pytest.raises(UserError, match="c.yaml, line 3: DATA.PATH_PREFIX: .*the variable NOT_SET is not set"):
+    with pytest.raises(
+        UserError, match="c.yaml, line 3: DATA.PATH_PREFIX: .*the environment variable NOT_SET is not set"
+    ):
         load_config(path)
     assert load_config(path, ["DATA.PATH_PREFIX", "videos"]).DATA.PATH_PREFIX == "videos"
     assert load_recipe(path).DATA.PATH_PREFIX == "$NOT_SET/videos"  # what a run overrides it need not know
@@ -268,10 +270,10 @@ def test_a_config_file_is_found_in_the_home_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "text, parts",
     [
-        ("solver: {max_epoch: 3}", ["line 1: unknown key solver.max_epoch; the nearest known one is SOLVER.MAX_EPOCH"]),
-        ("SOLVER:\n  MAX_EPOCH:3", ["line 1: unknown key SOLVER: SOLVER is a section", "KEY: value"]),
+        ("solver: {max_epoch: 3}", ["line 1: unknown key solver.max_epoch; did you mean SOLVER.MAX_EPOCH?"]),
+        ("SOLVER:\n  MAX_EPOCH:3", ["line 1: SOLVER is a section", "KEY: value"]),
         ("SOLVER:\nMAX_EPOCH: 3", ["line 2: unknown key MAX_EPOCH"]),
-        ("SOLVER:\n  - MAX_EPOCH: 3", ["line 1: unknown key SOLVER: SOLVER is a section"]),
+        ("SOLVER:\n  - MAX_EPOCH: 3", ["line 1: SOLVER is a section"]),
         ("OUTPUT_DIR: ~", ["line 1: OUTPUT_DIR: None is not text"]),
         ("OUTPUT_DIR: None", ["line 1: OUTPUT_DIR: None is not text"]),
         ("TRACKER: no", ["TRACKER: False is not text", "quotes"]),

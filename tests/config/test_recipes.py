@@ -96,9 +96,15 @@ def test_a_file_wins_over_a_recipe_s_name(monkeypatch, tmp_path):
     assert load_config("k400/uniformer_s", runs_here=False).DATA.NUM_FRAMES == 16
 
 
+@pytest.mark.parametrize("text", ["my.yaml", "x" * 300])  # the second is too long for a file's name
+def test_without_a_similar_recipe_none_is_suggested(text):
+    with pytest.raises(UserError, match=f"^{text}: no such config file or recipe. `uniformer config` lists"):
+        find_config(text)
+
+
 def test_an_unknown_recipe_is_refused_with_the_nearest():
     for text in ("k400/uniformers", "configs/k400/uniformers.yaml"):
-        with pytest.raises(UserError, match=f"{text}: no such .* nearest recipe is k400/uniformer_s"):
+        with pytest.raises(UserError, match=f"{text}: no such .* did you mean k400/uniformer_s"):
             load_config(text)
 
 

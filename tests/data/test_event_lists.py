@@ -103,7 +103,7 @@ def test_groups_by_a_column_and_by_the_path(videos, tmp_path, command):
 def test_events_of_one_video_are_split_with_a_warning(videos, tmp_path, command):
     events, out = write_events(tmp_path / "events.csv", "a", "a.mp4,6,7,jump,x"), tmp_path / "lists"
     status, _, errors = command("lists", videos, "--annotations", events, "--out", out)
-    assert status == 0 and "warning: all events are of one video, a.mp4" in errors
+    assert status == 0 and "warning: all events are in one video, a.mp4" in errors
     assert len(samples(out, videos, "train")) == 2 and len(samples(out, videos, "val")) == 1
     status, printed, _ = command("lists", videos, "--annotations", events, "--out", out, "--val", 0, "--force")
     assert status == 0 and "TRAIN.EVAL_PERIOD 0" in printed and len(samples(out, videos, "train")) == 3
@@ -176,9 +176,9 @@ def test_folds_of_a_folder_of_class_folders(tmp_path, command):
         tested += parts["test"]
     assert len(set(tested)) == len(tested) == 19
     status, _, errors = command(*base, "--folds", 3, "--force")
-    assert status == 2 and "has more folds, of other lists" in errors and "fold_4" in errors
+    assert status == 2 and "has more folds from before" in errors and "fold_4" in errors
     (tmp_path / "given/train/run").mkdir(parents=True), (tmp_path / "given/val/run").mkdir(parents=True)
     for split in ("train", "val"):
         (tmp_path / f"given/{split}/run/a.mp4").touch()
     status, _, errors = command("lists", tmp_path / "given", "--folds", 2)
-    assert status == 2 and "has a split of its own" in errors
+    assert status == 2 and "is split already" in errors

@@ -282,7 +282,7 @@ def test_a_full_disk_ends_the_work(collection, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(encode._Muxer, "write", full)
-        with pytest.raises(UserError, match="No space left on device.*the same command continues"):
+        with pytest.raises(UserError, match="No space left on device.*run the same command again to continue"):
             run(named_in(collection, out), out)
     assert contents(out) == {} and [*out.rglob(".*")] == []
     assert len(run(named_in(collection, out), out)) > len(contents(out)) > 3

@@ -32,7 +32,7 @@ def rank_0_of_2(monkeypatch):
 
 def test_a_missing_rank_is_named(rank_0_of_2):
     address = f"tcp://127.0.0.1:{launch._free_port()}"
-    with pytest.raises(UserError, match=r"after 0.5 s \(DIST_TIMEOUT\) there is no rank 1 of 2"):
+    with pytest.raises(UserError, match=r"after 0.5 s \(DIST_TIMEOUT\) these of 2 ranks are missing: 1"):
         launch._rendezvous(address, timedelta(seconds=0.5))
 
 
@@ -41,7 +41,7 @@ def test_a_port_in_use_is_named(rank_0_of_2):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"{port}: that port is in use"):
+        with pytest.raises(UserError, match=f"{port}: the port is in use"):
             launch._rendezvous(f"tcp://127.0.0.1:{port}", timedelta(seconds=2))
 
 
@@ -155,7 +155,7 @@ def error_of(process: subprocess.Popen, out: Path) -> str:
 @pytest.mark.slow
 def test_the_command_names_a_missing_rank(machines):
     line = error_of(*machines(0, launch._free_port(), "DIST_TIMEOUT", 3))
-    assert "after 3 s (DIST_TIMEOUT) there is no rank 1 of 2" in line
+    assert "after 3 s (DIST_TIMEOUT) these of 2 ranks are missing: 1" in line
 
 
 @pytest.mark.slow

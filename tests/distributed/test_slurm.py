@@ -147,10 +147,10 @@ def write(tiny, command):
         (["--gpus-per-node", "many"], [], "--gpus-per-node: 'many'"),
         (["--tasks-per-node", "0"], [], "--tasks-per-node: 0"),
         (["--nodes", "0"], [], "NUM_SHARDS: 0"),
-        (["--tasks-per-node", "3"], [], "TRAIN.BATCH_SIZE: 8 cannot be divided among 3 tasks"),
-        (["--gpus-per-node", "a100:3"], [], "TRAIN.BATCH_SIZE: 8 cannot be divided among 3 devices"),
+        (["--tasks-per-node", "3"], [], "TRAIN.BATCH_SIZE: 8 videos cannot be divided among 3 tasks"),
+        (["--gpus-per-node", "a100:3"], [], "TRAIN.BATCH_SIZE: 8 videos cannot be divided among 3 GPUs"),
         ([], ["SOLVER.MAX_EPOCHS", 3], "SOLVER.MAX_EPOCH"),
-        (["--sbatch", "exclusive\nrm"], [], "is one line"),
+        (["--sbatch", "exclusive\nrm"], [], "must be one line"),
         ([], ["OUTPUT_DIR", "/proc/none"], "OUTPUT_DIR: cannot make /proc/none"),
     ],
 )
@@ -161,7 +161,7 @@ def test_what_cannot_work_is_said_before_it_is_submitted(write, tiny, words, opt
 
 def test_without_sbatch(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(UserError, match="there is no sbatch here"):
+    with pytest.raises(UserError, match="sbatch is not installed on this machine"):
         submit("")
 
 

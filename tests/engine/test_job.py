@@ -66,7 +66,7 @@ def test_train_then_test_and_leave_no_trace(tiny, tmp_path, capfd):
     epochs = [row for row in rows if row["split"] in ("train_epoch", "val_epoch")]
     assert shown.out.splitlines() == [log_line(row, EPOCH_COLUMNS) for row in epochs] and len(epochs) == 4
     assert "epoch 1 [" not in shown.err and "wrote" not in shown.err
-    assert f"  {out}/predictions.csv" in printed
+    assert f"In {out}: predictions.csv" in printed
     accuracies = [row["top1_acc"] for row in rows if row["split"] == "val_epoch"]
     assert result == {
         "output_dir": str(out),
@@ -99,7 +99,7 @@ def test_a_run_begun_anew_in_a_used_folder_is_tested_and_continued(tiny, tmp_pat
     caplog.set_level(logging.INFO)
     anew = slowfast_uniformer.load_config(EMPTY, [*board, "TRAIN.AUTO_RESUME", False, "SOLVER.BASE_LR", 1e-9])
     result = slowfast_uniformer.train(anew)
-    assert (out / "log.txt").read_text().count(f"the files of the former one are now in {out}/before_1") == 1
+    assert (out / "log.txt").read_text().count(f"the files of the previous run are now in {out}/before_1") == 1
     figures = slowfast_uniformer.test(anew)
     assert result["checkpoint"] == str(out / "checkpoints/best.pyth")
     assert figures["checkpoint"] == str(out / "checkpoints/epoch_00002.pyth")

@@ -91,7 +91,10 @@ def test_other_inputs_are_found_before_the_training(lists, tmp_path):
     for overrides, message in (
         (["OUTPUT_DIR", str(tmp_path / "file")], "OUTPUT_DIR: cannot write to .*file"),
         (["OUTPUT_DIR", str(tmp_path / "file" / "run")], "OUTPUT_DIR: cannot write to .*file/run"),
-        (["TEST.CHECKPOINT_FILE_PATH", str(tmp_path / "none.pyth")], "TEST.CHECKPOINT_FILE_PATH: there is no .*none"),
+        (
+            ["TEST.CHECKPOINT_FILE_PATH", str(tmp_path / "none.pyth")],
+            "TEST.CHECKPOINT_FILE_PATH: no such file or folder: .*none",
+        ),
         (["DATA.RANDOM_FLIP", True, "DATA.FLIP_LABELS", str(tmp_path / "none.json")], "none.json: cannot read"),
     ):
         with pytest.raises(UserError, match=message):

@@ -72,7 +72,7 @@ def test_other_classes_in_the_folder_of_a_run(run, nine, tmp_path, kind, aside):
 def test_another_model_or_optimizer_in_the_folder_of_a_run(run, tmp_path):
     with pytest.raises(UserError) as error:
         run("UNIFORMER.DEPTH", [1, 1, 1, 2])
-    message = advised(error, "MODEL.MODEL_NAME and its section", "TRAIN.AUTO_RESUME False")
+    message = advised(error, "Set MODEL.MODEL_NAME and the keys of its section", "TRAIN.AUTO_RESUME False")
     assert "MODEL.INIT_FROM" not in message, "its weights do not fit"
     run("UNIFORMER.DEPTH", [1, 1, 1, 2], "TRAIN.AUTO_RESUME", False)
     with pytest.raises(UserError) as error:
@@ -147,7 +147,7 @@ def test_nothing_to_test_and_weights_that_are_not_there(run, tmp_path):
         run(*empty, function=job.test_run)
     run(*empty)
     run(*empty, function=job.test_run)
-    with pytest.raises(UserError, match='no weights .*MODEL.INIT_FROM "" starts from random weights'):
+    with pytest.raises(UserError, match='no such file .*from random weights, set MODEL.INIT_FROM ""'):
         run("OUTPUT_DIR", tmp_path / "new", "MODEL.INIT_FROM", "gone.pyth")
     run("OUTPUT_DIR", tmp_path / "new", "MODEL.INIT_FROM", "")
 
@@ -157,11 +157,11 @@ def test_a_damaged_checkpoint(run, tmp_path, caplog):
     run("SOLVER.MAX_EPOCH", 2)
     damaged = checkpoints.latest(str(tmp_path / "run"))
     torch.save({"model_state": {}}, damaged)  # whole, but no checkpoint
-    with pytest.raises(UserError, match="not a checkpoint of a run"):
+    with pytest.raises(UserError, match="not a training checkpoint of this program"):
         run("SOLVER.MAX_EPOCH", 3)
     with open(damaged, "w") as file:
         file.write("cut")
-    with pytest.raises(UserError, match="take another one of its run"):
+    with pytest.raises(UserError, match="choose another one of its run"):
         run("OUTPUT_DIR", tmp_path / "other", "TRAIN.CHECKPOINT_FILE_PATH", damaged)
     caplog.set_level("INFO")
     run("SOLVER.MAX_EPOCH", 3)

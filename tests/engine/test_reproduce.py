@@ -159,7 +159,7 @@ def test_many_recipes_go_on_after_failures_and_are_not_repeated(bench, answers, 
     with monkeypatch.context() as context:
         context.setattr(job, "test", interrupt)
         status, _, errors = bench.reproduce(RECIPE, ())
-    assert status == 75 and errors.splitlines()[-1] == "interrupted; the same command continues"
+    assert status == 75 and errors.splitlines()[-1] == "interrupted; run the same command again to continue"
     bench.reproduce(RECIPE, ())
     assert len(tests) == 1, "an interrupted test is repeated"
 

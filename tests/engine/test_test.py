@@ -35,7 +35,7 @@ def test_the_order_of_the_checkpoints_to_test(demo, trained, tmp_path):
     os.link(latest, best)
     assert found("TEST.TEST_BEST", True, out=out) == best
     assert found("TEST.CHECKPOINT_FILE_PATH", str(out)) == best
-    with pytest.raises(UserError, match="a folder without checkpoints"):
+    with pytest.raises(UserError, match="this folder has no checkpoints"):
         found("TEST.CHECKPOINT_FILE_PATH", str(tmp_path))
 
 
@@ -50,8 +50,14 @@ def test_scores_with_intervals_reach_the_row_the_summary_and_the_files(tiny, tmp
     for name in ("top1_acc", "top5_acc", "mean_class_acc", "macro_f1", "map"):
         assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
     assert row["temperature"] == validation["temperature"] and 0 <= row["ece"] <= 100
-    shown = "top-1 {top1_acc:.2f} % [{top1_acc_low:.2f}, {top1_acc_high:.2f}], top-5 ".format(**row)
-    assert shown in out and "in brackets: 95 % intervals, by a bootstrap over the videos" in out
+    first, second = out.splitlines()[:2]
+    assert first.split() == "top-1 {top1_acc:.2f} % [{top1_acc_low:.2f}, {top1_acc_high:.2f}]".format(**row).split()
+    assert second.startswith("top-5 ") and "in brackets: 95 % intervals, by a bootstrap over the videos" in out
+    assert out.splitlines()[-4:-2] == [
+        f"In {tmp_path}/run: predictions.csv, class_scores.csv, metrics.jsonl, log.txt, checkpoints",
+        "Next:",
+    ]
+    assert out.endswith(f"  uniformer predict --checkpoint {tmp_path}/run VIDEO\n")
     assert "only 9 test videos: the 95 % intervals are rough" in caplog.text
     assert row["doubt"] == "top-1 is at chance" and "doubt" not in validation
     assert [f"{split}: top-1 is at chance" in caplog.messages for split in ("validation", "test")] == [True, True]

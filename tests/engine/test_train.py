@@ -271,8 +271,8 @@ def test_the_log_has_the_global_batch_and_learning_rate_that_apply(tiny, monkeyp
     run = start_run(cfg, None)
     monkeypatch.setenv("WORLD_SIZE", "2")
     log_run_summary(run, loader)
-    expected = "16 videos, 1 step an epoch, epochs 1 to 2; global batch 16 videos (48 clips), learning rate 0.002"
-    assert caplog.messages[-1] == expected
+    expected = "training on 16 videos: 1 step an epoch, epochs 1 to 2; global batch 16 videos (48 clips)"
+    assert caplog.messages[-1] == f"{expected}, learning rate 0.002"
     run.epochs_finished = 2
     log_run_summary(run, loader)
     assert caplog.messages[-1] == "training is complete: 2 epochs done"

@@ -221,7 +221,7 @@ def test_large_models_keep_their_weights_beside(tiny, tmp_path, monkeypatch):
         ("--checkpoint {run} --format tflite --output {tmp}/model.tflite", "invalid choice: 'tflite'"),
         ("--checkpoint {run} --format onnx --output {video}/model.onnx", "cannot be written; name a file"),
         ("--checkpoint {video} --format onnx --output {tmp}/model.onnx", "not a checkpoint"),
-        ("--checkpoint {tmp} --format onnx --output {tmp}/model.onnx", "a folder without checkpoints"),
+        ("--checkpoint {tmp} --format onnx --output {tmp}/model.onnx", "this folder has no checkpoints"),
         ("--checkpoint {run} --format torch_export --output {tmp}/model.pt2 --check {run}/none.mp4", "none.mp4"),
     ],
 )

@@ -133,7 +133,7 @@ def test_windows_may_leave_gaps(command, trained, long_video, tmp_path):
     assert command("features", *words, "--window", 1)[0] == 0
     assert read(out)[0]["start"].tolist() == [0, 3, 7] and read(out)[0]["end"].tolist() == [1, 4, 8]
     status, _, error = command("features", *words, "--per-frame")
-    assert status == 2 and "--per-frame is of whole videos" in error
+    assert status == 2 and "--per-frame cannot be combined" in error
 
 
 def two_ranks(arguments, dying: int, number: signal.Signals) -> tuple[list[int], str]:
@@ -162,7 +162,7 @@ def test_two_ranks_interrupted_twice_give_the_same_bytes(command, arguments, onc
     left = len(os.listdir(f"{parts}.parts"))
     assert 2 <= left < len(read(once)[1]["videos"]) and not parts.exists()
     statuses, printed = two_ranks((*arguments, "--output", parts), 0, signal.SIGTERM)
-    assert 75 in statuses and "the same command continues" in printed, printed
+    assert 75 in statuses and "run the same command again to continue" in printed, printed
     assert len(os.listdir(f"{parts}.parts")) > left and not parts.exists()
     status, _, error = command("features", *arguments, "--output", parts)
     assert status == 0, error
@@ -175,7 +175,7 @@ def test_interrupted_runs_continue_and_give_the_same_bytes(command, arguments, o
     monkeypatch.setattr(features, "PART_SECONDS", -1.0)  # a part for each video
     monkeypatch.setattr(signals, "stop_requested", lambda: asked.append(0) or len(asked) >= 3)
     status, _, error = command("features", *arguments, "--output", out)
-    assert status == 75 and "the same command continues" in error
+    assert status == 75 and "run the same command again to continue" in error
     assert len(os.listdir(f"{out}.parts")) == 3 and not out.exists()
     monkeypatch.setattr(signals, "stop_requested", lambda: False)
     assert command("features", *arguments, "--output", out)[0] == 0
@@ -194,7 +194,7 @@ def test_parts_of_another_job_are_refused(command, arguments, tmp_path, monkeypa
     out = tmp_path / "out.safetensors"
     monkeypatch.setattr(signals, "stop_requested", lambda: True)
     status, _, printed = command("features", *arguments, "--output", out)
-    assert status == 75 and "the same command continues" in printed
+    assert status == 75 and "run the same command again to continue" in printed
     monkeypatch.undo()
     for changed in (
         (*arguments, "--set", "TEST.NUM_ENSEMBLE_VIEWS", 3),

@@ -186,9 +186,9 @@ def test_unreadable_videos_are_reported_and_the_others_predicted(command, traine
         (["{good}", "--overlay", "{sub}/x.avi"], "ending in .mp4, or a folder"),
         (["{good}", "{text}", "--picture", "{sub}/x.png"], "2 videos need a file each"),
         (["{good}", "--overlay", "/proc/none/x.mp4"], "cannot write /proc/none/x.mp4"),
-        (["{good}", "--window", "0", "--longer-than", "0"], "must be above 0 (seconds)"),
+        (["{good}", "--window", "0", "--longer-than", "0"], "must be a number above 0"),
         (["{good}", "--checkpoint", "{text}"], "not a checkpoint, or damaged"),
-        (["{good}", "--checkpoint", "{sub}"], "a folder without checkpoints"),
+        (["{good}", "--checkpoint", "{sub}"], "this folder has no checkpoints"),
         (["{good}", "--set", "TEST.NOTHING", "1"], "unknown key TEST.NOTHING"),
     ],
 )

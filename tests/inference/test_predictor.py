@@ -40,7 +40,7 @@ def test_clips_that_the_device_makes_are_the_same(model, trained, workers):
 def test_weights_without_a_config_need_one(trained, tmp_path):
     state = torch.load(checkpoints.latest(str(trained)), weights_only=True)
     torch.save(state["model_state"], tmp_path / "weights.pth")
-    with pytest.raises(UserError, match="carries no config; name that of its model with --cfg"):
+    with pytest.raises(UserError, match="carries no config; name the one of its model with --cfg"):
         load_model(tmp_path / "weights.pth")
     config = tmp_path / "config.yaml"
     config.write_text(load_model(trained).cfg.dump())

@@ -129,7 +129,7 @@ def test_interrupted_it_continues_with_the_videos_that_are_left(command, trained
         patch.setattr(features, "PART_SECONDS", -1.0)  # a part for each video
         patch.setattr(signals, "stop_requested", lambda: asked.append(0) or len(asked) >= 3)
         status, _, error = command("probe", *arguments)
-    assert status == 75 and "the same command continues" in error
+    assert status == 75 and "run the same command again to continue" in error
     done = len(os.listdir(folder / "train.safetensors.parts"))
     assert done == 3
     monkeypatch.setattr(features, "_rows", lambda job, clips: rows.append(0) or row(job, clips))
@@ -159,8 +159,8 @@ def test_what_cannot_be_probed(command, trained, demo, tmp_path):
     assert status == 2 and "test.csv" in error and "1 video without a label" in error
     for words, cause in {
         ("--method", "knn", "--save", "a.pyth"): "knn has no weights",
-        ("--save", "a.pyth"): "name one method",
-        ("--folds", "1"): "--folds: 2 or more",
+        ("--save", "a.pyth"): "needs a single method",
+        ("--folds", "1"): "--folds: 1 must be 2 or more",
     }.items():
         status, _, error = command("probe", "--checkpoint", trained, *words)
         assert status == 2 and cause in error

@@ -138,7 +138,7 @@ def test_commands_and_runs_read_a_published_folder(published, command, run_net, 
         status, out, error = run_net([*tiny, *run, "TRAIN.AUTO_RESUME", False])
         assert status == 0 and "tensors loaded (100.0% of the parameters)" in error, error
     status, out, error = run_net([*tiny, "TRAIN.CHECKPOINT_FILE_PATH", published, "OUTPUT_DIR", tmp_path / "again"])
-    assert status == 2 and "to start from weights, set MODEL.INIT_FROM to it" in error
+    assert status == 2 and "To start from its weights, set MODEL.INIT_FROM to it" in error
 
 
 # -------------------------------------------------------------------------------------------------------- models
@@ -270,7 +270,10 @@ def test_only_a_published_folder_is_replaced(trained, published, tmp_path, write
     with pytest.raises(UserError, match="notes.txt"):
         publish(str(trained), str(target), "mit")
     run, _ = write_run()
-    for place, cause in ((run, "holds what is published|folder of a run"), (tmp_path, "holds what is published")):
+    for place, cause in (
+        (run, "holds the run or file to publish|folder of a run"),
+        (tmp_path, "holds the run or file to publish"),
+    ):
         with pytest.raises(UserError, match=cause):
             publish(str(run), str(place), "mit", force=True)
     with pytest.raises(UserError, match="folder of a run"):
@@ -311,8 +314,8 @@ def cut(path: Path) -> None:
         ("model.safetensors", cut, "model.safetensors: not a readable safetensors file"),
         ("model.safetensors", lambda path: path.write_bytes(b"no"), "model.safetensors: not a readable safetensors"),
         ("model.safetensors", Path.unlink, r"no weights|model.safetensors"),
-        ("config.yaml", Path.unlink, "without its config.yaml; fetch the folder again"),
-        ("classes.txt", Path.unlink, "without its classes.txt; fetch the folder again"),
+        ("config.yaml", Path.unlink, "lacks its config.yaml; download the folder again"),
+        ("classes.txt", Path.unlink, "lacks its classes.txt; download the folder again"),
         ("classes.txt", lambda path: path.write_text("a\n\nb\n"), "classes.txt, line 2: the name of a class is empty"),
         ("classes.txt", lambda path: path.write_text("a\nb\n"), "classes.txt: 2 class names, but MODEL.NUM_CLASSES in"),
         ("config.yaml", lambda path: path.write_text("MODEL: 3\n"), "NUM_CLASSES in config.yaml beside it is None"),

@@ -59,7 +59,7 @@ def test_the_files_of_a_run_are_set_aside_and_no_others(used):
     assert begun.checkpoint is None and begun.overrides == []
     (note,) = begun.notes
     assert note == (
-        f"TRAIN.AUTO_RESUME False: a new run begins; the files of the former one are now in {used}/before_1"
+        f"TRAIN.AUTO_RESUME False: a new run begins; the files of the previous run are now in {used}/before_1"
     )
     left = {"bad_files.txt", "check_dataset.csv", "slurm-7.out", "train.csv", "video.mp4"}
     assert {path.name for path in used.iterdir()} == {*left, "before_1", ".lock"}
@@ -162,7 +162,7 @@ def test_weights_named_in_what_is_set_aside_are_found(used, folder):
     names = {"MODEL.INIT_FROM": "best.pyth", "TRAIN.CHECKPOINT_FILE_PATH": "epoch_00002.pyth"}
     assert overrides == {key: f"{used}/before_1/checkpoints/{name}" for key, name in names.items()}
     assert all(map(checkpoints.load_checkpoint, overrides.values()))
-    with pytest.raises(UserError, match="runs are in its folders before_1"):
+    with pytest.raises(UserError, match="its folders before_1 have some"):
         checkpoints.find_checkpoint(str(used))
 
 
@@ -175,7 +175,7 @@ def test_a_restart_of_the_same_job_continues_its_run(used, monkeypatch):
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     rows({"slurm": {"SLURM_JOB_ID": "17"}})
     begun = start(used, *ANEW)
-    assert begun.checkpoint == own and "restart of the job" in begun.notes[0]
+    assert begun.checkpoint == own and "the job that began the run was restarted" in begun.notes[0]
     monkeypatch.delenv("SLURM_JOB_ID")
 
     rows({"process": "host 1", "launchers": ["id a 7 1", "id b 7 2"]}, {"process": "host 2", "launchers": ["id b 7 2"]})

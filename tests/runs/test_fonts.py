@@ -91,7 +91,7 @@ def test_without_a_font_there_are_squares_and_one_warning_in_all(system, monkeyp
         assert set(drawable(text)) == {SQUARE}
     assert drawable("手左下") == 3 * SQUARE
     (said,) = warned(caplog)
-    assert "no font of this system has 左 手" in said.replace("手 左", "左 手") and "fonts-noto-cjk" in said
+    assert "no font on this machine has 左 手" in said.replace("手 左", "左 手") and "fonts-noto-cjk" in said
     assert sum(map(len, searched)) <= len(set("".join([*SCRIPTS.values(), "下"]))), "each is searched once"
 
 

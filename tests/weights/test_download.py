@@ -91,7 +91,7 @@ def test_a_file_is_fetched_once_and_kept(server, own_cache, way):
         ("404", "the server answers 404 Not Found"),
         ("403", "the server answers 403 Forbidden"),
         ("page", "a web page came instead of the file"),
-        ("hidden_page", "not a file of weights .a web page perhaps"),
+        ("hidden_page", "not a file of weights .perhaps a web page"),
         ("slow_start", "cannot connect .no answer for 0.3 seconds"),
         ("stall", "no data for 0.3 seconds, after [0-9,]+ bytes"),
         ("cut", "the connection ended after [0-9,]+ of 3,[0-9,]+ bytes"),

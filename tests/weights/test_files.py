@@ -63,9 +63,11 @@ def test_files_that_need_code_are_refused_with_a_way_out(tmp_path):
     ],
 )
 def test_files_of_other_kinds_are_refused(tmp_path, name, content, message):
+    """PyTorch's advice to run the file's code (weights_only=False) is not passed on."""
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=f"{name}: {message}"):
+    with pytest.raises(UserError, match=f"{name}: {message}") as error:
         read_tensors(str(tmp_path / name))
+    assert "weights_only" not in str(error.value) and len(str(error.value)) < len(str(tmp_path)) + 200
 
 
 def test_half_a_file_is_refused(tmp_path):
@@ -81,7 +83,9 @@ def test_half_a_file_is_refused(tmp_path):
 )
 def test_files_without_named_tensors_are_refused(tmp_path, content, held):
     torch.save(content, tmp_path / "x.pth")
-    with pytest.raises(UserError, match=f"x.pth: holds {held} and no tensors by name, nor under ema_state"):
+    with pytest.raises(
+        UserError, match=f"x.pth: not a file of weights: it holds {held}, and no tensors by name or under ema_state"
+    ):
         read_tensors(str(tmp_path / "x.pth"))
 
 
@@ -102,12 +106,12 @@ def test_names_are_looked_up_in_the_folder_of_weights(tmp_path, monkeypatch):
     (tmp_path / "k400_k710_b16.pyth").touch()
     assert find_weights("k400/k400+k710_b16.pyth") == str(tmp_path / "k400_k710_b16.pyth")  # as a released YAML says
     assert read_tensors("known")[0]["w"] == 1
-    with pytest.raises(UserError, match=f"no weights 'gone'.*SLOWFAST_UNIFORMER_WEIGHTS .{tmp_path}"):
+    with pytest.raises(UserError, match=f"gone: no such file .*SLOWFAST_UNIFORMER_WEIGHTS, {tmp_path}"):
         find_weights("gone")
     monkeypatch.delenv("SLOWFAST_UNIFORMER_WEIGHTS")
-    with pytest.raises(UserError, match="no weights 'known'.*SLOWFAST_UNIFORMER_WEIGHTS is unset"):
+    with pytest.raises(UserError, match="known: no such file or run's folder, and no published weights"):
         find_weights("known")
-    with pytest.raises(UserError, match=f"{tmp_path}: a folder without checkpoints"):
+    with pytest.raises(UserError, match=f"{tmp_path}: this folder has no checkpoints"):
         find_weights(str(tmp_path))
 
 
@@ -122,7 +126,7 @@ def test_addresses_go_through_the_path_manager(tmp_path):
     g_pathmgr.register_handler(Shelf(), allow_override=True)
     save_file({"w": torch.ones(1)}, tmp_path / "known.safetensors")
     assert read_tensors("shelf://known.safetensors")[0]["w"] == 1
-    with pytest.raises(UserError, match="cannot fetch nowhere://x"):
+    with pytest.raises(UserError, match="cannot download nowhere://x"):
         read_tensors("nowhere://x")
 
 

@@ -95,7 +95,7 @@ def test_an_unknown_and_a_private_repository(hub, folder, monkeypatch):
 def test_a_repository_without_the_classes_is_one_message(hub, folder):
     files = {name: (folder / name).read_bytes() for name in FILES if name != "classes.txt"}
     hub.repositories["somebody/half"] = Repository(files=files)
-    with pytest.raises(UserError, match=r"without its classes.txt; fetch the folder again"):
+    with pytest.raises(UserError, match=r"lacks its classes.txt; download the folder again"):
         load_model("hf://somebody/half")
 
 
@@ -108,15 +108,15 @@ def test_what_an_upload_refuses(hub, folder, monkeypatch):
     with monkeypatch.context() as patch:
         patch.delenv("HF_TOKEN")
         refused("not logged in to the hub; run `hf auth login`, or set HF_TOKEN")
-    refused("not a repository of the hub; write hf://USER/NAME", "hf://moving-shapes")
+    refused("not an address of the hub; write hf://USER/NAME", "hf://moving-shapes")
     assert hub.asked == []
     hub.repositories["somebody/moving-shapes"] = Repository()
     refused("the repository is public, which --private does not change", private=True)
     hub.repositories["somebody/moving-shapes"].files["README.md"] = b"# Another model"
-    refused("holds something else, of which README.md would be replaced; .*--force")
+    refused("holds another model, of which README.md would be replaced; .*--force")
     assert hub.repositories["somebody/moving-shapes"].files == {"README.md": b"# Another model"}
     hub.failing = {"POST /api/repos/create": 403}
-    refused(r"the hub refuses it \(40[13]\): this token may not write there; run `hf auth login`", "hf://other/model")
+    refused(r"the hub refused it \(40[13]\): this token may not write there; run `hf auth login`", "hf://other/model")
     hub.failing = {"POST /api/validate-yaml": 400}
     refused("cannot be uploaded.*Try again; or publish to a folder now", force=True)
     hub.failing = {"POST /api/repos/create": 500}

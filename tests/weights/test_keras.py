@@ -209,10 +209,10 @@ def test_files_that_cannot_be_read(tmp_path, damage):
             del file["conv1"]["conv1/kernel:0"]
             file["conv1"]["conv1/kernel:0"] = h5py.ExternalLink("secret.h5", "conv1/conv1/kernel:0")
     message = {
-        "half": "an HDF5 file that cannot be read .*truncated.*fetch it again",
+        "half": "this HDF5 file cannot be read .*truncated.*download it again",
         "no file": "not a checkpoint, or damaged",
-        "another layout": "an HDF5 file, but not as Keras 2's model.save_weights writes it",
-        "another file": "an HDF5 file that cannot be read .*conv1/kernel:0 is in another file",
+        "another layout": "no weight_names in this HDF5 file; write it with Keras 2's model.save_weights",
+        "another file": "this HDF5 file cannot be read .*conv1/kernel:0 is in another file",
     }[damage]
     with pytest.raises(UserError, match=f"x.h5: {message}"):
         read_tensors(str(path))
@@ -221,5 +221,7 @@ def test_files_that_cannot_be_read(tmp_path, damage):
 def test_without_h5py_the_error_says_what_to_install(tmp_path, monkeypatch):
     write(tmp_path / "x.h5", fill(small("frozen")), "frozen")
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(UserError, match=r"x.h5: to read Keras's files, pip install 'slowfast_uniformer\[keras\]'"):
+    with pytest.raises(
+        UserError, match=r"x.h5: reading a Keras file needs h5py: pip install 'slowfast_uniformer\[keras\]'"
+    ):
         read_tensors(str(tmp_path / "x.h5"))

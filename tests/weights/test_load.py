@@ -121,7 +121,7 @@ def test_init_head_new_drops_a_classifier_of_the_right_size_too():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.pop("norm.weight"), r"x.pth does not match the model: 1 missing \(norm.weight\); MODEL.MODEL"),
+        (lambda t: t.pop("norm.weight"), r"x.pth does not match the model: 1 missing \(norm.weight\). Set MODEL.MODEL"),
         (lambda t: t.pop("head.bias"), r"1 missing \(head.bias\)\. .*MODEL.INIT_HEAD new"),
         (lambda t: t.update(extra=torch.zeros(1)), r"1 unexpected \(extra\)"),
         (

@@ -86,7 +86,7 @@ def test_offline(fresh_machine, monkeypatch, variable):
     with pytest.raises(UserError) as caught:
         find_weights(SMALL)
     lines = str(caught.value).splitlines()
-    assert lines[0] == f"{SMALL} is not here, and {variable} is set, so that it is not fetched from:"
+    assert lines[0] == f"{SMALL} is not here, and {variable} is set, which forbids to fetch it from:"
     assert [line.split()[0] for line in lines[1:-1]] == [source.address for source in checkpoints()[SMALL].sources]
     assert lines[-1].startswith(f"Unset {variable}. Or run `uniformer weights fetch {SMALL}` on a machine with network")
     assert f"to {fresh_machine}, " in lines[-1] and f"as {SMALL}.pth or uniformer-small_" in lines[-1]
@@ -121,11 +121,11 @@ def test_in_a_job_of_slurm(monkeypatch):
 @pytest.mark.parametrize(
     "name, message",
     [
-        ("uniformer_smal_k400_16x4", f"nor a published checkpoint .the most similar: {SMALL}"),
+        ("uniformer_smal_k400_16x4", f"no published weights of that name; did you mean {SMALL}"),
         ("uniformer_small_k400_32x4", "only its figure was published. Name other weights"),
         ("k400/uniformer_s_32x4", "only its figure was published"),
         ("k710/uniformerv2_l14_8x336_frozen", "(?s)gone.*as frozen_k710_uniformerv2_l14_8x336.pyth"),
-        ("runs/none.pth", "no weights 'runs/none.pth'.*uniformer weights list"),
+        ("runs/none.pth", "runs/none.pth: no such file .*uniformer weights list"),
     ],
 )
 def test_every_miss_has_a_next_step(monkeypatch, name, message):

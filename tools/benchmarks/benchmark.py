@@ -64,7 +64,7 @@ def parse_args() -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    usage = "%(prog)s [options] --cfg FILE.yaml [FILE.yaml ...] [KEY VALUE ...]"
+    usage = "%(prog)s [options] --cfg CONFIG [CONFIG ...] [KEY VALUE ...]"
 
     def command(name: str, about: str, measure: Callable, show: Callable, *parents: Any) -> Callable:
         parser = commands.add_parser(name, help=about, usage=usage, parents=[shared, *parents])

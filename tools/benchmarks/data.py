@@ -119,7 +119,7 @@ def handed_over(clips: torch.Tensor | RawClips) -> int:
 def parse_args() -> argparse.Namespace:
     """Arguments, with `cfg` the files and `opts` the KEY VALUE pairs that follow them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cfg", nargs="+", metavar="FILE.yaml", help="config files (UniFormer-S of Kinetics-400)")
+    parser.add_argument("--cfg", nargs="+", metavar="CONFIG", help="config files (UniFormer-S of Kinetics-400)")
     parser.add_argument("--compare", choices=["device"], default="device", help="what to compare with AUG.DEVICE cpu")
     parser.add_argument("--videos", type=positive(int), default=16, help="videos to read (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
