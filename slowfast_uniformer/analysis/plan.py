@@ -19,9 +19,9 @@ from slowfast_uniformer.analysis.rank_memory import StepCost, fsdp_groups, peak_
 from slowfast_uniformer.config.keys import read_table
 from slowfast_uniformer.config.load import variant
 from slowfast_uniformer.data import annotations
+from slowfast_uniformer.data.batch_size import batch_notes, steps_per_epoch
 from slowfast_uniformer.distributed import topology
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.wording import counted
 
 RESERVE = 0.1  # share of a GPU's memory that is kept free
 VIDEOS = read_table(Path(__file__).with_name("list_sizes.yaml"))  # of the usual train lists, by their folder's name
@@ -77,15 +77,17 @@ def plan(
         "time": time,
         "decoding": decoding(cfg, time["seconds_per_step"]),
         "checkpoints": checkpoints(cfg, model),
+        "notes": list(batch_notes(cfg, run, steps["videos"])),
     }
 
 
-def learning_rate(cfg: CfgNode, recipe: CfgNode) -> dict[str, float]:
+def learning_rate(cfg: CfgNode, recipe: CfgNode) -> dict[str, Any]:
     """The learning rate after warm-up, and that of the recipe scaled linearly with the global batch."""
     here, there = topology.planned(cfg), topology.planned(recipe)
     rate, videos = there.learning_rate(recipe), there.videos_per_step(recipe)
     return {
         "applied": here.learning_rate(cfg),
+        "applied_by": here.describe_learning_rate(cfg),
         "linear": rate * here.videos_per_step(cfg) / videos,
         "recipe": rate,
         "recipe_videos": videos,
@@ -110,18 +112,13 @@ def count_videos(cfg: CfgNode, given: int | None) -> tuple[int, str]:
 
 def count_steps(cfg: CfgNode, videos: int, source: str) -> dict[str, Any]:
     """Optimizer steps as data/loader.py makes them: equally many full batches on every rank."""
-    run = topology.planned(cfg)
-    steps_per_epoch = videos // run.ranks // run.videos_per_rank(cfg)
-    if not steps_per_epoch:
-        raise UserError(
-            f"TRAIN.BATCH_SIZE: {counted(videos, 'video')} ({source}): fewer than a batch of {run.videos_per_step(cfg)}"
-        )
+    per_epoch = steps_per_epoch(cfg, topology.planned(cfg), videos, f"the train list ({source})")
     return {
         "videos": videos,
         "source": source,
-        "per_epoch": steps_per_epoch,
+        "per_epoch": per_epoch,
         "epochs": cfg.SOLVER.MAX_EPOCH,
-        "total": steps_per_epoch * cfg.SOLVER.MAX_EPOCH,
+        "total": per_epoch * cfg.SOLVER.MAX_EPOCH,
     }
 
 

@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING
 from slowfast_uniformer import terminal
 from slowfast_uniformer.cli.common import config_parser, parse_arguments, positive
 from slowfast_uniformer.config.load import load_config
-from slowfast_uniformer.data.annotations import list_path
+from slowfast_uniformer.data.annotations import list_path, load
+from slowfast_uniformer.data.batch_size import batch_notes
+from slowfast_uniformer.distributed import topology
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.wording import counted
 
@@ -123,6 +125,18 @@ def preview(cfg: "CfgNode", count: int) -> None:
         print(f"  {path}", flush=True)
 
 
+def of_batch(cfg: "CfgNode") -> list[str]:
+    """Notes on the size of a training batch for this list and the config's GPUs."""
+    try:
+        videos = len(load(cfg, "train"))
+    except UserError:
+        return []  # a finding already
+    try:
+        return list(batch_notes(cfg, topology.planned(cfg), videos))
+    except UserError as error:
+        return [str(error)]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     cfg = load_config(args.cfg, args.opts, runs_here=False)
@@ -138,4 +152,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         terminal.show("interrupted; run the same command again to continue", error=True)
         return 130
     print(summary(report, cfg.OUTPUT_DIR))
+    for note in of_batch(cfg) if "train" in splits else ():
+        print(f"note: {note}")
     return int(any(finding.finding in FAULTS for finding in report.findings))

@@ -31,7 +31,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # of a disk that ta
 
 # ------------------------------------------------------------------------------------------------------ arguments
 class HelpFormatter(argparse.HelpFormatter):
-    """Wraps paragraphs to the terminal, keeps indented examples as they are, and ends options with their default."""
+    """Wraps paragraphs to the terminal, keeps indented examples as they are, and ends options with their default, or
+    with "(required)"."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=min(shutil.get_terminal_size().columns, MAX_WIDTH) - 1)
@@ -44,6 +45,8 @@ class HelpFormatter(argparse.HelpFormatter):
         return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False, break_long_words=False)
 
     def _get_help_string(self, action: argparse.Action) -> str:
+        if action.required and action.option_strings:
+            return f"{action.help} (required)"
         is_silent = action.default in (None, "", argparse.SUPPRESS) or isinstance(action.default, bool | list)
         if is_silent or "default:" in action.help:
             return action.help
@@ -53,7 +56,7 @@ class HelpFormatter(argparse.HelpFormatter):
 def new_parser(command: str, description: str, usage: str = "", takes_config: bool = True) -> argparse.ArgumentParser:
     """A parser of `uniformer COMMAND`; `usage` is what follows the options, where these are too many to show.
 
-    With a `usage` the command takes a config, unless `takes_config` is False.
+    With a `usage` the command takes a config, unless `takes_config` is False. The usage also shows required options.
     """
     return argparse.ArgumentParser(
         prog=f"uniformer {command}",
@@ -106,6 +109,19 @@ def positive(kind: type) -> Callable[[str], Any]:
     return read
 
 
+def _show_required(parser: argparse.ArgumentParser) -> None:
+    """Add the required options to a usage that `new_parser` was given, as far as they are not in it."""
+    if not parser.usage:
+        return  # argparse shows all options
+    usage = parser.usage.replace("%(prog)s [options]", "")
+    missing = [action for action in parser._actions if action.required and action.option_strings]
+    missing = [action for action in missing if not any(f" {name} " in usage for name in action.option_strings)]
+    words = "".join(f" {action.option_strings[0]} {action.metavar}" for action in missing)
+    head = f"usage: {parser.prog}"
+    is_long = len(f"{head} [options]{words}{usage}") > 80
+    parser.usage = f"%(prog)s [options]{words}" + (f"\n{' ' * len(head)}" if is_long and words else "") + usage
+
+
 def autocomplete(parser: argparse.ArgumentParser) -> None:
     """Complete the command line where the shell asks for it (argcomplete's variable is set)."""
     if "_ARGCOMPLETE" in os.environ:
@@ -115,9 +131,14 @@ def autocomplete(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Arguments; of a `config_parser`, `cfg` are the config files and `opts` the KEY VALUE pairs."""
+    """Arguments; of a `config_parser`, `cfg` are the config files and `opts` the KEY VALUE pairs.
+
+    Options may stand before, between and after KEY VALUE pairs.
+    """
+    _show_required(parser)
     autocomplete(parser)
-    args, unknown = parser.parse_known_args(argv)
+    takes_pairs = any(action.dest == "opts" for action in parser._actions)
+    args, unknown = (parser.parse_known_intermixed_args if takes_pairs else parser.parse_known_args)(argv)
     if unknown:
         hint = " (write config keys without dashes, such as SOLVER.MAX_EPOCH 3)" if "opts" in args else ""
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
@@ -129,6 +150,7 @@ def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None 
 
 def parse_model_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Arguments of a `model_parser`: `cfg` the config files, `overrides` KEY VALUE pairs; videos may follow either."""
+    _show_required(parser)
     autocomplete(parser)
     words = list(sys.argv[1:] if argv is None else argv)
     end = words.index("--") if "--" in words else len(words)

@@ -58,7 +58,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--test", type=float, default=0.0, metavar="FRACTION", help=help_text)
     help_text = (
         "keep videos together that have the same value in this column of the annotations, or the same match of this "
-        "regular expression in their path"
+        "regular expression in their path below FOLDER, with or without the ending"
     )
     add("--group-by", default="", metavar="COLUMN|REGEX", help=help_text)
     add("--folds", type=int, default=0, metavar="N", help="write N folds for cross-validation (default: one split)")

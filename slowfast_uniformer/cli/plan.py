@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from slowfast_uniformer import terminal
 from slowfast_uniformer.cli.common import config_parser, parse_arguments, positive, table
 from slowfast_uniformer.config.load import load_config, load_recipe
 from slowfast_uniformer.wording import counted
@@ -32,7 +33,7 @@ CHECKPOINTING = {
 TEXT = """\
 {model} on {devices}, {parallel}, mixed precision {precision}
 global batch {batch[videos]} videos, {batch[videos_per_gpu]} per GPU; {clips} per forward pass
-learning rate {rate[applied]:g}; the recipe's is {rate[recipe]:g} at {rate[recipe_videos]} videos, which scales \
+learning rate {rate[applied_by]}; the recipe's is {rate[recipe]:g} at {rate[recipe_videos]} videos, which scales \
 linearly to {rate[linear]:g}{advice}
 {videos} ({steps[source]}): {per_epoch} per epoch, {steps[total]:,} in {epochs}
 
@@ -77,6 +78,13 @@ def size(count: float) -> str:
     return f"{count / 1e9:,.2f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"
 
 
+def duration(seconds: float) -> str:
+    """A time for people, in seconds below two minutes, in minutes below two hours."""
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
 def as_text(facts: dict[str, Any]) -> str:
     """What `plan.plan` returned, for people."""
     rate, time = facts["learning_rate"], facts["time"]
@@ -92,7 +100,8 @@ def as_text(facts: dict[str, Any]) -> str:
             f"{time['without_overlap']:.3f} s if nothing overlaps"
         )
     if time["given"]:
-        times.append(f"training {time['hours']:,.1f} h at {per_step}, without validation and waiting for data")
+        took = duration(3600 * time["hours"])
+        times.append(f"training {took} at {per_step}, without validation and waiting for data")
     advice = "" if abs(rate["applied"] / rate["linear"] - 1) < 1e-6 else " - set SOLVER.BASE_LR"
     sizes = {key: size(facts["checkpoints"][key]) for key in ("bytes", "total")}
     shown = {"rate": rate, "advice": advice, "per_step": per_step, "times": "\n".join(times), "sizes": sizes}
@@ -101,7 +110,8 @@ def as_text(facts: dict[str, Any]) -> str:
     for key, noun in (("videos", "video"), ("per_epoch", "step"), ("epochs", "epoch")):
         shown[key] = counted(facts["steps"][key], noun)
     text = TEXT.format_map(facts | shown | {"memory_table": memory_table(facts["memory"])})
-    return text + fit_line(facts["memory"])
+    notes = "".join(f"\nnote: {note}" for note in facts["notes"])
+    return text + notes + fit_line(facts["memory"])
 
 
 def memory_table(memory: dict[str, Any]) -> str:
@@ -145,6 +155,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     opts = FRESH if args.check else {key: value for key, value in opts.items() if value}
     overrides = [*args.opts, *(item for pair in opts.items() for item in pair)]
     cfg = load_config(args.cfg, overrides, runs_here=False) if args.cfg else None
+    what = "measuring the memory of training steps" if args.check else "counting memory and operations of a step"
+    terminal.show(f"{what}; this may take a minute or two ...", error=True)
     from slowfast_uniformer.analysis import memory_check, plan
 
     if args.check:

@@ -4,21 +4,38 @@ r"""Submit a SLURM job that trains and requeues itself until complete.
         --time 24:00:00
     uniformer slurm --cfg k400/uniformer_s --gpus-per-node 8 --time 2-0 --print
 
-docs/cluster.md has the details.
+First the config, its lists, the first videos and the weights are checked, as at the start of a training. --folds trains
+on all folds, one after the other, in one job. docs/cluster.md has the details.
 """
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from slowfast_uniformer import terminal
 from slowfast_uniformer.cli.common import config_parser, parse_arguments
-from slowfast_uniformer.distributed.slurm import script, submit
+from slowfast_uniformer.cli.train import fold_overrides
+from slowfast_uniformer.data import annotations
+from slowfast_uniformer.data.batch_size import batch_notes
+from slowfast_uniformer.distributed.slurm import job_config, job_topology, script, submit
+from slowfast_uniformer.engine.preflight import check_inputs
+from slowfast_uniformer.errors import UserError
+
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = config_parser("slurm", __doc__)
     parser.add_argument("--print", action="store_true", help="print the job script instead of submitting it")
-    help_text = "run this shell line before the training, such as 'module load cuda'; repeatable"
+    help_text = "do not look for lists, videos and weights: only the nodes see them"
+    parser.add_argument("--no-check", action="store_true", help=help_text)
+    help_text = "train on each fold in DATA.PATH_TO_DATA_DIR, as `uniformer train --folds` does"
+    parser.add_argument("--folds", action="store_true", help=help_text)
+    help_text = (
+        "run this shell line before the training, such as 'module load cuda'; repeatable. If the lines activate "
+        "another Python (venv, conda), the job uses it, else the one that runs this command"
+    )
     parser.add_argument("--setup", action="append", default=[], metavar="LINE", help=help_text)
     help_text = "save a checkpoint and exit this long before the time limit"
     parser.add_argument("--warn", type=int, default=300, metavar="SECONDS", help=help_text)
@@ -46,10 +63,33 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parse_arguments(parser, argv)
 
 
+def check_files(args: argparse.Namespace, cfg: "CfgNode", notes: list[str]) -> None:
+    """Check the files that a job needs, of all folds; adds to `notes`.
+
+    Raises:
+        UserError: The job would fail.
+    """
+    ranks = job_topology(args)
+    try:
+        for overrides in fold_overrides(cfg) if args.folds else [[]]:
+            cfg = job_config(args, [], overrides)
+            for note in check_inputs(cfg, fetch=False):
+                notes += [] if note in notes else [note]
+            if cfg.TRAIN.ENABLE:
+                of_batch = batch_notes(cfg, ranks, len(annotations.load(cfg, "train")))
+                notes += [note for note in of_batch if note not in notes]
+    except UserError as error:
+        message = str(error).rstrip(".")
+        raise UserError(f"{message}. If only the nodes see the files, --no-check submits without looking") from None
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     notes: list[str] = []
-    text = script(args, notes)
+    cfg = job_config(args, notes)
+    if not args.no_check:
+        check_files(args, cfg, notes)
+    text = script(args, cfg)
     for note in notes:
         terminal.show(f"note: {note}", error=True)
     print(text if args.print else submit(text), end="" if args.print else "\n")

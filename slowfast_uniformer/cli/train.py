@@ -72,12 +72,33 @@ def start(args: argparse.Namespace, overrides: Sequence[Any] = ()) -> None:
     from slowfast_uniformer.engine.job import run_job
 
     try:
-        launch(partial(run_job, notes=notes, config_files=args.cfg, logger_name=""), cfg, args.init_method)
+        job = partial(run_job, notes=notes, config_files=args.cfg, logger_name="", small=args.small)
+        launch(job, cfg, args.init_method)
     except signals.Interrupted as stop:
         if cfg.TRAIN.ENABLE and not cfg.TRAIN.AUTO_RESUME:
             stop.remedy = "run the same command with TRAIN.AUTO_RESUME True to continue"
         raise
     terminal.settle()  # a summary that cannot be printed does not make a failure of a complete run
+
+
+def fold_overrides(cfg: CfgNode) -> list[list[str]]:
+    """KEY, VALUE, ... of each fold in DATA.PATH_TO_DATA_DIR: where its lists are, and its run is to be.
+
+    Raises:
+        UserError: There are no folds, or the config does not train and test.
+    """
+    data = cfg.DATA.PATH_TO_DATA_DIR
+    lists = folds.fold_folders(data)
+    if len(lists) < 2:
+        raise UserError(
+            f"{data} has no folds (fold_1, fold_2 ...); `uniformer lists FOLDER --out {data} --folds 5` writes them"
+        )
+    if not (cfg.TRAIN.ENABLE and cfg.TEST.ENABLE):
+        raise UserError("--folds trains and tests: set TRAIN.ENABLE True and TEST.ENABLE True")
+    return [
+        ["DATA.PATH_TO_DATA_DIR", path, "OUTPUT_DIR", os.path.join(cfg.OUTPUT_DIR, os.path.basename(path))]
+        for path in lists
+    ]
 
 
 def train_folds(args: argparse.Namespace) -> None:
@@ -87,16 +108,8 @@ def train_folds(args: argparse.Namespace) -> None:
         UserError: There are no folds, or one of them cannot be used.
     """
     cfg = load(args, [], [])
-    data, out = cfg.DATA.PATH_TO_DATA_DIR, cfg.OUTPUT_DIR
-    lists = folds.fold_folders(data)
-    if len(lists) < 2:
-        raise UserError(
-            f"{data} has no folds (fold_1, fold_2 ...); `uniformer lists FOLDER --out {data} --folds 5` writes them"
-        )
-    if not (cfg.TRAIN.ENABLE and cfg.TEST.ENABLE):
-        raise UserError("--folds trains and tests: set TRAIN.ENABLE True and TEST.ENABLE True")
-    names = [os.path.basename(path) for path in lists]
-    keys = [["DATA.PATH_TO_DATA_DIR", path, "OUTPUT_DIR", os.path.join(out, os.path.basename(path))] for path in lists]
+    out, keys = cfg.OUTPUT_DIR, fold_overrides(cfg)
+    names = [os.path.basename(path) for _, path, *_ in keys]
     states, runs = {}, {}
     for name, overrides in zip(names, keys, strict=True):  # all are looked at before the first is trained
         of_fold = load(args, overrides, [])
@@ -104,13 +117,17 @@ def train_folds(args: argparse.Namespace) -> None:
         check_inputs(of_fold)
         splits = ["train", "test", *["val"] * (of_fold.TRAIN.EVAL_PERIOD > 0)]
         checksums = [annotations.load(of_fold, split).checksum for split in splits]
-        states[name] = zlib.crc32(f"{of_fold.dump()} {checksums}".encode())
+        of_all_machines = load(args, [*overrides, "SHARD_ID", 0], []).dump()
+        states[name] = zlib.crc32(f"{of_all_machines} {checksums}".encode())
     finished = {
         name: fold for name, fold in folds.read_finished(out).items() if fold.get("state") == states.get(name, "")
     }
     for name, overrides in zip(names, keys, strict=True):
-        terminal.show(f"{name} is finished" if name in finished else f"{name} of {len(names)}")
+        if is_first_process(cfg):
+            terminal.show(f"{name} is finished" if name in finished else f"{name} of {len(names)}")
         if name not in finished:
+            if not topology.has_launcher():  # else all ranks have to begin the fold, and stop together in it
+                signals.raise_if_any([signals.stop_requested()])
             start(args, overrides)
             finished[name] = {"state": states[name], "output_dir": runs[name]}
             if is_first_process(cfg):
@@ -136,6 +153,7 @@ def is_first_process(cfg: CfgNode) -> bool:
 def main(argv: Sequence[str] | None = None, prog: str = "") -> None:
     args = parse_args(argv, prog)
     if args.folds:
-        train_folds(args)
+        with signals.handle_signals():  # one that comes between two folds stops the next one
+            train_folds(args)
     else:
         start(args)

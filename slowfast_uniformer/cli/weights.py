@@ -5,6 +5,7 @@
     uniformer weights fetch uniformer_small_k400_16x4
     uniformer weights fetch --all-of k400/uniformer_s
     uniformer weights verify
+    uniformer weights verify copied/uniformer_small_k400_16x4.pth
 
 Weights are downloaded when a config or --checkpoint names them. Fetch them beforehand for a machine without network.
 They are looked for in the folder $SLOWFAST_UNIFORMER_WEIGHTS, then in ~/.cache/slowfast_uniformer (or
@@ -24,9 +25,17 @@ from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.config.recipes import find_config, list_recipes
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.weights import cache, resolve
-from slowfast_uniformer.weights.registry import Checkpoint, Source, checkpoints, find_checkpoint, released_checkpoint
+from slowfast_uniformer.weights.registry import (
+    Checkpoint,
+    Source,
+    checkpoints,
+    find_checkpoint,
+    released_checkpoint,
+    sources_of_file,
+)
 from slowfast_uniformer.wording import counted
 
+WRONG_SIZE = " (wrong size)"
 _GLOBS = "patterns such as 'k400/*' are allowed"
 
 
@@ -48,7 +57,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     action.add_argument("names", nargs="*", type=paths.expand, metavar="NAME", help=help_text)
     help_text = f"download the initial and the released weights of these recipes; {_GLOBS}"
     action.add_argument("--all-of", nargs="+", default=[], metavar="RECIPE", help=help_text)
-    _add_action(actions, "verify", "read all weights on this machine and compare their sizes and hashes")
+    action = _add_action(actions, "verify", "read weights on this machine and compare their sizes and hashes")
+    help_text = "files that have the names of published ones (default: all in both folders)"
+    action.add_argument("files", nargs="*", type=paths.expand, metavar="FILE", help=help_text)
     args = parse_arguments(parser, argv)
     if args.action == "fetch" and not (args.names or args.all_of):
         parser.error("name what to download: a NAME of `uniformer weights list`, or --all-of RECIPE")
@@ -89,6 +100,7 @@ def as_object(checkpoint: Checkpoint) -> dict[str, Any]:
         "note": checkpoint.note,
         "sources": [_source_object(source, checkpoint) for source in checkpoint.sources],
         "here": found.path if found else None,
+        "fault": (resolve.unlike_published(found.path) if found else "") or None,
     }
 
 
@@ -118,7 +130,9 @@ def as_row(checkpoint: Checkpoint) -> list[str]:
     found = resolve.local_file(checkpoint)
     top1 = "-" if checkpoint.top1 is None else f"{checkpoint.top1:.1f}"
     recipes = ", ".join(checkpoint.recipes) or "(initial weights)"
-    return [checkpoint.name, recipes, top1, " ".join(shown) or "-", os.path.dirname(found.path) if found else "-"]
+    here = os.path.dirname(found.path) if found else "-"
+    here += WRONG_SIZE if found and resolve.unlike_published(found.path) else ""
+    return [checkpoint.name, recipes, top1, " ".join(shown) or "-", here]
 
 
 # ------------------------------------------------------------------------------------------------------ fetch
@@ -155,22 +169,39 @@ def fetch(names: Sequence[str]) -> list[str]:
 
 
 # ----------------------------------------------------------------------------------------------------- verify
-def verify() -> list[str]:
-    """Read all published weights that are here; print a line for each. Returns the faults."""
-    sources = {source.file: source for checkpoint in checkpoints().values() for source in checkpoint.sources}
-    files = dict.fromkeys(cache.cached_files())
+def verify(given: Sequence[str] = ()) -> list[str]:
+    """Read weights, by default all published ones that are here; print a line for each. Returns the faults."""
+    cached = list(cache.cached_files())
     found = filter(None, map(resolve.local_file, checkpoints().values()))
-    files |= {each.path: None for each in found if os.path.isfile(each.path)}
+    files = given or dict.fromkeys([*cached, *(each.path for each in found if os.path.isfile(each.path))])
     faults = []
     for path in files:
-        file = os.path.basename(path)
-        fault = cache.fault_in_cache(
-            path, sources.get(file) or Source("https", file, "address", True, file), again=True
-        )
+        fault = _fault(path, path in cached)
         print(f"{path}: {'FAULTY' if fault else 'as published or as first fetched'}", flush=True)
-        faults += [f"{path}: {fault}; remove the file, then the next use fetches it again"] if fault else []
+        faults += [f"{path}: {fault}"] if fault else []
     print(f"{counted(len(files), 'file')} read, {len(faults)} faulty")
     return faults
+
+
+def _fault(path: str, in_cache: bool) -> str:
+    """What is wrong with a file, and what to do; "" if nothing."""
+    file = os.path.basename(path)
+    in_cache = in_cache or os.path.dirname(os.path.abspath(path)) == os.path.abspath(cache.cache_folder())
+    if not os.path.isfile(path):
+        return "there is no such file"
+    if in_cache:
+        source = next(iter(sources_of_file(file)), None) or Source("https", file, "address", True, file)
+        fault = cache.fault_in_cache(path, source, again=True)
+        remedy = "remove the file, then the next use fetches it again; without network, copy it here again"
+    elif sources_of_file(file):
+        fault = resolve.unlike_published(path, hashed=True)
+        remedy = (
+            "copy it again from where it is whole, or fetch it where there is network (`uniformer weights fetch`) and "
+            "copy it from there"
+        )
+    else:
+        return "no published file has this name, so there is nothing to compare with; give it its published name"
+    return f"{fault}; {remedy}" if fault else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
@@ -178,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     if args.action == "fetch":
         return print_errors(fetch(dict.fromkeys([*args.names, *(names_of(args.all_of) if args.all_of else [])])))
     if args.action == "verify":
-        return print_errors(verify())
+        return print_errors(verify(args.files))
     found = chosen(args.names)
     if args.json:
         print(json.dumps([as_object(checkpoint) for checkpoint in found], indent=2))

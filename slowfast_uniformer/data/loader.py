@@ -10,13 +10,13 @@ import torch
 from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader, Sampler
 
+from slowfast_uniformer.data.batch_size import steps_per_epoch
 from slowfast_uniformer.data.class_balance import Draws, draws, occurrences
 from slowfast_uniformer.data.dataset import VideoDataset
 from slowfast_uniformer.data.raw_clips import join_clips
 from slowfast_uniformer.data.workers import kill_workers
 from slowfast_uniformer.distributed import signals, topology
 from slowfast_uniformer.errors import UserError
-from slowfast_uniformer.wording import counted
 
 
 class EpochSampler(Sampler):
@@ -121,15 +121,12 @@ def build_loader(cfg: CfgNode, split: str) -> Loader:
         UserError: The list or a DATA key is wrong, or the train list is shorter than a global batch.
     """
     dataset, ranks = VideoDataset(cfg, split), topology.current()
-    train, videos = split == "train", ranks.videos_per_step(cfg)
+    train = split == "train"
     size, processes = cfg.TRAIN.BATCH_SIZE, ranks.ranks_per_machine
     if train and size % processes:
         raise UserError(f"TRAIN.BATCH_SIZE: {size} cannot be divided among {processes} processes")
-    if train and len(dataset) < videos:
-        raise UserError(
-            f"TRAIN.BATCH_SIZE: the train list has {counted(len(dataset), 'video')}, fewer than one batch of {videos}; "
-            "set a smaller one"
-        )
+    if train:
+        steps_per_epoch(cfg, ranks, len(dataset))
     test_videos = max(1, ranks.test_clips_per_rank(cfg) // dataset.views)  # a video's views stay together
     drawn = draws(cfg, dataset.samples) if train else None
     sampler = EpochSampler(len(dataset), topology.rank(), ranks.ranks, train, cfg.RNG_SEED, drawn)

@@ -103,8 +103,8 @@ def _growth(have: int, more: int, wanted: float) -> float:
 
 
 def with_groups(items: Sequence[Item], pattern: str) -> list[Item]:
-    """Items with the groups that a regular expression finds in their paths without the ending: what its parentheses
-    hold, or all that it matches.
+    """Items with the groups that a regular expression finds in their paths: what its parentheses hold, or all that it
+    matches. The ending of the name is left out first, so that `$` finds what is before it.
 
     Raises:
         UserError: It is no regular expression, or a path does not match.
@@ -116,10 +116,13 @@ def with_groups(items: Sequence[Item], pattern: str) -> list[Item]:
         raise UserError(message) from None
     found = []
     for item in items:
-        if not (match := expression.search(os.path.splitext(item.path)[0])):
+        stem = os.path.splitext(item.path)[0]
+        match = expression.search(stem) or expression.search(item.path)
+        if not match or match.start() >= len(stem) > 0:  # the 4 of .mp4 is no group
+            before = f" (in {found[0].path} it found {found[0].group!r})" if found else ""
             raise UserError(
-                f"--group-by {pattern}: does not match {item.path}; a group is what the expression finds in the path "
-                "of every video, such as 'person[0-9]+'"
+                f"--group-by {pattern}: does not match {item.path}{before}; a group is what the expression finds in "
+                "the path of every video, below the folder of videos, such as 'person[0-9]+'"
             )
         found.append(item._replace(group=" ".join(filter(None, match.groups())) or match[0]))
     return found

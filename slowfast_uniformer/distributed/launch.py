@@ -28,6 +28,9 @@ from slowfast_uniformer.errors import LostRankError, UserError
 
 logger = logging.getLogger(__name__)
 _LAUNCHES = itertools.count()  # of this process: code may train and then test
+# Of this process, by address: the next launch, perhaps of the next fold, takes the same one. Were rank 0 to open
+# another at the same port, a rank that is early would still reach the old one.
+_STORES: dict[tuple[str, int, int], dist.Store] = {}
 _ELASTIC_NOTICE = 20.0  # seconds; torchrun takes 15 to notice that a machine has gone
 
 
@@ -149,8 +152,9 @@ def _run_in_group(fn: Callable, cfg: CfgNode, init_method: str) -> None:
     try:
         with signals.handle_signals():
             fn(cfg)
-    except RuntimeError as error:
-        if not status.is_communication_error(error):
+    except BaseException as error:
+        _STORES.clear()  # not all ranks need have come to the same end
+        if not (isinstance(error, RuntimeError) and status.is_communication_error(error)):
             raise
         lost = status.explain_lost_rank(error)
         if "TORCHELASTIC_RUN_ID" in os.environ and topology.num_machines() > 1:
@@ -159,7 +163,7 @@ def _run_in_group(fn: Callable, cfg: CfgNode, init_method: str) -> None:
     finally:
         ended.set()
         if topology.is_main():
-            watcher.join(5.0)  # it holds the store, whose port the next launch in this process may need
+            watcher.join(5.0)  # it holds the store
         status.attach(None)
         dist.destroy_process_group()
 
@@ -167,12 +171,9 @@ def _run_in_group(fn: Callable, cfg: CfgNode, init_method: str) -> None:
 def _rendezvous(init_method: str, timeout: timedelta) -> dist.Store:
     """The store that all ranks share, once all have joined. UserError names those that have not."""
     host, rank, world = socket.gethostname(), topology.rank(), topology.world_size()
+    at = (init_method, rank, world)
     try:
-        if init_method == "env://":
-            store, _, _ = next(dist.rendezvous(init_method, rank, world, timeout=timeout))
-        else:
-            address, port = init_method.removeprefix("tcp://").rsplit(":", 1)
-            store = dist.TCPStore(address, int(port), world, rank == 0, timeout, wait_for_workers=False)
+        store = _STORES.pop(at, None) or _open_store(init_method, rank, world, timeout)
     except (dist.DistError, RuntimeError, ValueError) as error:
         if "EADDRINUSE" in str(error) or "already in use" in str(error):
             raise UserError(
@@ -186,7 +187,7 @@ def _rendezvous(init_method: str, timeout: timedelta) -> dist.Store:
     # torchrun's store outlives a launch and, on one machine, a restart: ranks would find the addresses of dead ones.
     # On several machines each restart has a store of its own, and the agents' counts of restarts may differ.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if topology.num_machines() == 1 else "0"
-    store = dist.PrefixStore(f"launch/{attempt}/{next(_LAUNCHES)}", store)
+    whole, store = store, dist.PrefixStore(f"launch/{attempt}/{next(_LAUNCHES)}", store)
     keys = [f"joined/{other}" for other in range(world)]
     store.set(keys[rank], host)
     try:
@@ -197,4 +198,12 @@ def _rendezvous(init_method: str, timeout: timedelta) -> dist.Store:
             f"rank {rank} on {host}: after {timeout.total_seconds():g} s (DIST_TIMEOUT) these of "
             f"{world} ranks are missing: {', '.join(missing)}. Their logs say why they did not start"
         ) from None
+    _STORES[at] = whole
     return store
+
+
+def _open_store(init_method: str, rank: int, world: int, timeout: timedelta) -> dist.Store:
+    if init_method == "env://":
+        return next(dist.rendezvous(init_method, rank, world, timeout=timeout))[0]
+    address, port = init_method.removeprefix("tcp://").rsplit(":", 1)
+    return dist.TCPStore(address, int(port), world, rank == 0, timeout, wait_for_workers=False)

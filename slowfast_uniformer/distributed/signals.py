@@ -44,13 +44,14 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 def handle_signals(handler: Callable = _on_signal) -> Iterator[None]:
     """Handle `SIGNALS` inside the block (in the main thread, the only one that can); the default remembers them.
 
-    The former handlers come back at the end. One exception: where a launcher started this process, SIGTERM is ignored
-    after an `Interrupted`. `srun` sends it to the other tasks when the first has exited, and it must not replace
-    their exit code.
+    The former handlers come back at the end. A block inside another one also knows of the signals before it. One
+    exception: where a launcher started this process, SIGTERM is ignored after an `Interrupted`. `srun` sends it to the
+    other tasks when the first has exited, and it must not replace their exit code.
     """
     global _first_signal
-    _first_signal = None
     in_main_thread = threading.current_thread() is threading.main_thread()
+    inner = in_main_thread and signal.getsignal(signal.SIGTERM) is _on_signal
+    _first_signal = _first_signal if inner else None
     previous = {number: signal.signal(number, handler) for number in SIGNALS} if in_main_thread else {}
     try:
         yield
@@ -62,7 +63,7 @@ def handle_signals(handler: Callable = _on_signal) -> Iterator[None]:
         for number, former in previous.items():
             if former is not None:  # None was not installed by Python code and cannot be put back
                 signal.signal(number, former)
-        _first_signal = None
+        _first_signal = _first_signal if inner else None
 
 
 def stop_requested() -> bool:

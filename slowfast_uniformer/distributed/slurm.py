@@ -6,7 +6,11 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from fvcore.common.config import CfgNode
 
 from slowfast_uniformer.config.load import load_config, load_recipe
 from slowfast_uniformer.config.recipe_notes import recipe_notes
@@ -14,6 +18,14 @@ from slowfast_uniformer.config.recipes import find_config
 from slowfast_uniformer.distributed import topology
 from slowfast_uniformer.distributed.signals import EXIT_CODE
 from slowfast_uniformer.errors import UserError
+
+# Lines that activate an environment change which Python the shell finds; after others it is that of `uniformer slurm`
+_SETUP = """\
+before=$(command -v python || true)
+{lines}
+python=$(command -v python || true)
+[ -n "$python" ] && [ "$python" != "$before" ] || python={python}
+"""
 
 
 def parse_time_limit(time: str) -> int:
@@ -29,34 +41,25 @@ def parse_time_limit(time: str) -> int:
     return 86400 * int(days or 0) + sum(n * unit for n, unit in zip(numbers, units, strict=False))
 
 
-def script(job: argparse.Namespace, notes: list[str]) -> str:
-    """The batch script of a job, with absolute paths. Makes OUTPUT_DIR, in which SLURM writes its log.
+def job_config(job: argparse.Namespace, notes: list[str], overrides: Sequence[Any] = ()) -> CfgNode:
+    """The config of a job with its number of machines and GPUs, checked as far as that needs no files of the run.
 
     Args:
-        job: arguments of `uniformer slurm`. Of the config: `cfg`, files or names of recipes, and `opts`, the KEY VALUE
-            pairs that follow them. Of SLURM: `nodes`; `gpus` per node, "8" or "a100:8", "0" trains on the CPU; `tasks`,
-            processes per node where there are no GPUs; `cpus`, cores of each process, 0 leaves it to SLURM; `time`, the
-            limit in one of SLURM's formats; `warn`, seconds before it at which the run is to save and exit; `name`,
-            `partition`, `account`, `qos`, `mem`; `setup`, shell lines that run first; `options` of sbatch.
+        job: see `script`.
         notes: receives what `load_config` and `recipe_notes` remark.
+        overrides: KEY, VALUE, ... that win over the job's own.
 
     Raises:
         UserError: the config is invalid, or the job could not work.
     """
-    match = re.fullmatch(r"(?:[\w.-]+:)?(\d+)", job.gpus)
-    if not match:
-        raise UserError(f"--gpus-per-node: {job.gpus!r} must be a number or TYPE:NUMBER, such as 8 or a100:8")
-    gpus = int(match[1])
-    tasks = gpus or job.tasks
-    if tasks < 1:
-        raise UserError(f"--tasks-per-node: {tasks} must be 1 or more")
+    gpus, tasks = _gpus_and_tasks(job)
     if parse_time_limit(job.time) < 2 * job.warn:
         raise UserError(
             f"--time {job.time} is shorter than twice --warn {job.warn}, so the job would do little but start and "
             "save. Set a longer --time, or a --warn of the seconds that one step and a checkpoint take"
         )
-    overrides = [*job.opts, "NUM_SHARDS", str(job.nodes), "NUM_GPUS", str(gpus)]
-    cfg, recipe = load_config(job.cfg, overrides, notes, runs_here=False), load_recipe(job.cfg[0])
+    keys = [*job.opts, "NUM_SHARDS", str(job.nodes), "NUM_GPUS", str(gpus), *overrides]
+    cfg, recipe = load_config(job.cfg, keys, notes, runs_here=False), load_recipe(job.cfg[0])
     notes += recipe_notes(cfg, recipe, topology.planned(cfg), topology.planned(recipe))
     for section in ("TRAIN", "TEST"):
         if cfg[section].BATCH_SIZE % tasks:
@@ -64,6 +67,42 @@ def script(job: argparse.Namespace, notes: list[str]) -> str:
                 f"{section}.BATCH_SIZE: {cfg[section].BATCH_SIZE} videos cannot be divided among {tasks} "
                 "tasks; set a multiple"
             )
+    return cfg
+
+
+def job_topology(job: argparse.Namespace) -> topology.Topology:
+    """Machines and ranks of a job."""
+    return topology.Topology(job.nodes, _gpus_and_tasks(job)[1])
+
+
+def _gpus_and_tasks(job: argparse.Namespace) -> tuple[int, int]:
+    """GPUs and processes of each node."""
+    match = re.fullmatch(r"(?:[\w.-]+:)?(\d+)", job.gpus)
+    if not match:
+        raise UserError(f"--gpus-per-node: {job.gpus!r} must be a number or TYPE:NUMBER, such as 8 or a100:8")
+    gpus = int(match[1])
+    tasks = gpus or job.tasks
+    if tasks < 1:
+        raise UserError(f"--tasks-per-node: {tasks} must be 1 or more")
+    return gpus, tasks
+
+
+def script(job: argparse.Namespace, cfg: CfgNode) -> str:
+    """The batch script of a job, with absolute paths. Makes OUTPUT_DIR, in which SLURM writes its log.
+
+    Args:
+        job: arguments of `uniformer slurm`. Of the config: `cfg`, files or names of recipes, `opts`, the KEY VALUE
+            pairs that follow them, and `folds`. Of SLURM: `nodes`; `gpus` per node, "8" or "a100:8", "0" trains on the
+            CPU; `tasks`, processes per node where there are no GPUs; `cpus`, cores of each process, 0 leaves it to
+            SLURM; `time`, the limit in one of SLURM's formats; `warn`, seconds before it at which the run is to save
+            and exit; `name`, `partition`, `account`, `qos`, `mem`; `setup`, shell lines that run first; `options` of
+            sbatch.
+        cfg: of `job_config`.
+
+    Raises:
+        UserError: OUTPUT_DIR cannot be made, or an option of sbatch is not one line.
+    """
+    gpus, tasks = _gpus_and_tasks(job)
     out = os.path.abspath(cfg.OUTPUT_DIR)
     try:
         os.makedirs(out, exist_ok=True)
@@ -71,17 +110,20 @@ def script(job: argparse.Namespace, notes: list[str]) -> str:
         raise UserError(
             f"OUTPUT_DIR: cannot make {out} ({error.strerror}); set OUTPUT_DIR to a writable folder"
         ) from None
-    command = ["srun", "--kill-on-bad-exit=1"]
-    command += [f"--cpus-per-task={job.cpus}"] if job.cpus else []  # srun does not inherit it from sbatch
-    command += ["--gpu-bind=none"] if gpus else []  # each rank selects its GPU by its local rank
-    command += ["python" if job.setup else sys.executable, "-m", "slowfast_uniformer", "train", "--cfg"]
-    command += [*(os.path.abspath(find_config(file)) for file in job.cfg), *overrides, "OUTPUT_DIR", out]
+    srun = ["srun", "--kill-on-bad-exit=1"]
+    srun += [f"--cpus-per-task={job.cpus}"] if job.cpus else []  # srun does not inherit it from sbatch
+    srun += ["--gpu-bind=none"] if gpus else []  # each rank selects its GPU by its local rank
+    train = ["-m", "slowfast_uniformer", "train", *["--folds"] * job.folds, "--cfg"]
+    train += [*(os.path.abspath(find_config(file)) for file in job.cfg), *job.opts]
+    train += ["NUM_SHARDS", str(job.nodes), "NUM_GPUS", str(gpus), "OUTPUT_DIR", out]
+    python = shlex.quote(sys.executable)
+    chosen = '"$python"' if job.setup else python  # a variable of `_SETUP`
     template = Path(__file__).with_name("job.sbatch").read_text(encoding="utf-8")
     return template.format(
         directives="\n".join(f"#SBATCH {option}" for option in _sbatch_options(job, gpus, tasks, out)),
         folder=shlex.quote(os.getcwd()),
-        setup="".join(f"{line}\n" for line in job.setup),
-        command=shlex.join(command),
+        setup=_SETUP.format(lines="\n".join(job.setup), python=python) if job.setup else "",
+        command=f"{shlex.join(srun)} {chosen} {shlex.join(train)}",
         requeue_code=EXIT_CODE,
     )
 

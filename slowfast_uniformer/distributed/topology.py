@@ -59,6 +59,12 @@ class Topology:
         """The learning rate after warm-up that really applies."""
         return cfg.SOLVER.BASE_LR * self.lr_scale(cfg)
 
+    def describe_learning_rate(self, cfg: CfgNode) -> str:
+        """That learning rate, and how it comes about where it is not SOLVER.BASE_LR."""
+        text, scale = f"{self.learning_rate(cfg):g}", self.lr_scale(cfg)
+        of = f"SOLVER.BASE_LR {cfg.SOLVER.BASE_LR:g} x {scale} machines, by SOLVER.BASE_LR_SCALE_NUM_SHARDS"
+        return f"{text} ({of})" if scale > 1 else text
+
 
 def current() -> Topology:
     """The topology of the run that this process is a rank of."""

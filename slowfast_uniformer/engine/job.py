@@ -6,7 +6,7 @@ import shlex
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,8 @@ from fvcore.common.config import CfgNode
 from slowfast_uniformer import terminal
 from slowfast_uniformer.config.load import difference, load_recipe, variant
 from slowfast_uniformer.config.recipe_notes import recipe_notes
+from slowfast_uniformer.data import annotations
+from slowfast_uniformer.data.batch_size import batch_notes
 from slowfast_uniformer.distributed import collectives, launch, signals, topology
 from slowfast_uniformer.engine.precision import cuda_settings
 from slowfast_uniformer.engine.preflight import check_inputs
@@ -50,6 +52,7 @@ def run_job(
     only: str = "",
     logger_name: str = PACKAGE,
     log: str = "all",
+    small: bool = False,
 ) -> None:
     """Train and test in one of the run's processes. Collective.
 
@@ -60,6 +63,7 @@ def run_job(
         only: "train" or "test"; by default TRAIN.ENABLE and TEST.ENABLE decide.
         logger_name: The logger whose lines are shown and written to log.txt; "" is the root logger, for a command.
         log: How much is shown, as in `train_run`.
+        small: Whether all sizes were made small to try the config (--small): then there is no note on a small batch.
     """
     training = only == "train" or (not only and cfg.TRAIN.ENABLE)
     with ExitStack() as stack:
@@ -69,7 +73,8 @@ def run_job(
             _write_config(cfg, config_files)
         setup_logging(cfg.OUTPUT_DIR, topology.rank(), logger_name, log)
         if topology.is_main():
-            _log_config(cfg, [*notes, *begun.notes], config_files)
+            of_batch = [] if small or not training else list(_batch_notes(cfg))
+            _log_config(cfg, [*notes, *begun.notes, *of_batch], config_files)
         start = describe_start(cfg)
         if topology.is_main():
             append_json_lines(os.path.join(cfg.OUTPUT_DIR, "starts.jsonl"), start)
@@ -92,6 +97,11 @@ def _write_config(cfg: CfgNode, config_files: Sequence[str]) -> None:
     except OSError as error:
         message = f"OUTPUT_DIR: cannot write to {cfg.OUTPUT_DIR} ({error.strerror}); set it to a folder of yours"
         raise UserError(message) from None
+
+
+def _batch_notes(cfg: CfgNode) -> Iterator[str]:
+    with suppress(UserError):  # a list that is too short for a batch is an error of the DataLoader
+        yield from batch_notes(cfg, topology.current(), len(annotations.load(cfg, "train")))
 
 
 def _log_config(cfg: CfgNode, notes: Sequence[str], config_files: Sequence[str]) -> None:

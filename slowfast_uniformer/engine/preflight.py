@@ -16,18 +16,19 @@ from slowfast_uniformer.data.flip_labels import flipped_labels
 from slowfast_uniformer.data.list_notes import list_notes
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.weights.registry import find_checkpoint
-from slowfast_uniformer.weights.resolve import resolve
+from slowfast_uniformer.weights.resolve import is_here, resolve
 from slowfast_uniformer.wording import counted
 
 _TRIED = 8  # videos of each list that are looked for
 
 
-def check_inputs(cfg: CfgNode, only: str = "") -> list[str]:
+def check_inputs(cfg: CfgNode, only: str = "", fetch: bool = True) -> list[str]:
     """Read all lists and class names that a run needs. Every process does so: it needs them itself, and keeps them.
 
     Args:
         cfg: The run's config.
         only: "train" or "test"; by default TRAIN.ENABLE and TEST.ENABLE decide.
+        fetch: Fetch weights that are not here; False leaves that to the run, with a note.
 
     Returns:
         Notes on numbers that can hardly be right, to be logged.
@@ -47,11 +48,18 @@ def check_inputs(cfg: CfgNode, only: str = "") -> list[str]:
     if training and cfg.DATA.FLIP_LABELS:
         flipped_labels(cfg, names)
     _check_output_folder(cfg.OUTPUT_DIR)
-    if training:
-        _fetch_initial_weights(cfg)
-    if testing:
-        _check_weights_to_test(cfg, training)
-    return list(list_notes(cfg, lists, names))
+    to_fetch = _initial_weights(cfg) if training else []
+    to_fetch += _weights_to_test(cfg, training) if testing else []
+    notes = list(list_notes(cfg, lists, names))
+    for key, name in to_fetch:
+        if fetch:
+            resolve(name)
+        elif not is_here(name):
+            notes.append(
+                f"{key}: {name} is not on this machine, and is fetched when the run starts. For nodes without network "
+                f"run `uniformer weights fetch {name}` here first"
+            )
+    return notes
 
 
 def _check_videos(path: str, samples: Sequence[Sample]) -> None:
@@ -75,12 +83,22 @@ def _check_videos(path: str, samples: Sequence[Sample]) -> None:
     )
 
 
-def _fetch_initial_weights(cfg: CfgNode) -> None:
-    """Find MODEL.INIT_FROM now, and fetch it if need be, unless the run continues from a checkpoint."""
-    own = cfg.TRAIN.AUTO_RESUME and glob.glob(f"{glob.escape(cfg.OUTPUT_DIR)}/checkpoints/epoch_*")
-    name = cfg.MODEL.INIT_FROM
-    if name and not own and not cfg.TRAIN.CHECKPOINT_FILE_PATH and not os.path.exists(name):
-        resolve(name)
+def _initial_weights(cfg: CfgNode) -> list[tuple[str, str]]:
+    """MODEL.INIT_FROM, key and value, where it may have to be fetched, and the run continues from no checkpoint.
+
+    Raises:
+        UserError: TRAIN.CHECKPOINT_FILE_PATH is not there; from OUTPUT_DIR an earlier start may have moved it.
+    """
+    if cfg.TRAIN.AUTO_RESUME and glob.glob(f"{glob.escape(cfg.OUTPUT_DIR)}/checkpoints/epoch_*"):
+        return []
+    name, given = cfg.MODEL.INIT_FROM, cfg.TRAIN.CHECKPOINT_FILE_PATH
+    out = os.path.join(os.path.abspath(cfg.OUTPUT_DIR), "")
+    if given and not os.path.exists(given) and not os.path.abspath(given).startswith(out):
+        raise UserError(
+            f"TRAIN.CHECKPOINT_FILE_PATH: there is no {given}. Name a checkpoint or a run's folder; published weights "
+            "(`uniformer weights list`) are for MODEL.INIT_FROM"
+        )
+    return [("MODEL.INIT_FROM", name)] if name and not given and not os.path.exists(name) else []
 
 
 def _check_class_balance(cfg: CfgNode, used: set[int]) -> None:
@@ -96,18 +114,23 @@ def _check_class_balance(cfg: CfgNode, used: set[int]) -> None:
         raise UserError("SOLVER.CLASS_WEIGHTS: all classes that have training videos weigh 0; give some more than 0")
 
 
-def _check_weights_to_test(cfg: CfgNode, training: bool) -> None:
-    """Refuse a TEST.CHECKPOINT_FILE_PATH that is not there; in OUTPUT_DIR it may be what the training is to write."""
+def _weights_to_test(cfg: CfgNode, training: bool) -> list[tuple[str, str]]:
+    """TEST.CHECKPOINT_FILE_PATH, key and value, where it may have to be fetched.
+
+    Raises:
+        UserError: It is not there; in OUTPUT_DIR it may be what the training is to write.
+    """
     path, out = cfg.TEST.CHECKPOINT_FILE_PATH, os.path.join(os.path.abspath(cfg.OUTPUT_DIR), "")
     if not path or os.path.exists(path):
-        return
+        return []
     if "://" in path or find_checkpoint(path):
-        resolve(path)
-    elif "SLOWFAST_UNIFORMER_WEIGHTS" not in os.environ and not (training and os.path.abspath(path).startswith(out)):
+        return [("TEST.CHECKPOINT_FILE_PATH", path)]
+    if "SLOWFAST_UNIFORMER_WEIGHTS" not in os.environ and not (training and os.path.abspath(path).startswith(out)):
         raise UserError(
             f"TEST.CHECKPOINT_FILE_PATH: no such file or folder: {path}. Name a checkpoint, a run's folder or "
             "published weights (`uniformer weights list`), or leave the key empty to test what is in OUTPUT_DIR"
         )
+    return []
 
 
 def _check_output_folder(folder: str) -> None:

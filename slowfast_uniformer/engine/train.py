@@ -330,7 +330,7 @@ def log_run_summary(run: RunState, loader: DataLoader) -> None:
     logger.info(
         f"training on {counted(len(loader.dataset), 'video')}: {counted(len(loader), 'step')} an epoch, {which}; "
         f"global batch {counted(ranks.videos_per_step(cfg), 'video')} ({counted(ranks.clips_per_step(cfg), 'clip')}), "
-        f"learning rate {ranks.learning_rate(cfg):g}"
+        f"learning rate {ranks.describe_learning_rate(cfg)}"
     )
     if note := fp32_note(cfg, run.device):
         logger.info("%s", note)

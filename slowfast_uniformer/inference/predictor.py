@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -38,7 +39,7 @@ from slowfast_uniformer.engine.step import autocast
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.models.registry import build_model, require
 from slowfast_uniformer.runs import checkpoints
-from slowfast_uniformer.runs.log import Phase
+from slowfast_uniformer.runs.log import Phase, write_line
 from slowfast_uniformer.weights.load import Weights, load_weights, read_weights
 from slowfast_uniformer.weights.registry import Checkpoint
 from slowfast_uniformer.weights.resolve import Found, resolve
@@ -93,7 +94,9 @@ def load_model(
         UserError: no such file, no config, weights of another model, or a stored config that asks for an import or
             a fetch that is not allowed.
     """
+    given = paths.expand(fspath(path))
     path, weights, config = _read(path, cfg, overrides, allow_import=allow_import, allow_fetch=allow_fetch)
+    _say_which(given, path)
     if new_head:
         seeding.seed_all(config.RNG_SEED)
         model = build_model(config, weights.vit_variant)
@@ -105,6 +108,18 @@ def load_model(
     remedy = "Give the config that it was trained with, with its MODEL.NUM_CLASSES; a new classifier is trained first"
     load_weights(model, weights, source=path, head_remedy=remedy)
     return _ready(config, model, names, path, temperature_of(config, weights.metadata, path))
+
+
+def _say_which(given: str, path: str) -> None:
+    """Say which checkpoint of a run's folder is taken, and which is the latest: the run's test may have taken that."""
+    run = os.path.dirname(os.path.dirname(path))
+    if path == given or not topology.is_main() or os.path.dirname(path) != checkpoints.checkpoint_dir(run):
+        return
+    own = checkpoints.list_checkpoints(run)
+    latest = (
+        f", the best of its validations (the latest is {os.path.basename(own[-1])})" if own and path not in own else ""
+    )
+    write_line(f"{given}: using {os.path.relpath(path, run)}{latest}")
 
 
 def _ready(

@@ -76,9 +76,8 @@ def _holds_a_part(folder: str) -> bool:
 # ---------------------------------------------------------------------------------------------------- checks
 def find_fault(path: str, source: Source) -> tuple[str, str]:
     """What is wrong with a file by the size and hash that its source states ("" if nothing), and its SHA-256."""
-    size = os.path.getsize(path)
-    if source.size and size != source.size:
-        return f"it has {size:,} bytes instead of {source.size:,}", ""
+    if fault := wrong_size(path, source):
+        return fault, ""
     if not _is_weights(path):
         return "it is not a file of weights (perhaps a web page, or only a part of the file)", ""
     with Phase(f"check {os.path.basename(path)}"):
@@ -86,6 +85,12 @@ def find_fault(path: str, source: Source) -> tuple[str, str]:
     if source.sha256 and not digest.startswith(source.sha256):
         return f"its SHA-256 is {digest} instead of {source.sha256}{'' if len(source.sha256) == 64 else '...'}", digest
     return "", digest
+
+
+def wrong_size(path: str, source: Source) -> str:
+    """What is wrong with the size of a file by what its source states; "" if nothing."""
+    size = os.path.getsize(path)
+    return f"it has {size:,} bytes instead of {source.size:,}" if source.size and size != source.size else ""
 
 
 def sha256(path: str) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor
 from slowfast_uniformer import paths
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.runs import checkpoints, published
-from slowfast_uniformer.weights.resolve import find_weights
+from slowfast_uniformer.weights.resolve import find_weights, warn_if_unlike_published
 
 # Keys under which checkpoints keep their tensors; the first one present counts
 _STATE_KEYS = ("ema_state", "model_state", "model", "state_dict", "model_ema", "teacher", "module")
@@ -45,6 +45,7 @@ def read_tensors(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         UserError: there is no such file, it cannot be read without executing code it holds, or it holds no tensors.
     """
     path = find_weights(name)
+    warn_if_unlike_published(path)
     if path.endswith(".safetensors"):
         content = _read_safetensors(path)
     elif os.path.isdir(path):

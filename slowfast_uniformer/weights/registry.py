@@ -126,6 +126,11 @@ def released_checkpoint(recipe: str) -> Checkpoint | None:
     return _by_recipe().get(recipe.removesuffix("_1gpu"))
 
 
+def sources_of_file(file: str) -> list[Source]:
+    """All sources whose file has this name."""
+    return [source for checkpoint in checkpoints().values() for source in checkpoint.sources if source.file == file]
+
+
 def similar_names(name: str) -> list[str]:
     """The names of checkpoints that are most similar to one that does not exist."""
     stem = os.path.splitext(os.path.basename(name))[0]

@@ -17,16 +17,25 @@ from pathlib import Path
 from slowfast_uniformer import paths
 from slowfast_uniformer.config.recipes import labels_folder
 from slowfast_uniformer.data.classes import read_class_names
+from slowfast_uniformer.distributed import topology
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.paths import atomic_write
 from slowfast_uniformer.runs import published
 from slowfast_uniformer.runs.log import Phase, write_line
 from slowfast_uniformer.weights import download
 from slowfast_uniformer.weights.cache import cache_folder, find_cached, record_path, with_recorded_hash, write_record
-from slowfast_uniformer.weights.registry import ENDINGS, Checkpoint, Source, find_checkpoint, similar_names
+from slowfast_uniformer.weights.registry import (
+    ENDINGS,
+    Checkpoint,
+    Source,
+    find_checkpoint,
+    similar_names,
+    sources_of_file,
+)
 
 FOLDER = "SLOWFAST_UNIFORMER_WEIGHTS"
 _OFFLINE = ("SLOWFAST_UNIFORMER_OFFLINE", "HF_HUB_OFFLINE")
+_QUICKLY_READ = 256 << 20  # bytes that are hashed in a second
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of file systems without them
 
 
@@ -99,6 +108,20 @@ def resolve(name: str, timeout: float = download.TIMEOUT) -> Found:
     return _obtain(checkpoint.name, checkpoint.sources, cache_folder(), timeout, checkpoint)
 
 
+def is_here(name: str) -> bool:
+    """Whether the weights that a name means are on this machine; nothing is fetched. Addresses are taken to be.
+
+    Raises:
+        UserError: as `resolve`, where they are not here and cannot be fetched.
+    """
+    checkpoint = find_checkpoint(name)
+    if "://" in name or _given(name, checkpoint) or (checkpoint and find_cached(checkpoint.sources, cache_folder())):
+        return True
+    if checkpoint is None or not checkpoint.sources or offline():
+        resolve(name)
+    return False
+
+
 def local_file(checkpoint: Checkpoint) -> Found | None:
     """The file of a published checkpoint that is here, in $SLOWFAST_UNIFORMER_WEIGHTS or in the cache; else None.
 
@@ -119,6 +142,32 @@ def offline() -> str:
 
 
 # ----------------------------------------------------------------------------------------------- what is here
+def unlike_published(path: str, hashed: bool = False) -> str:
+    """What is wrong with a file that has the name of a published one, by that one's size; "" if nothing.
+
+    Args:
+        path: any path; a file of another name, or a folder, cannot be compared.
+        hashed: compare the hash, too, which reads the file.
+    """
+    faults = []
+    for source in sources_of_file(os.path.basename(path)) if os.path.isfile(path) else ():
+        faults.append(download.find_fault(path, source)[0] if hashed else download.wrong_size(path, source))
+    return faults[0] if faults and all(faults) else ""
+
+
+def warn_if_unlike_published(path: str) -> None:
+    """Warn of a file that was put there by hand and is not what its name says; small ones are hashed for that."""
+    sources = sources_of_file(os.path.basename(path))
+    if not sources or not os.path.isfile(path) or os.path.dirname(path) == cache_folder() or not topology.is_main():
+        return
+    hashed = os.path.getsize(path) <= _QUICKLY_READ and any(source.sha256 for source in sources)
+    if fault := unlike_published(path, hashed):
+        write_line(
+            f"warning: {path}: {fault}: it is not the published file of this name, but perhaps an incomplete copy. "
+            f"Copy it again, or rename a file of your own; `uniformer weights verify {path}` compares it"
+        )
+
+
 def _given(name: str, checkpoint: Checkpoint | None) -> Found | None:
     """What a path means, or a name in the user's folder."""
     if os.path.isfile(name) or (os.path.isdir(name) and name.endswith(".dcp")):

@@ -253,6 +253,13 @@ def run_check(command, tiny, data):
     return call
 
 
+def test_a_batch_that_does_not_suit_the_list_is_noted(run_check):
+    for machines, note in ((1, "16 videos in batches of 8 are only 2 steps"), (3, "TRAIN.BATCH_SIZE: the train list")):
+        status, out, _ = run_check("--splits", "train", "--fast", "NUM_SHARDS", machines)
+        assert status == 0 and f"\nnote: {note}" in out
+    assert "note: " not in run_check("--splits", "val", "--fast")[1]
+
+
 def test_exit_status_and_summary(run_check, data):
     status, out, _ = run_check()
     assert status == 0 and out.startswith("25 files\n") and "nothing found" in out

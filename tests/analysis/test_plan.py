@@ -20,10 +20,12 @@ from slowfast_uniformer.analysis import memory_check, plan
 from slowfast_uniformer.analysis.model_cost import cost, describe, step_cost
 from slowfast_uniformer.analysis.rank_memory import peak_memory, rank_memory
 from slowfast_uniformer.cli.common import finish
-from slowfast_uniformer.cli.plan import main
+from slowfast_uniformer.cli.plan import duration, main
 from slowfast_uniformer.config.load import load_config
+from slowfast_uniformer.data.batch_size import batch_notes
 from slowfast_uniformer.data.loader import build_loader
 from slowfast_uniformer.distributed import parallel
+from slowfast_uniformer.distributed.topology import planned
 from slowfast_uniformer.engine.optim import build_optimizer
 from slowfast_uniformer.engine.state import start_run
 from slowfast_uniformer.engine.step import training_step
@@ -127,7 +129,7 @@ def test_videos_from_the_list_the_option_or_the_data_set(tiny, demo, tmp_path):
     assert plan.count_videos(load_config(None, [*tiny, *there]), None)[0] == 168_913
     with pytest.raises(UserError, match="mine/train.csv: there is no train list.* Give --videos"):
         plan.count_videos(load_config(None, [*tiny, *there[:1], str(tmp_path / "mine")]), None)
-    with pytest.raises(UserError, match="5 videos .--videos.: fewer than a batch of 8"):
+    with pytest.raises(UserError, match=r"the train list \(--videos\) has 5 videos, fewer than one batch of 8"):
         plan.count_steps(cfg, *plan.count_videos(cfg, 5))
 
 
@@ -271,6 +273,11 @@ def test_all_figures_of_a_plan(tiny):
     memory, ddp = facts["memory"], facts["memory"]["peak"]["ddp"]
     assert facts["gpus"] == 6 and facts["batch"] == {"videos": 24, "videos_per_gpu": 4, "clips_at_once": 4}
     assert facts["steps"]["per_epoch"] == 4  # 16 videos per rank
+    assert facts["notes"] == list(batch_notes(cfg, planned(cfg), 100)) != []
+    assert facts["learning_rate"]["applied_by"] == "0.1"
+    scaled = load_config(None, [*tiny, "NUM_SHARDS", 3, "SOLVER.BASE_LR_SCALE_NUM_SHARDS", True], runs_here=False)
+    by = "0.003 (SOLVER.BASE_LR 0.001 x 3 machines, by SOLVER.BASE_LR_SCALE_NUM_SHARDS)"
+    assert plan.learning_rate(scaled, scaled)["applied_by"] == by
     assert facts["decoding"]["videos_per_second"] == 16 and facts["time"]["hours"] == 8 * 0.5 / 3600
     assert ddp["all"] < ddp["none"] == memory["plan"] and memory["saved"]["all"] < memory["saved"]["none"]
     parts = memory["parts"]
@@ -351,7 +358,12 @@ def test_the_command(capsys, tiny):
 
     own = ["--nodes", 2, "--gpus-per-node", 4, "--videos", 100, "--gpu-memory", 80, "--gpu-tflops", 50]
     command("--cfg", RECIPE, *own, *tiny)
-    out = capsys.readouterr().out
+    out, errors = capsys.readouterr()
+    assert errors == "counting memory and operations of a step; this may take a minute or two ...\n"
+    assert (
+        "\nnote: 100 videos in batches of 16 are only 6 steps an epoch" in out
+        and "learning rate 0.002 (SOLVER.BASE_LR 0.001 x 2" in out
+    )
     assert "Uniformer on 8 GPUs of 2 machines, ddp" in out and "peak of a step" in out
     assert out.splitlines()[-1].startswith("FITS the GPU's memory")
     command("--json", "--cfg", RECIPE, *own, *tiny)
@@ -360,6 +372,11 @@ def test_the_command(capsys, tiny):
         command("--cfg", RECIPE, "--gpus-per-node", 3)
     assert stop.value.code == 2
     assert capsys.readouterr().err.startswith("error: TRAIN.BATCH_SIZE: 32 videos cannot be divided among 3")
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.5, "0.5 s"), (90, "90 s"), (1800, "30 min"), (86400, "24.0 h")])
+def test_times_for_people(seconds, text):
+    assert duration(seconds) == text
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,12 @@
 import argparse
 import re
 import shlex
+import sys
 
 import pytest
 from conftest import load_script
 
-from slowfast_uniformer.cli import main
+from slowfast_uniformer.cli import common, main
 
 parser_of = load_script("tools/command_reference.py").parser_of
 
@@ -52,6 +53,30 @@ def test_every_option_says_what_it_does_what_it_takes_and_its_default(name):
             takes_a_value = action.option_strings and action.nargs != 0
             if takes_a_value:
                 assert action.metavar, f"{option}: argparse would name its value after the option itself"
+
+
+@pytest.mark.parametrize("name", main.NAMES)
+def test_required_options_are_in_the_usage_and_marked(name, monkeypatch):
+    found = []
+    monkeypatch.setattr(common, "autocomplete", lambda parser: found.append(parser) or sys.exit(0))
+    with pytest.raises(SystemExit):
+        main.load_command(name).parse_args([])
+    formatter = found[0]._get_formatter()
+    usage = found[0].format_usage()
+    assert not [line for line in usage.splitlines() if len(line) > 80]
+    for action in found[0]._actions:
+        required = bool(action.required and action.option_strings)
+        if required:
+            assert f" {action.option_strings[0]} " in usage
+        if action.option_strings and action.help != argparse.SUPPRESS:
+            assert formatter._expand_help(action).endswith("(required)") == required
+
+
+def test_options_may_stand_between_keys():
+    words = "--cfg demo/uniformer a.yaml OUTPUT_DIR x --small SOLVER.MAX_EPOCH 3 SOLVER.BASE_LR -1"
+    args = main.load_command("train").parse_args([*words.split(), "--num_shards", "2", "RNG_SEED", "1"])
+    assert (args.cfg, args.small, args.num_shards) == (["demo/uniformer", "a.yaml"], True, 2)
+    assert args.opts == "OUTPUT_DIR x SOLVER.MAX_EPOCH 3 SOLVER.BASE_LR -1 RNG_SEED 1".split()
 
 
 @pytest.mark.parametrize("name", main.NAMES)

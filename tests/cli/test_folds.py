@@ -2,11 +2,15 @@
 
 import csv
 import json
+import os
+import signal
 import statistics
 
 import pytest
 from conftest import ROOT
+from processes import kill, start, stderr_of, until
 
+from slowfast_uniformer.distributed import signals
 from slowfast_uniformer.engine import test as engine_test
 from slowfast_uniformer.errors import UserError
 
@@ -59,3 +63,33 @@ def test_what_folds_need(train, tmp_path, command, tiny):
     assert status == 2 and "fold_2/test.csv, line 1: label 99" in errors and not (tmp_path / "run/fold_1").exists()
     status, _, errors = command("train", "--cfg", ROOT / "tests/empty.yaml", "--folds", *tiny)
     assert status == 2 and "has no folds (fold_1, fold_2 ...); `uniformer lists FOLDER --out " in errors
+
+
+@pytest.mark.slow
+def test_two_tasks_of_srun_train_on_folds_and_stop_between_them(tiny, demo, tmp_path, command, monkeypatch):
+    """Both meet at one port for each fold. A signal that comes after a fold stops the next one, and the job goes on."""
+    assert command("lists", demo / "videos", "--folds", 2, "--val", 0, "--out", tmp_path / "lists")[0] == 0
+    keys = [*tiny, "DATA.PATH_TO_DATA_DIR", tmp_path / "lists", "TRAIN.EVAL_PERIOD", 0]
+    out, codes = tmp_path / "run", []
+    job = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_NODEID": "0"}
+    job |= {"SLURM_STEP_NODELIST": "no-such-host.invalid", "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1"}
+    for attempt in (0, 1):
+        tasks = []
+        try:
+            for n in "01":
+                of_task = {"SLURM_JOB_ID": str(os.getpid() + attempt), "SLURM_PROCID": n, "SLURM_LOCALID": n}
+                for name, value in (job | of_task).items():
+                    monkeypatch.setenv(name, value)
+                tasks.append(start(keys, out, arguments=["--folds"]))
+            if attempt == 0:
+                until((out / "folds.json").exists)
+                for task in tasks:
+                    task.send_signal(signal.SIGUSR1)
+            codes.append([task.wait(timeout=100) for task in tasks])
+        finally:
+            for task in tasks:
+                kill(task)
+        assert codes[-1] == [0 if attempt else signals.EXIT_CODE] * 2, stderr_of(out)
+        assert (out / "fold_2/predictions.csv").exists() == bool(attempt)
+    assert len(json.loads((out / "folds.json").read_text())["folds"]) == 2
+    assert (out / "fold_1/log.txt").read_text().count("] testing ") == 1

@@ -33,6 +33,10 @@ CONFIG_ERRORS = {
     ],
     "unknown key NUM_GPU;": ["reproduce", "k400/*", "NUM_GPU", "0"],
     "no such config file or recipe; did you mean": ["reproduce", "k400/uniformer_z"],
+    "--no-check submits without looking": [
+        *["slurm", "--cfg", "demo/uniformer", "--gpus-per-node", "0", "--time", "60", "--print"],
+        *["DATA.PATH_TO_DATA_DIR", "/nowhere/lists"],
+    ],
     "no class folders": ["lists", "{empty}"],
     "name a VIDEO, FOLDER or LIST": ["predict", "--checkpoint", "runs/demo"],
     "absent.csv: cannot read the annotation file": [

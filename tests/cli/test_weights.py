@@ -2,14 +2,16 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import exit_status
 from file_server import file_server
 
 from slowfast_uniformer.cli import weights
-from slowfast_uniformer.weights import cache, download
+from slowfast_uniformer.weights import cache, download, files, resolve
 from slowfast_uniformer.weights.registry import checkpoints
 
 SMALL, START = "uniformer_small_k400_16x4", "uniformer_small_in1k"
@@ -116,5 +118,50 @@ def test_verify(cached, tmp_path, monkeypatch, capsys):
     assert weights.main(["verify"]) == 2
     out, errors = capsys.readouterr()
     assert f"{cached}: FAULTY" in out and f"{own}/ViT-B-16.pt: FAULTY" in out and "2 files read, 2 faulty" in out
-    assert "its SHA-256 is" in errors and "instead of 5806e77c" in errors and errors.count("remove the file") == 2
+    assert "its SHA-256 is" in errors and "instead of 5806e77c" in errors
+    of_cache, of_own = sorted(errors.splitlines(), key=lambda line: str(own) in line)
+    assert "remove the file, then the next use fetches it again; without network, copy it here again" in of_cache
+    assert "remove" not in of_own and "copy it again from where it is whole" in of_own
     assert not list(own.glob("*.sha256")) and cached.exists()
+
+
+def test_a_file_of_one_s_own_that_is_not_the_published_one(tmp_path, monkeypatch, capsys, caplog):
+    """A copy that was cut: the list marks it, verify takes its path, and loading it is a warning and no error."""
+    own = tmp_path / "own"
+    own.mkdir()
+    path = own / f"{SMALL}.pth"
+    torch.save({"model": {"x": torch.zeros(3)}}, path)
+    monkeypatch.setenv("SLOWFAST_UNIFORMER_WEIGHTS", str(own))
+    sizes = f"it has {path.stat().st_size:,} bytes instead of 85,735,325"
+    weights.main(["list", SMALL])
+    assert f"{own} (wrong size)\n" in capsys.readouterr().out
+    weights.main(["list", SMALL, "uniformer_base_k400_16x4", "--json"])
+    assert [row["fault"] for row in json.loads(capsys.readouterr().out)] == [sizes, None]
+    for name in (SMALL, str(path)):
+        caplog.clear()
+        with caplog.at_level("INFO", "slowfast_uniformer"):
+            files.read_tensors(name)
+        (line,) = [line for line in caplog.messages if "warning" in line]
+        assert f"{path}: {sizes}" in line and f"`uniformer weights verify {path}`" in line
+    assert weights.main(["verify", str(path)]) == 2
+    assert f"{path}: {sizes}; copy it again" in capsys.readouterr().err
+    other = path.rename(own / "mine.pth")
+    with caplog.at_level("INFO", "slowfast_uniformer"):
+        caplog.clear()
+        files.read_tensors(str(other))
+    assert not [line for line in caplog.messages if "warning" in line]
+    assert weights.main(["verify", str(other), str(own / "none.pth")]) == 2
+    errors = capsys.readouterr().err
+    assert "mine.pth: no published file has this name" in errors and "none.pth: there is no such file" in errors
+
+
+def test_a_wrong_hash_of_a_small_file_is_noted(tmp_path, monkeypatch, caplog):
+    path = tmp_path / f"{SMALL}.pth"
+    torch.save({"model": {"x": torch.zeros(3)}}, path)
+    right = replace(checkpoints()[SMALL].sources[0], size=path.stat().st_size, sha256=download.sha256(str(path)))
+    for source, count in ((right, 0), (replace(right, sha256="0" * 64), 1)):
+        caplog.clear()
+        monkeypatch.setattr(resolve, "sources_of_file", lambda file, source=source: [source])
+        with caplog.at_level("INFO", "slowfast_uniformer"):
+            files.read_tensors(str(path))
+        assert len([line for line in caplog.messages if "its SHA-256 is" in line]) == count

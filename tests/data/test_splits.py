@@ -108,6 +108,16 @@ def test_groups_by_an_expression():
         with_groups(items, "(")
 
 
+def test_a_group_may_be_found_with_the_ending_but_not_in_it():
+    items = [Item("a/b_slice1.mp4", "a"), Item("a/b_slice12.avi", "a")]
+    for pattern in ("([0-9]+)$", r"([0-9]+)\.(?:mp4|avi)", r"([0-9]+)\.", "[0-9]+"):
+        assert [item.group for item in with_groups(items, pattern)] == ["1", "12"]
+    with pytest.raises(UserError, match=r"does not match a/b_slice12.avi \(in a/b_slice1.mp4 it found '1'\)"):
+        with_groups(items, r"([0-9]+)\.mp4")
+    with pytest.raises(UserError, match="does not match a/none.mp4"):
+        with_groups([Item("a/none.mp4", "a")], "[0-9]+$")
+
+
 def test_texts_of_lists():
     labels = {"a": 0, "b": 1}
     assert list_text([Item("x y.mp4", "b")], labels) == "x y.mp4 1\n"

@@ -46,11 +46,20 @@ def test_a_port_in_use_is_named(rank_0_of_2):
 
 
 def test_a_process_launches_twice_on_the_same_port():
-    """Code under srun trains and then tests: the port follows from the job, and the first store must be gone."""
+    """Code under srun trains and then tests, or trains on folds: the port follows from the job."""
     cfg, address, ranks = load_config(None, ["NUM_GPUS", 0]), f"tcp://127.0.0.1:{launch._free_port()}", []
     for _ in range(2):
         launch._run_in_group(lambda _: ranks.append(dist.get_rank()), cfg, address)
     assert ranks == [0, 0] and not dist.is_initialized()
+
+    def fails(cfg) -> None:
+        raise UserError("stopped")
+
+    with pytest.raises(UserError, match="stopped"):
+        launch._run_in_group(fails, cfg, address)
+    assert not launch._STORES, "after an error the ranks meet anew"
+    launch._run_in_group(lambda _: ranks.append(dist.get_rank()), cfg, address)
+    assert ranks == [0, 0, 0]
 
 
 def test_rank_variables_are_put_back_after_a_launch(monkeypatch):
@@ -219,6 +228,7 @@ def test_machines_that_come_and_go(tiny, tmp_path):
 def test_a_restart_by_torchrun_does_not_find_the_addresses_of_dead_ranks(monkeypatch):
     """On one machine torchrun keeps its store when it starts the ranks again."""
     kept = dist.HashStore()
+    monkeypatch.setattr(launch, "_STORES", {})
     monkeypatch.setattr(launch.dist, "rendezvous", lambda *_, **__: iter([(kept, 0, 1)]))
     found = []
     for attempt in ("0", "1"):

@@ -31,6 +31,18 @@ def test_handlers_after_an_interruption(monkeypatch, launched):
     assert not signals.stop_requested()
 
 
+def test_a_signal_between_two_blocks_is_known_in_the_next_one():
+    """As between the folds of a cross-validation, which one block contains."""
+    with signals.handle_signals():
+        with signals.handle_signals():
+            assert not signals.stop_requested()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        with signals.handle_signals():
+            assert signals.stop_requested()
+        assert signals.stop_requested()
+    assert not signals.stop_requested()
+
+
 def test_a_handler_that_python_did_not_install_is_left_alone(monkeypatch):
     """`signal.signal` returns None for it, and does not take None."""
     set_handler = signal.signal

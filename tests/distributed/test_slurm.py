@@ -5,6 +5,7 @@ The real one needs Debian's slurm-wlm and munge; as root they are installed wher
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,11 +15,13 @@ import pytest
 from conftest import ROOT
 from processes import LONG_RUN, ON_SIGNAL, assert_same_end, finish, kill, pairs, start, stderr_of, steps_done, until
 
+from slowfast_uniformer.cli import train
 from slowfast_uniformer.distributed import signals
 from slowfast_uniformer.distributed.slurm import parse_time_limit, submit
 from slowfast_uniformer.distributed.topology import slurm_address, slurm_task
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.runs import checkpoints
+from slowfast_uniformer.weights import download
 
 CLUSTER = ["bash", str(ROOT / "tests/slurm_cluster.sh")]
 STEP = {
@@ -151,12 +154,77 @@ def write(tiny, command):
         (["--gpus-per-node", "a100:3"], [], "TRAIN.BATCH_SIZE: 8 videos cannot be divided among 3 GPUs"),
         ([], ["SOLVER.MAX_EPOCHS", 3], "SOLVER.MAX_EPOCH"),
         (["--sbatch", "exclusive\nrm"], [], "must be one line"),
-        ([], ["OUTPUT_DIR", "/proc/none"], "OUTPUT_DIR: cannot make /proc/none"),
+        (["--no-check"], ["OUTPUT_DIR", "/proc/none"], "OUTPUT_DIR: cannot make /proc/none"),
+        ([], ["MODEL.INIT_FROM", "/nowhere/w.pth"], "/nowhere/w.pth: no such file"),
+        ([], ["TRAIN.CHECKPOINT_FILE_PATH", "/nowhere/w.pyth"], "CHECKPOINT_FILE_PATH: there is no /nowhere/w.pyth"),
+        ([], ["DATA.PATH_PREFIX", "/nowhere"], "train.csv: 8 of 16 videos tried, and none is there"),
+        ([], ["DATA.PATH_TO_DATA_DIR", ""], "cannot read the train list"),
+        (["--nodes", "3"], [], "the train list has 16 videos, fewer than one batch of 24"),
+        (["--folds"], [], "has no folds"),
     ],
 )
 def test_what_cannot_work_is_said_before_it_is_submitted(write, tiny, words, opts, said):
     status, text, errors = write(*words, opts=[*tiny, *opts])
     assert (status, text) == (2, "") and said in errors
+
+
+def test_what_only_the_nodes_see_is_submitted_without_looking(write, tiny):
+    opts = [*tiny, "DATA.PATH_PREFIX", "/nowhere"]
+    status, text, errors = write(opts=opts)
+    assert (status, text) == (2, "") and "none is there" in errors and errors.count("\n") == 1
+    assert "--no-check submits without looking" in errors
+    status, text, errors = write("--no-check", opts=opts)
+    assert status == 0 and "\nsrun " in text and not errors
+
+
+def test_notes_before_a_job_is_submitted(write, tiny, monkeypatch, tmp_path):
+    """On few clips and steps with the job's own ranks, and on weights, which are not fetched yet."""
+    for name in ("SLOWFAST_UNIFORMER_OFFLINE", "HF_HUB_OFFLINE", "SLOWFAST_UNIFORMER_WEIGHTS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(download, "fetch", lambda *_: pytest.fail("a source was asked"))
+    name = "uniformer_small_k400_16x4"
+    status, text, errors = write("--nodes", "2", "--tasks-per-node", "8", opts=[*tiny, "MODEL.INIT_FROM", name])
+    assert status == 0 and text.startswith("#!")
+    clips, steps, weights = sorted(errors.splitlines())
+    assert clips.startswith("note: 1 clip at a time on each of 16 ranks") and "only 1 step an epoch" in steps
+    assert f"{name} is not on this machine" in weights and f"`uniformer weights fetch {name}`" in weights
+    monkeypatch.setenv("SLOWFAST_UNIFORMER_OFFLINE", "1")
+    status, text, errors = write(opts=[*tiny, "MODEL.INIT_FROM", name])
+    assert (status, text) == (2, "") and f"{name} is not here" in errors
+
+
+def test_a_job_of_folds(write, tiny, demo, tmp_path, command):
+    lists, keys = tmp_path / "lists", ["DATA.PATH_TO_DATA_DIR", tmp_path / "lists", "TRAIN.EVAL_PERIOD", 0]
+    assert command("lists", demo / "videos", "--folds", 2, "--val", 0, "--out", lists)[0] == 0
+    status, text, errors = write("--folds", opts=[*tiny, *keys])
+    assert status == 0, errors
+    words = shlex.split(next(line for line in text.splitlines() if line.startswith("srun ")))
+    assert words[2:7] == [sys.executable, "-m", "slowfast_uniformer", "train", "--folds"]
+    parsed = train.parse_args(words[6 : words.index("||")])
+    assert parsed.folds and parsed.opts[-2:] == ["OUTPUT_DIR", str(tmp_path / "run")]
+    (lists / "fold_2/test.csv").write_text("up/up_0001.mp4 99\n")
+    status, text, errors = write("--folds", opts=[*tiny, *keys])
+    assert (status, text) == (2, "") and "fold_2/test.csv, line 1: label 99" in errors
+
+
+def test_the_python_of_a_job_with_setup_lines(write, tiny, tmp_path, monkeypatch):
+    """What the lines activate, else that of `uniformer slurm`."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("bin", "venv"):
+        (tmp_path / folder).mkdir()
+    for path, body in (("bin/srun", 'printf "%s\\n" "$@" >words'), ("bin/python", ""), ("venv/python", "")):
+        (tmp_path / path).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / path).chmod(0o755)
+    (tmp_path / "activate").write_text(f"export PATH={tmp_path}/venv:$PATH\n")
+    for lines, python in (
+        (["export X=1"], sys.executable),
+        (["export X=1", "source ./activate"], f"{tmp_path}/venv/python"),
+    ):
+        _, text, _ = write(*(word for line in lines for word in ("--setup", line)))
+        environment = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+        assert subprocess.run(["bash"], input=text, text=True, env=environment).returncode == 0
+        assert (tmp_path / "words").read_text().splitlines()[1] == python
 
 
 def test_without_sbatch(monkeypatch):

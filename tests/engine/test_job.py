@@ -46,6 +46,13 @@ def test_names_are_imported_at_their_first_use():
         slowfast_uniformer.trian  # noqa: B018
 
 
+@pytest.mark.parametrize("small", [False, True])
+def test_a_start_notes_a_batch_with_few_steps_unless_all_sizes_are_small(tiny, monkeypatch, caplog, small):
+    monkeypatch.setattr(job, "train", lambda *_: None)
+    job.run_job(slowfast_uniformer.load_config(EMPTY, tiny), only="train", small=small)
+    assert ("16 videos in batches of 8 are only 2 steps an epoch, 4 in all" in caplog.text) != small
+
+
 def test_train_then_test_and_leave_no_trace(tiny, tmp_path, capfd):
     cfg = slowfast_uniformer.load_config(EMPTY, [*tiny, "TRAIN.ENABLE", False])  # which function is called decides
     logging.getLogger("slowfast_uniformer").setLevel(logging.WARNING)

@@ -272,7 +272,9 @@ def test_the_log_has_the_global_batch_and_learning_rate_that_apply(tiny, monkeyp
     monkeypatch.setenv("WORLD_SIZE", "2")
     log_run_summary(run, loader)
     expected = "training on 16 videos: 1 step an epoch, epochs 1 to 2; global batch 16 videos (48 clips)"
-    assert caplog.messages[-1] == f"{expected}, learning rate 0.002"
+    expected += ", learning rate 0.002"
+    expected += " (SOLVER.BASE_LR 0.001 x 2 machines, by SOLVER.BASE_LR_SCALE_NUM_SHARDS)"
+    assert caplog.messages[-1] == expected
     run.epochs_finished = 2
     log_run_summary(run, loader)
     assert caplog.messages[-1] == "training is complete: 2 epochs done"

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 import os
 import shutil
 from collections import Counter
@@ -90,6 +91,20 @@ def test_segments_join_spans_of_one_class():
     assert [clock(s) for s in (0, 59.96, 62.5, 600)] == ["0:00", "1:00", "1:02.5", "10:00"]
 
 
+def test_the_checkpoint_that_is_taken_is_named(command, trained, demo, tmp_path, caplog):
+    """A run's folder means its best checkpoint, where the run's test takes the latest (TEST.TEST_BEST False)."""
+    video, folder = next((demo / "videos").glob("left/*")), shutil.copytree(trained, tmp_path / "run") / "checkpoints"
+    shutil.copy(folder / "epoch_00002.pyth", folder / "best.pyth")
+    caplog.set_level(logging.INFO, "slowfast_uniformer")
+    best = "checkpoints/best.pyth, the best of its validations (the latest is epoch_00002.pyth)"
+    latest = "checkpoints/epoch_00002.pyth"
+    said = {tmp_path / "run": [f"{tmp_path}/run: using {best}"], folder / "epoch_00002.pyth": []}
+    for path, lines in (said | {trained: [f"{trained}: using {latest}"]}).items():
+        caplog.clear()
+        assert command("predict", "--checkpoint", path, video, "--csv")[0] == 0
+        assert [line for line in caplog.messages if ": using " in line] == lines
+
+
 def test_json_csv_and_text_agree(command, trained, demo, tmp_path):
     folder = demo / "videos" / "left"
     arguments = ("--checkpoint", trained, folder, "--topk", 3)
@@ -175,7 +190,7 @@ def test_unreadable_videos_are_reported_and_the_others_predicted(command, traine
     assert bad["class"] is None and bad["error"] in error
     assert [row["class"] for row in rest] == [rest[0]["class"]] * 2
     status, out, error = command("predict", "--checkpoint", trained, "--", tmp_path / "text.mp4")
-    assert status == 2 and out == "" and error.count("\n") == 1 and "not a video" in error
+    assert status == 2 and out == "" and error.count("error: ") == 1 and "not a video" in error
 
 
 @pytest.mark.parametrize(
