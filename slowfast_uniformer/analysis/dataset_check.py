@@ -148,7 +148,7 @@ def _video_findings(cfg: CfgNode, entry: Entry) -> Iterator[Finding]:
     """Findings that concern a single video."""
     facts = entry.facts
     if "error" in facts:
-        yield entry.found("unreadable", facts["error"])
+        yield entry.found("unreadable", facts["error"].removeprefix(f"cannot read {entry.sample.path}: "))
         return
     if facts.get("damaged"):
         yield entry.found("damaged", f"{facts['damaged']} of {counted(facts['frames'], 'frame')} decode with errors")

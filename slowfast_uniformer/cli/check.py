@@ -74,12 +74,15 @@ def summary(report: "Report", output_dir: str) -> str:
         lines.append(f"{split}: {counted(sum(counts), 'label')} of {classes}{sizes}")
     for kind in FAULTS + NOTES:
         findings = [finding for finding in report.findings if finding.finding == kind]
-        if findings:
-            lines.append(f"{kind}: {len(findings):,}" + (" (to fix)" if kind in FAULTS else " (for your information)"))
-        for number, finding in enumerate(findings[:SHOWN]):
-            place = f"{finding.split} line {finding.line}" if finding.line else f"{finding.split} list"
-            lines.append(f"  {place}: {finding.path}: {_short(finding, with_remedy=number == 0)}")
-        lines += [f"  and {len(findings) - SHOWN:,} more"] if len(findings) > SHOWN else []
+        videos: dict[tuple[str, str], list[Finding]] = {}  # a video may be in several lists, and in several lines
+        for finding in findings:
+            videos.setdefault((finding.path, finding.detail), []).append(finding)
+        if videos:
+            lines.append(f"{kind}: {len(videos):,}" + (" (to fix)" if kind in FAULTS else " (for your information)"))
+        for number, of_video in enumerate(list(videos.values())[:SHOWN]):
+            detail = _short(of_video[0], with_remedy=number == 0)
+            lines.append(f"  {_places(of_video)}: {of_video[0].path}: {detail}")
+        lines += [f"  and {len(videos) - SHOWN:,} more"] if len(videos) > SHOWN else []
     lines += [] if report.findings else ["nothing found"]
     lines += [decoding(report.decoding)] if report.decoding else []
     lines.append(f"all findings: {os.path.join(output_dir, 'check_dataset.csv')}")
@@ -87,10 +90,17 @@ def summary(report: "Report", output_dir: str) -> str:
     return "\n".join(lines)
 
 
+def _places(findings: "Sequence[Finding]") -> str:
+    """Where a video is, such as "val line 5, test line 5"."""
+    places = [f"{each.split} line {each.line}" if each.line else f"{each.split} list" for each in findings]
+    more = f" and {len(places) - SHOWN:,} more lines" if len(places) > SHOWN else ""
+    return ", ".join(places[:SHOWN]) + more
+
+
 def _short(finding: "Finding", with_remedy: bool) -> str:
     """The detail of a finding beside its path. The remedy, from the second sentence on, is the same for all of a
     kind."""
-    detail = finding.detail.removeprefix(f"cannot read {finding.path}: ")
+    detail = finding.detail
     if with_remedy:
         return detail if len(detail) < LONG else f"{detail[:LONG]} ..."
     return re.split(r"\. (?=[A-Z])", detail)[0][:LONG]

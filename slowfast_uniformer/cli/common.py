@@ -19,8 +19,8 @@ from slowfast_uniformer.distributed import signals
 from slowfast_uniformer.errors import LostRankError, UserError
 
 KEYS = "Config keys are explained in docs/config.md; `uniformer config --cfg CONFIG` prints the values of a config."
-MODEL = "trained model: a run's folder, a checkpoint, a published folder, hf://USER/NAME, or a name or recipe of \
-`uniformer weights list`"
+MODEL = "trained model: a run's folder (the checkpoint that its own test takes), a checkpoint, a published folder, \
+hf://USER/NAME, or a name or recipe of `uniformer weights list`"
 SET = "override a config key; repeatable"
 ALLOW_IMPORT = "import the module that the config names (MODEL.IMPORT), which runs its code"
 MAX_WIDTH = 100  # columns of a help text

@@ -24,6 +24,7 @@ which `uniformer train --folds` trains on one after the other.
 
 import argparse
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 
 from slowfast_uniformer import paths, terminal
@@ -52,6 +53,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add("--ext", default=EXTENSIONS, metavar="EXT,...", help=help_text)
     add("--separator", default=" ", metavar="TEXT", help="text between path and label in a line (default: a space)")
+    help_text = "leave out videos whose path or name matches, such as '*/broken_*'; repeatable"
+    add("--exclude", action="append", default=[], metavar="PATTERN", help=help_text)
     add = parser.add_argument_group("split").add_argument
     add("--val", type=float, default=0.2, metavar="FRACTION", help="fraction of the videos for validation")
     help_text = "fraction for testing (default: 0, test.csv is val.csv)"
@@ -62,6 +65,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add("--group-by", default="", metavar="COLUMN|REGEX", help=help_text)
     add("--folds", type=int, default=0, metavar="N", help="write N folds for cross-validation (default: one split)")
+    help_text = "keep the split of the lists in this folder, and number the classes by the folders of the videos"
+    add("--relabel", type=expanded_path, metavar="LISTS", help=help_text)
     add("--seed", type=int, default=0, metavar="N", help="random seed of the split")
     add = parser.add_argument_group("events in long videos").add_argument
     help_text = "read events from these files: tables, or exports of BORIS, ELAN or ActivityNet"
@@ -76,17 +81,26 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     out = args.out or args.folder
+    if args.relabel:
+        from slowfast_uniformer.data.relabel import relabelled
+
+        if args.annotations or args.group_by or args.folds:
+            raise UserError("--relabel keeps the split of lists; leave --annotations, --group-by and --folds out")
+        names, split = relabelled(args.relabel, args.folder)
+        write_items(args, out, names, [], split)
+        return
     if args.annotations or args.group_by or args.folds:
         write_items(args, out, *find_items(args))
         return
     if args.tier or args.background:
         raise UserError("--tier and --background are for lists of events: name the files of these with --annotations")
     with Phase(f"look for videos in {args.folder}"):
-        found = make_lists(args.folder, args.val, args.test, args.seed, args.ext)
+        found = make_lists(args.folder, args.val, args.test, args.seed, args.ext, args.exclude)
     show(found.notes, found.warnings)
     write_lists(out, found, args.separator, args.force)
     rows = [[name, *(len(videos.get(name, [])) for videos in found.splits.values())] for name in found.names]
     print(table([["class", *found.splits], *rows]))
+    show(*splits.split_notes(found.item_split(), found.given))
     print_keys(args, out, found.names)
 
 
@@ -97,14 +111,17 @@ def find_items(args: argparse.Namespace) -> tuple[list[str], list[splits.Item], 
         if args.annotations:
             options = args.tier, args.group_by, args.background, args.seed
             found = event_lists.find_events(args.folder, args.annotations, *options)
-            names, items, warnings = found.names, found.items, found.warnings
+            names, warnings = found.names, found.warnings
+            kept = [not splits.is_excluded(item.path, args.exclude) for item in found.items]
+            items = list(compress(found.items, kept))
+            warnings = [*warnings, *[f"left out, --exclude: {kept.count(False)} segments"] * (not all(kept))]
             if not args.group_by and not args.folds and {"train", "val"} <= {*found.subsets} <= {*SPLITS}:
                 given = {name: [] for name in ("train", "val", *["test"] * ("test" in found.subsets))}
-                for item, subset in zip(items, found.subsets, strict=True):
+                for item, subset in zip(items, compress(found.subsets, kept), strict=True):
                     given[subset].append(item)
                 given.setdefault("test", given["val"])
         else:
-            lists = make_lists(args.folder, seed=args.seed, extensions=args.ext)
+            lists = make_lists(args.folder, seed=args.seed, extensions=args.ext, exclude=args.exclude)
             names, items, warnings = lists.names, lists.items(), lists.warnings
             if lists.given:
                 raise UserError(
@@ -147,6 +164,13 @@ def write_items(
         head = ["all folds", "fewest in a fold", "most in a fold"]
         counts = [[label, sum(row), min(row), max(row)] for label, *row in counts]
     print(table([["class", *head], *counts]))
+    if args.folds:
+        sizes = {name: [len(fold[name]) for fold in folds] for name in SPLITS if name in folds[0]}
+        ranges = {name: " to ".join(map(str, dict.fromkeys((min(of), max(of))))) for name, of in sizes.items()}
+        shown = ", ".join(f"{name} {count}" for name, count in ranges.items())
+        print(f"These are the test videos of each fold. Videos of a fold: {shown}")
+    else:
+        show(*splits.split_notes(split, bool(given)))
     print_keys(args, out, names)
     if args.folds:
         print(

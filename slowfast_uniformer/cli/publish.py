@@ -7,8 +7,8 @@ r"""Publish a trained model: as a folder, or on the Hugging Face hub.
 
 The folder has model.safetensors, config.yaml, classes.txt, metrics.json and README.md (the model card), and no pickles.
 Commands read it as --checkpoint FOLDER or hf://USER/NAME, Python as load_model("FOLDER"). Of a run's folder it has the
-checkpoint that the run tests: the latest, or with TEST.TEST_BEST the best. Its figures are those that the run has
-recorded of this checkpoint.
+checkpoint that the run's own test takes: the latest, or the best where its config.yaml sets TEST.TEST_BEST. Its figures
+are those that the run has recorded of this checkpoint.
 """
 
 import argparse

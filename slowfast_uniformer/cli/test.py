@@ -4,8 +4,8 @@ r"""Test a trained model on every view of every video in the test list.
         OUTPUT_DIR runs/k400_s_test
     uniformer test --cfg k400/uniformer_s --released
 
-If --checkpoint is a run's folder, its best checkpoint is tested, or the latest if it has no best one. Without
---checkpoint it is the latest in OUTPUT_DIR, or with TEST.TEST_BEST True the best.
+A run's folder means the checkpoint that the run's own test takes: the latest, or the best where its config.yaml sets
+TEST.TEST_BEST. RUN/checkpoints/best.pyth names another. Without --checkpoint it is that of OUTPUT_DIR.
 
 --released downloads and tests the published checkpoint of the recipe, and prints published and measured figures side by
 side.

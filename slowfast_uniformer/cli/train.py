@@ -14,6 +14,7 @@ on, and prints mean and standard deviation of the scores.
 
 import argparse
 import os
+import sys
 import zlib
 from collections.abc import Sequence
 from functools import partial
@@ -67,6 +68,8 @@ def start(args: argparse.Namespace, overrides: Sequence[Any] = ()) -> None:
     notes: list[str] = []
     cfg = load(args, overrides, notes)
     notes += check_inputs(cfg)
+    if is_first_process(cfg) and "torch" not in sys.modules:
+        terminal.show("lists and inputs are checked; loading PyTorch", error=True)
 
     from slowfast_uniformer.distributed.launch import launch
     from slowfast_uniformer.engine.job import run_job

@@ -1,6 +1,7 @@
 """Numbers of lists that can hardly be right: notes before training, each one a line. Nothing of this is an error."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
@@ -11,6 +12,7 @@ from slowfast_uniformer.data.sample_list import SampleList
 from slowfast_uniformer.wording import counted
 
 _SHOWN = 5  # classes that a note names
+FEW, MOST = 9, 0.75  # videos of a class that are looked at; the share of them that its folder holds
 
 
 def list_notes(cfg: CfgNode, lists: Mapping[str, SampleList], names: Sequence[str] | None) -> Iterator[str]:
@@ -27,7 +29,7 @@ def list_notes(cfg: CfgNode, lists: Mapping[str, SampleList], names: Sequence[st
         if len(samples) > 1 and samples[0].part is None and samples.num_paths == 1:
             yield f"all {len(samples)} lines of the {split} list name the same video, {samples[0].path}"
     for split, note in label_order_notes(cfg, lists, names):
-        yield f"{split} list: {note}. Accuracy will be at chance; correct the labels or the class names"
+        yield f"{split} list: {note}"
     if "train" in lists:
         yield from _training_notes(cfg, labels, names)
     for split in [split for split in ("val", "test") if split in lists]:
@@ -103,23 +105,41 @@ def label_order_notes(
                 shown, more = wrong[0], f"; {counted(len(wrong), 'folder')} in all" if len(wrong) > 1 else ""
                 yield (
                     split,
-                    f"videos of the folder {shown} have label {found[shown]}, but {theirs[shown]} {whose}{more}",
+                    f"videos of the folder {shown} have label {found[shown]}, but {theirs[shown]} {whose}{more}. "
+                    f"{_remedy(cfg, names is None or shown in named)}",
                 )
                 break
 
 
+def _remedy(cfg: CfgNode, folders_are_classes: bool) -> str:
+    """What to do about labels that the folders contradict; a new split would move training videos into the test.
+
+    Args:
+        cfg: The run's config.
+        folders_are_classes: Whether the folders have the names of classes, or there are no names.
+    """
+    lists, videos = cfg.DATA.PATH_TO_DATA_DIR, cfg.DATA.PATH_PREFIX
+    renumber = "correct the labels or the class names"
+    if folders_are_classes and videos and os.path.isfile(os.path.join(lists, "train.csv")):
+        renumber += (
+            f": `uniformer lists {videos} --relabel {lists} --out NEW_FOLDER` numbers the classes of all lists by the "
+            "folders, and keeps the split"
+        )
+    return f"Accuracy will be at chance; {renumber}"
+
+
 def _folder_labels(samples: SampleList) -> dict[str, int]:
     """The label of each folder where every class has a folder of its own, as far as a few videos of each class tell;
-    else {}."""
+    else {}. A wrong line among many does not matter."""
     labels, videos = samples.label_pairs()
     order = labels.argsort(kind="stable")
     ends = labels[order].searchsorted(sorted(samples.used_labels), side="right").tolist()
     found: dict[str, int] = {}
     for start, end in pairwise([0, *ends]):
-        few = [samples[videos[order[at]]] for at in {start, (start + end) // 2, end - 1}]
-        folders = {os.path.basename(os.path.dirname(sample.path)) for sample in few}
-        folder = folders.pop()
-        if folders or not folder or folder in found:
+        few = [samples[videos[order[at]]] for at in {start + (end - 1 - start) * k // (FEW - 1) for k in range(FEW)}]
+        folders = Counter(os.path.basename(os.path.dirname(sample.path)) for sample in few)
+        ((folder, count),) = folders.most_common(1)
+        if count < MOST * len(few) or not folder or folder in found:
             return {}
         found[folder] = few[0].label
     return found

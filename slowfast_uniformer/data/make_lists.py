@@ -5,6 +5,7 @@ import os
 import random
 import unicodedata
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +15,7 @@ from slowfast_uniformer.data import folders
 from slowfast_uniformer.data.classes import read_class_names
 from slowfast_uniformer.data.list_text import SPACES
 from slowfast_uniformer.data.shards import ByteRange, index
-from slowfast_uniformer.data.splits import Item, Split, list_text
+from slowfast_uniformer.data.splits import Item, Split, is_excluded, list_text
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.paths import atomic_path
 from slowfast_uniformer.wording import counted
@@ -22,6 +23,7 @@ from slowfast_uniformer.wording import counted
 EXTENSIONS = ",".join(sorted(ending[1:] for ending in folders.VIDEO_ENDINGS))
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+WRITTEN = {"classes.txt", *(f"{split}.csv" for split in SPLITS)}
 SIDECARS = {".cls", ".json", ".txt"}  # of a webdataset, beside its videos
 Videos = dict[str, list[str]]  # class name to its videos, relative to the folder
 
@@ -42,6 +44,13 @@ class Lists(NamedTuple):
     notes: list[str]
     warnings: list[str]
     given: bool = False
+
+    def item_split(self) -> Split:
+        """The split as items."""
+        return {
+            split: [Item(path, name) for name in self.names for path in videos.get(name, [])]
+            for split, videos in self.splits.items()
+        }
 
     def items(self) -> list[Item]:
         """All videos, without the split."""
@@ -67,7 +76,14 @@ class LeftOut:
         return lines
 
 
-def make_lists(root: Path, val: float = 0.2, test: float = 0.0, seed: int = 0, extensions: str = EXTENSIONS) -> Lists:
+def make_lists(
+    root: Path,
+    val: float = 0.2,
+    test: float = 0.0,
+    seed: int = 0,
+    extensions: str = EXTENSIONS,
+    exclude: Sequence[str] = (),
+) -> Lists:
     """Find the videos below `root` and split them.
 
     Folders train/ and val/ or test/ with class folders in them, or tar files named so, are the split. Else each class
@@ -80,6 +96,7 @@ def make_lists(root: Path, val: float = 0.2, test: float = 0.0, seed: int = 0, e
         test: Fraction for testing; 0 tests on the validation videos.
         seed: Seed of the split.
         extensions: File extensions of videos, separated by commas.
+        exclude: Patterns of paths to leave out (see `splits.is_excluded`).
 
     Raises:
         UserError: There is no such folder, no video, a split would be empty, or a class has a name that lists cannot
@@ -110,6 +127,11 @@ def make_lists(root: Path, val: float = 0.2, test: float = 0.0, seed: int = 0, e
                 notes.append(f"no video files: the folders of images are the videos, {len(paths)} of them")
                 warnings += _unclear_images(root / paths[0])
                 left_out = LeftOut()
+    for videos in found.values():
+        for name, listed in videos.items():
+            for path in [path for path in listed if is_excluded(path, exclude)]:
+                left_out.add("--exclude", path)
+            videos[name] = [path for path in listed if not is_excluded(path, exclude)]
     warnings += left_out.warnings()
     splits = found
     if "val" not in found:
@@ -164,11 +186,7 @@ def write_lists(out: Path, lists: Lists, separator: str = " ", force: bool = Fal
     Raises:
         UserError: Files are there already and may not be replaced (`force`), or cannot be written.
     """
-    items = {
-        split: [Item(path, name) for name in lists.names for path in videos.get(name, [])]
-        for split, videos in lists.splits.items()
-    }
-    write_texts(out, list_texts(lists.names, items, separator), force)
+    write_texts(out, list_texts(lists.names, lists.item_split(), separator), force)
 
 
 def list_texts(names: list[str], split: Split, separator: str, folder: str = "") -> dict[str, str]:
@@ -239,6 +257,8 @@ def _videos_in_folders(
             for path in base.iterdir():
                 if path.suffix.lower() in endings and path.is_file():
                     left_out.add("videos that are in no class folder", path.relative_to(root).as_posix())
+                elif path.is_file() and path.name not in WRITTEN and not path.name.startswith("."):
+                    left_out.add("no videos, and in no class folder", path.relative_to(root).as_posix())
                 elif not path.exists():  # perhaps a class folder whose disk is away
                     left_out.add("links that lead nowhere, pipes and devices", path.relative_to(root).as_posix())
         for name, folder in _class_folders(folders_of_split):

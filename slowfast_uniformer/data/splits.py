@@ -4,18 +4,22 @@ Imports neither PyTorch nor NumPy, as all of `uniformer lists`.
 """
 
 import csv
+import glob
 import io
 import os
 import random
 import re
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.wording import counted
 
-_NAMED = 5  # classes that warnings name
+FEW_VIDEOS, FEW_GROUPS = 200, 5  # of a collection for a single split; of a list for a score
+_SHOWN = 5  # paths, groups and classes that a line or warnings name
 
 
 class Item(NamedTuple):
@@ -114,18 +118,40 @@ def with_groups(items: Sequence[Item], pattern: str) -> list[Item]:
     except re.error as error:
         message = f"--group-by {pattern}: neither a column of the annotations nor a regular expression ({error})"
         raise UserError(message) from None
-    found = []
+    found, unmatched = [], []
     for item in items:
         stem = os.path.splitext(item.path)[0]
         match = expression.search(stem) or expression.search(item.path)
         if not match or match.start() >= len(stem) > 0:  # the 4 of .mp4 is no group
-            before = f" (in {found[0].path} it found {found[0].group!r})" if found else ""
-            raise UserError(
-                f"--group-by {pattern}: does not match {item.path}{before}; a group is what the expression finds in "
-                "the path of every video, below the folder of videos, such as 'person[0-9]+'"
-            )
+            unmatched.append(item.path)
+            continue
         found.append(item._replace(group=" ".join(filter(None, match.groups())) or match[0]))
+    if unmatched:
+        raise UserError(_no_match(pattern, list(dict.fromkeys(unmatched)), found[0] if found else None))
     return found
+
+
+def _no_match(pattern: str, paths: Sequence[str], matched: Item | None) -> str:
+    """The message on videos whose paths a --group-by does not match."""
+    shown = ", ".join(paths[:_SHOWN]) + (f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else "")
+    remedy = "Correct the expression, or name a column of the annotations"
+    if matched:
+        names = paths if len(paths) <= _SHOWN else []
+        options = " ".join(f"--exclude {shlex.quote(glob.escape(path))}" for path in names) or "--exclude PATTERN"
+        remedy = f"Extend the expression, or leave these videos out: {options}"
+    which = f"any of {counted(len(paths), 'video')}, such as {shown}"
+    if matched:
+        which = f"{shown} (in {matched.path} it found {matched.group!r})"
+    return (
+        f"--group-by {pattern}: does not match {which}. A group is what the expression finds in the path of every "
+        f"video, such as 'person[0-9]+'. {remedy}"
+    )
+
+
+def is_excluded(path: str, patterns: Sequence[str]) -> bool:
+    """Whether a path, relative to the folder of videos, or its last part is matched by one of --exclude's patterns, as
+    a shell matches them, where * also stands for slashes."""
+    return any(fnmatchcase(part, pattern) for pattern in patterns for part in (path, os.path.basename(path)))
 
 
 def split_items(items: Sequence[Item], val: float, test: float, seed: int) -> Split:
@@ -164,6 +190,37 @@ def _groups(items: Sequence[Item]) -> list[Hashable]:
     return list(range(len(items))) if len({item.path for item in items}) == 1 else found
 
 
+def split_notes(split: Split, given: bool) -> tuple[list[str], list[str]]:
+    """What is to be known of a split before a training: notes, and warnings.
+
+    Args:
+        split: One that is to be used as it is, not a fold.
+        given: Whether it is the data set's own, which is not to be made anew.
+    """
+    notes, warnings = [], []
+    items = [item for name, part in split.items() if name != "test" or part != split.get("val") for item in part]
+    groups = {name: {item.group for item in part if item.group} for name, part in split.items()}
+    if any(groups.values()):
+        sizes = Counter(item.group for item in items if item.group).most_common()
+        largest = ", ".join(f"{group} ({counted(size, 'video')})" for group, size in sizes[:_SHOWN])
+        in_lists = ", ".join(f"{name} {len(found)}" for name, found in groups.items())
+        notes.append(f"{counted(len(sizes), 'group')} ({in_lists}); the largest: {largest}")
+    count = len(set(_groups(items)))
+    folds = "" if given or count < 3 else f"--folds {min(5, count)} tests each video once"
+    for name in [name for name in ("val", "test") if 0 < len(groups.get(name, ())) < FEW_GROUPS]:
+        if name == "val" or split[name] != split.get("val"):
+            remedy = f"; {folds}" if folds else ""
+            warnings.append(
+                f"{name} has only {counted(len(groups[name]), 'group')}: its scores depend on which these are{remedy}"
+            )
+    if split.get("val") and split.get("test") == split["val"]:
+        other = "" if given else "; --test 0.2 keeps others for the test"
+        notes.append(f"test has the same videos as val: what is chosen by val is then tested on the same videos{other}")
+    if folds and len(items) < FEW_VIDEOS and not warnings:
+        notes.append(f"{counted(len(items), 'video')} are few for a single split, whose scores vary by chance; {folds}")
+    return notes, warnings
+
+
 def few_of(items: Sequence[Item], folds: int) -> list[str]:
     """Warnings on classes that have fewer videos, or groups, than there are folds."""
     lines, sizes = [], Counter(item.label for item in items)
@@ -175,8 +232,8 @@ def few_of(items: Sequence[Item], folds: int) -> list[str]:
         if count < folds:
             of = f" of {counted(count, 'group')}" if count < sizes[label] else ""
             lines.append(f"{label}: only {counted(sizes[label], 'video')}{of}, fewer than {folds} folds")
-    more = counted(len(lines) - _NAMED, "more class")
-    return [*lines[:_NAMED], f"{more} with fewer videos than folds"] if len(lines) > _NAMED else lines
+    more = counted(len(lines) - _SHOWN, "more class")
+    return [*lines[:_SHOWN], f"{more} with fewer videos than folds"] if len(lines) > _SHOWN else lines
 
 
 def list_text(items: Sequence[Item], labels: Mapping[str, int], separator: str = " ") -> str:

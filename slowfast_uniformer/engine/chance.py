@@ -1,19 +1,23 @@
 """Accuracy that is no better than chance: one line on what it is most likely due to."""
 
 import math
+import os
 from collections.abc import Sequence
 
 import numpy as np
+from fvcore.common.config import CfgNode
 
 from slowfast_uniformer.engine.scores import FAILED, Outcome
+from slowfast_uniformer.runs.files import read_json_lines
 from slowfast_uniformer.wording import counted
 
 LEVEL = 0.05  # of the tests below
+ABOVE, BELOW = 1.2, 0.75  # times the loss of a guess: an epoch's mean loss that is clearly above or below it
 _SHOWN = 3  # classes that a note names
 _PAGE = "See docs/faq.md, 'Accuracy is 1/N'"
 
 
-def chance_note(outcome: Outcome, names: Sequence[str] | None) -> str:
+def chance_note(outcome: Outcome, names: Sequence[str] | None, losses: Sequence[float] = ()) -> str:
     """What to look at where top-1 accuracy is at chance.
 
     By chance is what independent predictions and labels with the same counts of classes would give: the sum over
@@ -24,6 +28,7 @@ def chance_note(outcome: Outcome, names: Sequence[str] | None) -> str:
     Args:
         outcome: Of a validation or test; videos that failed are left out.
         names: Class names in label order, or None.
+        losses: Mean training loss of each epoch (`training_losses`), which tells causes apart; () if not known.
 
     Returns:
         A sentence that goes on after a name of the evaluation and a colon; "" where accuracy is above chance, or too
@@ -56,8 +61,39 @@ def chance_note(outcome: Outcome, names: Sequence[str] | None) -> str:
     only = np.flatnonzero(matrix.sum(0))
     same = f", and all are predicted as {named[only[0]]}" if len(only) == 1 else ""
     return (
-        f"{accuracy}, no better than chance ({100 * chance:.2f} %){same}. Likely causes: wrong labels (`uniformer "
-        f"check --preview 16` draws them), an unsuitable learning rate, too few steps. {_PAGE}"
+        f"{accuracy}, no better than chance ({100 * chance:.2f} %){same}. "
+        f"{_likely_cause(losses, math.log(outcome.num_classes))}. {_PAGE}"
+    )
+
+
+def training_losses(cfg: CfgNode) -> list[float]:
+    """Mean training loss of each epoch, from OUTPUT_DIR/metrics.jsonl; [] where that cannot be compared with the loss
+    of a guess, as classes are weighted or the loss is a focal one."""
+    path = os.path.join(cfg.OUTPUT_DIR, "metrics.jsonl")
+    if cfg.SOLVER.FOCAL_GAMMA or cfg.SOLVER.CLASS_WEIGHTS != "none" or not os.path.isfile(path):
+        return []
+    losses = [row.get("loss") for row in read_json_lines(path) if row["split"] == "train_epoch"]
+    return [loss for loss in losses if loss is not None]
+
+
+def _likely_cause(losses: Sequence[float], guess: float) -> str:
+    """What the training losses say, beside the loss of a guess (ln N); the first cause is the likeliest."""
+    preview = "`uniformer check --preview 16` draws clips with their classes"
+    if not losses:
+        return f"Likely causes: wrong labels ({preview}), an unsuitable learning rate, too few steps"
+    if max(losses) > ABOVE * guess:
+        return (
+            f"The mean training loss of an epoch was up to {max(losses):.2f}, above that of a guess ({guess:.2f}): the "
+            "learning rate is too high. Lower SOLVER.BASE_LR ten times, or set SOLVER.CLIP_GRADIENT"
+        )
+    if losses[-1] < BELOW * guess:
+        return (
+            f"The training loss fell to {losses[-1]:.2f}, below that of a guess ({guess:.2f}): the labels of this list "
+            f"are likely to be wrong ({preview}), or the model has overfitted the training videos"
+        )
+    return (
+        f"The training loss stayed near that of a guess ({guess:.2f}). Likely causes: a learning rate that is too low, "
+        f"too few steps, wrong labels ({preview}), frozen layers"
     )
 
 

@@ -171,9 +171,9 @@ def train_run(cfg: CfgNode, log: str = "all") -> dict[str, Any]:
             the run's folder always has all.
 
     Returns:
-        "output_dir": the run's folder; "checkpoint": the path of its best checkpoint (TRAIN.BEST_METRIC), or the
-        latest one without a best; "best_top1": the best validation accuracy in per cent (mAP with DATA.MULTI_LABEL),
-        None without one.
+        "output_dir": the run's folder; "checkpoint": the path of the checkpoint that its test takes (the latest, or the
+        best by TRAIN.BEST_METRIC with TEST.TEST_BEST); "best_top1": the best validation accuracy in per cent (mAP with
+        DATA.MULTI_LABEL), None without one.
 
     Raises:
         UserError: The input is at fault.
@@ -184,7 +184,7 @@ def train_run(cfg: CfgNode, log: str = "all") -> dict[str, Any]:
     values = [row[accuracy] for row in _rows(cfg, "val_epoch") if row.get(accuracy) is not None]
     return {
         "output_dir": cfg.OUTPUT_DIR,
-        "checkpoint": checkpoints.find_best(cfg.OUTPUT_DIR) or checkpoints.latest(cfg.OUTPUT_DIR),
+        "checkpoint": checkpoints.find_tested(cfg.OUTPUT_DIR, cfg.TEST.TEST_BEST),
         "best_top1": max(values, default=None),
     }
 

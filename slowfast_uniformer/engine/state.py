@@ -298,13 +298,14 @@ def start_run(
     if own is None and cfg.TRAIN.AUTO_RESUME:
         own = collectives.call_on_main(checkpoints.latest, cfg.OUTPUT_DIR)
     given, source = cfg.TRAIN.CHECKPOINT_FILE_PATH, cfg.MODEL.INIT_FROM
-    path = own or (collectives.call_on_main(checkpoints.find_checkpoint, given, False) if given else None)
+    path = own or (collectives.call_on_main(checkpoints.find_checkpoint, given, True) if given else None)
     if source and not path:
         source = collectives.call_on_main(_checkpoint_of_run, source)
     initial = read_weights(source) if source and not path else None
     vit_variant = initial.vit_variant if initial else None
     if path:
         vit_variant = checkpoints.load_checkpoint(path, only=()).get("arithmetic")
+    logger.info("building the model and the optimizer")  # seconds, on a busy machine many: the first imports more
     seeding.seed_all(cfg.RNG_SEED)
     net = build_model(cfg, vit_variant).to(topology.device(cfg))
     if initial:

@@ -19,7 +19,7 @@ from slowfast_uniformer.data.transforms import to_display
 from slowfast_uniformer.data.workers import worker_errors_explained
 from slowfast_uniformer.distributed import collectives, signals, status, topology
 from slowfast_uniformer.engine import calibration
-from slowfast_uniformer.engine.chance import chance_note
+from slowfast_uniformer.engine.chance import chance_note, training_losses
 from slowfast_uniformer.engine.intervals import intervals, num_units
 from slowfast_uniformer.engine.metrics import VideoAggregator, confusion_matrix, per_class_accuracy
 from slowfast_uniformer.engine.published import match_classes, published_row
@@ -172,13 +172,12 @@ def record_evaluation(
 
 
 def checkpoint_to_test(cfg: CfgNode) -> str:
-    """The weights to test: TEST.CHECKPOINT_FILE_PATH (of a run's folder its best or else latest checkpoint), else the
-    run's best or latest, else MODEL.INIT_FROM."""
+    """The weights to test: TEST.CHECKPOINT_FILE_PATH (of a run's folder the checkpoint that its own test takes), else
+    the run's best (TEST.TEST_BEST) or latest, else MODEL.INIT_FROM."""
     if cfg.TEST.CHECKPOINT_FILE_PATH:
         return checkpoints.find_checkpoint(cfg.TEST.CHECKPOINT_FILE_PATH)
-    best = checkpoints.find_best(cfg.OUTPUT_DIR) if cfg.TEST.TEST_BEST else None
-    latest = None if best else checkpoints.latest(cfg.OUTPUT_DIR)
-    path = best or latest or cfg.MODEL.INIT_FROM
+    own = checkpoints.find_tested(cfg.OUTPUT_DIR, cfg.TEST.TEST_BEST)
+    path = own or cfg.MODEL.INIT_FROM
     published = find_checkpoint(path) if path and not os.path.exists(path) else None
     if not path or (published and not published.recipes):  # an image model has other classes
         raise UserError(
@@ -186,7 +185,7 @@ def checkpoint_to_test(cfg: CfgNode) -> str:
             "or to a published one (uniformer weights list), MODEL.INIT_FROM to weights, or train first (uniformer "
             "train)"
         )
-    if cfg.TEST.TEST_BEST and latest:
+    if cfg.TEST.TEST_BEST and own and own != checkpoints.find_best(cfg.OUTPUT_DIR):
         logger.warning(
             "TEST.TEST_BEST: the run has no best checkpoint, as it was not validated (TRAIN.EVAL_PERIOD 0), or was "
             "never better than before it was continued; the latest is tested"
@@ -292,7 +291,7 @@ def test(cfg: CfgNode) -> dict[str, Any]:
         if labelled:
             metrics |= further_figures(scores, outcome, temperature, cfg.RNG_SEED)
             note_absent_classes(outcome, names)
-            if "doubt" not in metrics and (doubt := chance_note(outcome, names)):
+            if "doubt" not in metrics and (doubt := chance_note(outcome, names, training_losses(cfg))):
                 logger.warning("test: %s", doubt)
                 metrics["doubt"] = doubt
             write_class_scores(os.path.join(cfg.OUTPUT_DIR, "class_scores.csv"), class_scores(outcome), names)

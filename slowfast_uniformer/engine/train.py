@@ -23,7 +23,7 @@ from slowfast_uniformer.data.transforms import to_display
 from slowfast_uniformer.data.workers import worker_errors_explained
 from slowfast_uniformer.distributed import collectives, signals, status, topology
 from slowfast_uniformer.engine import calibration, changes
-from slowfast_uniformer.engine.chance import chance_note
+from slowfast_uniformer.engine.chance import chance_note, training_losses
 from slowfast_uniformer.engine.class_balance import balance_classes
 from slowfast_uniformer.engine.meter import Meter, RunningSums, memory_mb
 from slowfast_uniformer.engine.metrics import VideoAggregator
@@ -224,7 +224,7 @@ def finish_epoch(run: RunState, val_loader: DataLoader | None, recorder: Recorde
     if best or periodic:
         run.save(best, periodic)
     if scores and topology.is_main():
-        if run.complete and (doubt := chance_note(scores.outcome(), run.class_names)):
+        if run.complete and (doubt := chance_note(scores.outcome(), run.class_names, training_losses(cfg))):
             logger.warning("validation: %s", doubt)
         with recorder.optional("the pictures of a validation"):
             record_evaluation(recorder, "val", scores, run.class_names, run.step)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from fvcore.common.config import CfgNode
 
-from slowfast_uniformer.data import folders
+from slowfast_uniformer.data import folders, shards
 from slowfast_uniformer.data.annotations import Sample
 from slowfast_uniformer.data.input_lists import path_sample, read_input_list
 from slowfast_uniformer.errors import UserError
@@ -23,18 +23,30 @@ def find_videos(given: Sequence[str], cfg: CfgNode, segments: bool = False) -> l
 
     Args:
         given: Video files, tar members, frame folders, folders with videos at any depth or, where there are none, with
-            frame folders, and lists (.txt, .csv, .tsv, .lst; see data/input_lists.py). A video need not exist: opening
-            it fails.
+            frame folders, and lists (.txt, .csv, .tsv, .lst; see data/input_lists.py). Each is looked for in the
+            current folder, then below DATA.PATH_PREFIX. A video need not exist: opening it fails.
         cfg: The model's config.
         segments: Whether the segments that lists name are samples of their own; else they stand for their videos.
 
     Raises:
         UserError: A folder holds no video, or a list cannot be read or is empty.
     """
-    samples = [sample for path in given for sample in _samples(path, cfg)]
+    places = [_place(path, cfg.DATA.PATH_PREFIX) for path in given]
+    samples = [sample for path in places for sample in _samples(path, cfg)]
     if not segments:
         samples = [replace(sample, part=None, line=None) for sample in samples]
     return list({(sample.path, sample.part): sample for sample in samples}.values())
+
+
+def _place(path: str, prefix: str) -> str:
+    """Where a path that was given is; the path itself, with a warning, where it is in neither place."""
+    inside = os.path.join(prefix, path)
+    if inside == path or shards.exists(path):
+        return path
+    if shards.exists(inside):
+        return inside
+    logger.warning("%s: neither in the current folder nor at %s (DATA.PATH_PREFIX)", path, inside)
+    return path
 
 
 def _samples(path: str, cfg: CfgNode) -> list[Sample]:

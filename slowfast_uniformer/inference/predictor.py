@@ -79,9 +79,10 @@ def load_model(
     """Load a trained model for inference, on a GPU if there is one, else on the CPU.
 
     Args:
-        path: a checkpoint, a run's folder (its best checkpoint, or its last), a published folder or the address of one
-            (hf://USER/NAME), a file of weights, or the name of a released checkpoint or of its recipe, such as
-            "k400/uniformer_s" (`uniformer weights list`), which is fetched if need be.
+        path: a checkpoint, a run's folder (the checkpoint that its own test takes: the latest, or the best where its
+            config.yaml sets TEST.TEST_BEST), a published folder or the address of one (hf://USER/NAME), a file of
+            weights, or the name of a released checkpoint or of its recipe, such as "k400/uniformer_s" (`uniformer
+            weights list`), which is fetched if need be.
         cfg: one or more YAML files. Checkpoints, published folders and released checkpoints have a config; other
             weights need this.
         overrides: a dict of values by key, or a flat KEY, VALUE, ... list, which wins over the config.
@@ -111,15 +112,17 @@ def load_model(
 
 
 def _say_which(given: str, path: str) -> None:
-    """Say which checkpoint of a run's folder is taken, and which is the latest: the run's test may have taken that."""
+    """Say which checkpoint of a run's folder is taken, and which other one could be."""
     run = os.path.dirname(os.path.dirname(path))
     if path == given or not topology.is_main() or os.path.dirname(path) != checkpoints.checkpoint_dir(run):
         return
-    own = checkpoints.list_checkpoints(run)
-    latest = (
-        f", the best of its validations (the latest is {os.path.basename(own[-1])})" if own and path not in own else ""
-    )
-    write_line(f"{given}: using {os.path.relpath(path, run)}{latest}")
+    own, best = checkpoints.list_checkpoints(run), checkpoints.find_best(run)
+    which = f"{given}: using {os.path.relpath(path, run)}"
+    if path == best and own:
+        which += f", the best of its validations, as its test does (the latest is {os.path.basename(own[-1])})"
+    elif best:
+        which += f", the latest, as its test does (the best is {os.path.relpath(best, run)})"
+    write_line(which)
 
 
 def _ready(

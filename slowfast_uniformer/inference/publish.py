@@ -19,7 +19,7 @@ from slowfast_uniformer.config.load import PATHS, to_dict
 from slowfast_uniformer.data import annotations
 from slowfast_uniformer.errors import UserError, os_errors_reported
 from slowfast_uniformer.inference.model_card import model_card
-from slowfast_uniformer.inference.predictor import Predictor, config_of, load_model
+from slowfast_uniformer.inference.predictor import Predictor, load_model
 from slowfast_uniformer.inference.publish_checks import check_arguments, checked_license
 from slowfast_uniformer.runs import checkpoints
 from slowfast_uniformer.runs.files import Row, read_json_lines
@@ -62,8 +62,9 @@ def publish(
     classes.txt, metrics.json and README.md, the model card. Before it gets its name it is loaded and compared.
 
     Args:
-        run: a run's folder, of which the checkpoint is taken that its test takes (the latest, or with TEST.TEST_BEST
-            the best); a checkpoint or file of weights; or a published folder, which is uploaded as it is.
+        run: a run's folder, of which the checkpoint is taken that its own test takes (the latest, or the best where
+            its config.yaml sets TEST.TEST_BEST); a checkpoint or file of weights; or a published folder, which is
+            uploaded as it is.
         target: the folder to make, or hf://USER/NAME.
         license: the licence's identifier, such as "apache-2.0"; None for a published folder, whose card has one.
         data: what the card says of the data, in Markdown.
@@ -83,7 +84,7 @@ def publish(
     if is_published(run):
         load_model(run, **load)  # to upload nothing that cannot be read
         return [f"{run}: uploaded to {hub.upload(run, target, private, force)}"]
-    path = _checkpoint_of(run, load)
+    path = checkpoints.find_checkpoint(run)
     model = load_model(path, **load)
     values = _values_of_run(path)
     facts = _facts(model, values, _recorded(path, values.get("step"), model.cfg.OUTPUT_DIR, figures))
@@ -104,15 +105,6 @@ def _what_was_taken(path: str, facts: dict[str, Any]) -> str:
     after = f" after epoch {taken['epoch']} (step {taken['step']})" if taken else ""
     kind = "EMA weights" if taken.get("ema") else "weights"
     return f"{path}: {kind}{after}, {facts['parameters'] / 1e6:.1f} M parameters"
-
-
-def _checkpoint_of(run: str, load: dict[str, Any]) -> str:
-    """The checkpoint that a test of the run takes; what is no run's folder as it is."""
-    path = checkpoints.find_checkpoint(run)
-    if path == run:
-        return path
-    best = checkpoints.find_best(run) if config_of(path=path, **load).TEST.TEST_BEST else None
-    return best or checkpoints.latest(run) or path
 
 
 def _values_of_run(path: str) -> dict[str, Any]:

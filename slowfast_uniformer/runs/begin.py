@@ -102,7 +102,7 @@ def begin(
         return begun
     moved = {
         "MODEL.INIT_FROM": _name_inside(cfg.MODEL.INIT_FROM, out),
-        "TRAIN.CHECKPOINT_FILE_PATH": _name_inside(cfg.TRAIN.CHECKPOINT_FILE_PATH, out, best=False),
+        "TRAIN.CHECKPOINT_FILE_PATH": _name_inside(cfg.TRAIN.CHECKPOINT_FILE_PATH, out, resume=True),
     }
     number = max((int(match[1]) for match in map(_BEFORE.fullmatch, os.listdir(out)) if match), default=0) + 1
     folder = os.path.join(out, f"before_{number}")
@@ -154,12 +154,12 @@ def _has_results(output_dir: str) -> bool:
     return bool(tested or checkpoints.find_best(output_dir) or checkpoints.list_checkpoints(output_dir))
 
 
-def _name_inside(path: str, output_dir: str, best: bool = True) -> str:
+def _name_inside(path: str, output_dir: str, resume: bool = False) -> str:
     """The path below OUTPUT_DIR of a checkpoint, or of the one that a run's folder stands for (`find_checkpoint`); ""
     where it will not be moved."""
     if not os.path.exists(path):
         return ""
-    path = os.path.realpath(checkpoints.find_checkpoint(path, best))
+    path = os.path.realpath(checkpoints.find_checkpoint(path, resume))
     name = os.path.relpath(path, os.path.realpath(output_dir))
     return name if name.split(os.sep)[0] in FILES else ""
 

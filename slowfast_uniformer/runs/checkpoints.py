@@ -28,9 +28,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slowfast_uniformer.config.keys import flatten
 from slowfast_uniformer.distributed import collectives, topology
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.paths import atomic_path, atomic_write, flush_to_disk, is_utf_8
+from slowfast_uniformer.runs.folder import run_config
 from slowfast_uniformer.runs.log import Phase
 from slowfast_uniformer.runs.published import WEIGHTS, is_published
 
@@ -62,11 +64,40 @@ def find_best(output_dir: str) -> str | None:
     return max(filter(os.path.exists, paths), key=os.path.getmtime, default=None)
 
 
-def find_checkpoint(path: str, best: bool = True) -> str:
-    """The best or else latest checkpoint of a run's folder, the weights of a published one; any other path as it is.
+def find_tested(output_dir: str, best: bool | None = None) -> str | None:
+    """The checkpoint that the test of a run takes: the best one with TEST.TEST_BEST, else the latest.
+
+    Where there is only one of both, it is that one. A run's folder means this checkpoint to every command, so that the
+    model that is used is the one whose score the run shows.
 
     Args:
-        best: False looks for the latest only, from which a run is continued.
+        output_dir: the run's folder.
+        best: TEST.TEST_BEST; None reads it from the folder's config, or else from the config in its latest checkpoint.
+
+    Returns:
+        The path of the checkpoint; None where the folder holds none.
+    """
+    if best is None and not (config := run_config(output_dir)):
+        config = _config_in_checkpoint(output_dir)
+    if best is None:
+        best = bool(config.get("TEST.TEST_BEST"))
+    return (best and find_best(output_dir)) or latest(output_dir) or find_best(output_dir)
+
+
+def _config_in_checkpoint(output_dir: str) -> dict[str, Any]:
+    """The config in the latest checkpoint of a run, by dotted key; {} where there is none."""
+    path = next(reversed(list_checkpoints(output_dir)), None) or find_best(output_dir)
+    try:
+        return dict(flatten(load_checkpoint(path, only=()).get("cfg") or {})) if path else {}
+    except UserError:  # damaged, which `latest` reports
+        return {}
+
+
+def find_checkpoint(path: str, resume: bool = False) -> str:
+    """The checkpoint of a run's folder (`find_tested`), the weights of a published one; any other path as it is.
+
+    Args:
+        resume: of a run's folder the latest, from which a run is continued.
 
     Raises:
         UserError: the folder holds no checkpoint.
@@ -75,7 +106,7 @@ def find_checkpoint(path: str, best: bool = True) -> str:
         return path
     if is_published(path):  # first, as a published folder is not read from a pickle that lies in it
         return os.path.join(path, WEIGHTS)
-    if found := (best and find_best(path)) or latest(path):
+    if found := latest(path) if resume else find_tested(path):
         return found
     before = [name for name in sorted(os.listdir(path)) if list_checkpoints(os.path.join(path, name))]
     where = f", but its folders {', '.join(before)} have some" if before else ""

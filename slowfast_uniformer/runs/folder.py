@@ -136,7 +136,7 @@ def read_run(path: str | os.PathLike) -> RunFolder:
     found, classes = read_predictions(predictions) if tested else (None, [])
     begun = read_json_lines(starts) if os.path.isfile(starts) else []
     scores = read_class_scores(class_scores) if os.path.isfile(class_scores) else []
-    return RunFolder(path, rows, begun, _config(path), found, classes, read_class_balance(path), scores)
+    return RunFolder(path, rows, begun, run_config(path), found, classes, read_class_balance(path), scores)
 
 
 def epochs_done(row: Row) -> float | None:
@@ -152,8 +152,9 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
-def _config(path: str) -> dict[str, Any]:
-    """The resolved config, which has another name where config.yaml was the user's own file."""
+def run_config(path: str) -> dict[str, Any]:
+    """The resolved config of a run's folder by dotted key, which has another name where config.yaml was the user's own
+    file; {} without one."""
     files = [os.path.join(path, name) for name in ("config_resolved.yaml", "config.yaml")]
     file = next(filter(os.path.isfile, files), None)
     if file is None:

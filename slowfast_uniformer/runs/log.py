@@ -18,7 +18,7 @@ PACKAGE = "slowfast_uniformer"
 LOG_HANDLER = __name__  # the name of the handlers that `setup_logging` adds
 EPOCH_LINE = "epoch_line"  # attribute of a log record: what SHOWN "epochs" shows of it
 SHOWN = ("all", "epochs", "warnings")  # of the log, by the program; log.txt always has all of it
-LINE_SECONDS = 60.0  # between the lines of a phase
+FIRST_SECONDS, LINE_SECONDS = 10.0, 60.0  # before the first line of a phase, and between its lines
 logger = logging.getLogger(__name__)
 
 
@@ -104,8 +104,8 @@ def remove_logging() -> None:
 class Phase:
     """A phase that may take minutes, as a context. Rank 0 shows how much is done and how much time is left.
 
-    On a terminal that is a progress bar, elsewhere a line a minute, so none for a phase of less than a minute. A thread
-    writes the lines: the first batch or a large file may take longer than a minute by itself.
+    On a terminal that is a progress bar, elsewhere a line after ten seconds and then each minute. A thread writes the
+    lines: the first batch or a large file may take longer than that by itself.
 
     Args:
         title: what is done, such as "fit the classifier".
@@ -130,7 +130,7 @@ class Phase:
         self._has_bar = bar and total > 0 and is_terminal()
         self._bar: Any = None
         self._ended = threading.Event()
-        self.line_written()
+        self._due = self._start + FIRST_SECONDS
 
     def __enter__(self) -> "Phase":
         if topology.is_main() and self._has_bar:
@@ -157,7 +157,7 @@ class Phase:
         self._due = self._clock() + LINE_SECONDS
 
     def write_if_due(self) -> None:
-        """Write a line if the last one is a minute old."""
+        """Write a line if the phase is ten seconds old, or its last line a minute."""
         if self._clock() >= self._due:
             self.line_written()
             write_line(self.line())
@@ -194,10 +194,10 @@ def progress(iterable: Iterable, total: int, title: str, unit: str, bar: bool = 
 
 
 def readable_time(seconds: float) -> str:
-    """Such as "under a minute", "3 min" or "2 h 5 min"."""
+    """Such as "20 s", "3 min" or "2 h 5 min"."""
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
-    if not minutes:
-        return "under a minute"
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 

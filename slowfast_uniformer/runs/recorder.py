@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 # The log line of each split: how it begins, and the columns it shows. The other columns are in metrics.jsonl.
 LINES = {
     "train_iter": ("epoch {epoch} [{iter}/{iters}]", "loss top1_acc lr clips_per_second eta_seconds"),
-    "train_epoch": ("epoch {epoch} mean", "loss top1_acc clips_per_second"),
+    "train_epoch": ("epoch {epoch} mean", "loss top1_acc grad_norm clips_per_second"),
     "val_epoch": ("epoch {epoch} val", "loss top1_acc top5_acc mean_class_acc macro_f1 map coverage"),
     "test_final": ("test", "top1_acc top5_acc mean_class_acc macro_f1 map ece coverage"),
 }

@@ -80,10 +80,11 @@ def resolve(name: str, timeout: float = download.TIMEOUT) -> Found:
     """Find the file that MODEL.INIT_FROM means, and fetch it if it is a published one that is not here.
 
     Args:
-        name: a path (of a file, a .dcp folder, or a run's folder, of which the best or else the latest checkpoint is
-            meant); a name in the folder $SLOWFAST_UNIFORMER_WEIGHTS, with or without its ending; a published
-            checkpoint's name, or a recipe's, which means its released checkpoint (see `registry.find_checkpoint`);
-            hf://USER/REPO[@REVISION]/FILE; or an address (https://, or what is registered with iopath's `g_pathmgr`).
+        name: a path (of a file, a .dcp folder, or a run's folder, which means the checkpoint that its own test takes,
+            see `checkpoints.find_tested`); a name in the folder $SLOWFAST_UNIFORMER_WEIGHTS, with or without its
+            ending; a published checkpoint's name, or a recipe's, which means its released checkpoint (see
+            `registry.find_checkpoint`); hf://USER/REPO[@REVISION]/FILE; or an address (https://, or what is registered
+            with iopath's `g_pathmgr`).
         timeout: seconds without a byte after which a source is given up.
 
     Raises:

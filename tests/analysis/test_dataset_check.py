@@ -276,6 +276,12 @@ def test_exit_status_and_summary(run_check, data):
     assert status == 1 and "unreadable: 7 (to fix)" in out and "and 2 more" in out
     path = data / "videos/gone0.mp4"
     assert out.count(str(path)) == 1 and f"{path}: No such file or directory" in out
+    for _ in range(2):
+        append(data, "test", "gone0.mp4 2")
+    status, out, _ = run_check("--splits", "val", "test")
+    assert "unreadable: 7 (to fix)\n  val line 10, test line 10, test line 11: " in out, "one file in several lines"
+    rows = list(csv.reader((Path(out.split("all findings: ")[1].split("\n")[0])).open(newline="")))
+    assert [row[4] for row in rows if row[2] == str(path)].count("No such file or directory") == 3
     assert run_check("--splits", "tests")[0] == 2
     (data / "test.csv").unlink()
     status, out, err = run_check()

@@ -141,7 +141,10 @@ def test_lists_and_names_from_any_storage(tiny, demo):
     cfg = load_config(None, [*tiny, "DATA.PATH_TO_DATA_DIR", "demo-lists://x"])
     assert annotations.load(cfg, "val") == annotations.load(load_config(None, tiny), "val")
     assert annotations.class_names(cfg) == (demo / "classes.txt").read_text().splitlines()
-    for address, part in (("demo-lists://x/none", "train.csv: cannot read"), ("nowhere://x", "cannot fetch nowhere")):
+    for address, part in (
+        ("demo-lists://x/none", "train.csv: cannot read"),
+        ("nowhere://x", "cannot download nowhere"),
+    ):
         with pytest.raises(UserError, match=part):
             annotations.load(load_config(None, [*tiny, "DATA.PATH_TO_DATA_DIR", address]), "train")
 

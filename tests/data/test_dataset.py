@@ -87,13 +87,13 @@ def test_a_segment_beyond_the_end_is_one_message_with_file_and_line(tmp_path):
     factory.write_timed_video(tmp_path / "a.mp4", factory.frame_times("25", 50))
     for split in ("train", "test"):
         (tmp_path / f"{split}.csv").write_text("path,start,end,label\na.mp4,0,1,1\na.mp4,2.5,3,0\n")
-    message = f"{tmp_path}/{{}}.csv, line 3: cannot read {tmp_path}/a.mp4: the segment from 2.5 to 3 s begins after its"
+    message = f"{tmp_path}/{{}}.csv, line 3: cannot read {tmp_path}/a.mp4: the segment from 2.5 to 3 s is beyond its"
     item = segment_dataset(tmp_path, "test")[0, 1]
-    assert item["clips"] is None and item["errors"][0].cause == f"{message.format('test')} end, 2 s"
+    assert item["clips"] is None and item["errors"][0].cause == f"{message.format('test')} end at 2 s"
     train = segment_dataset(tmp_path, "train")
     item = train[0, 1]  # replaced by another sample; the file is not to blame
     assert item["clips"] is not None and item["video"] == 0 and not train.bad_videos
-    assert item["errors"][0].cause == f"{message.format('train')} end, 2 s" and item["errors"][0].state is None
+    assert item["errors"][0].cause == f"{message.format('train')} end at 2 s" and item["errors"][0].state is None
 
 
 def test_segments_of_frame_folders_follow_their_frame_rate(tmp_path):

@@ -202,7 +202,7 @@ def test_converts_only_what_is_wanted_and_once(video, monkeypatch):
 
 @pytest.mark.parametrize("indices", [[-1], [60], [0, 61]])
 def test_a_number_outside_the_video_is_a_programming_error(video, indices):
-    with Video(video("b_frames.mp4")) as opened, pytest.raises(ValueError, match="has 60 frames"):
+    with Video(video("b_frames.mp4")) as opened, pytest.raises(ValueError, match="of 60 frames"):
         opened.read(indices)
 
 

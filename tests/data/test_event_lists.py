@@ -96,8 +96,12 @@ def test_groups_by_a_column_and_by_the_path(videos, tmp_path, command):
     assert [len(part) for part in parts] == [4, 4]
     assert command(*base, "--out", out, "--group-by", "[ab]|[cd]")[0] == 0
     assert {group for *_, group in samples(out, videos, "train")} <= {"a", "b", "c", "d"}
+    status, printed, errors = command(*base, "--out", out, "--exclude", "a.*", "--folds", 2)
+    assert status == 0 and "left out, --exclude: 2 segments" in errors
+    assert "Videos of a fold: train 1 to 2, val 1 to 2, test 2 to 4" in printed
+    assert "a.mp4" not in (out / "fold_1/train.csv").read_text() + (out / "fold_1/test.csv").read_text()
     status, _, errors = command(*base, "--group-by", "Subjekt")
-    assert status == 2 and "--group-by Subjekt: does not match a.mp4" in errors
+    assert status == 2 and "--group-by Subjekt: does not match any of 4 videos" in errors and "a column" in errors
 
 
 def test_events_of_one_video_are_split_with_a_warning(videos, tmp_path, command):

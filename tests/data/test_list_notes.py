@@ -112,6 +112,9 @@ def test_labels_that_are_shifted_between_lists():
         "val list: videos of the folder up have label 0, but 2 in the train list; 3 folders in all. Accuracy will be "
         "at chance; correct the labels or the class names"
     ]
+    wrong_lines = [(f"root/val/left/odd{k}.mp4", k) for k in range(3)]
+    val = [*in_folders([1, 2, 0], "val", videos=9), *wrong_lines]
+    assert len(notes({"train": lists["train"], "val": val})) == 1, "a wrong line hides nothing"
     assert notes({"train": lists["train"], "val": in_folders([0, 1, 2], "val")}) == []
 
 

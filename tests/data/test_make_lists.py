@@ -201,7 +201,16 @@ def test_links_are_followed_and_those_in_a_circle_end(tmp_path, run):
 
 def test_what_is_left_out_is_counted_and_named(tmp_path, run):
     fill(tmp_path, {"a": 4})
-    for name in ("loose.mp4", "a/._00.mp4", "a/.DS_Store", "a/r", *(f"a/{n}.jpg" for n in range(5))):
+    for name in (
+        "loose.mp4",
+        "notes.txt",
+        ".hidden",
+        *LISTS,
+        "a/._00.mp4",
+        "a/.DS_Store",
+        "a/r",
+        *(f"a/{n}.jpg" for n in range(5)),
+    ):
         (tmp_path / name).touch()
     (tmp_path / "a" / "app.ts").write_text("export const a = 1;")
     (tmp_path / "a" / "song.ogg").write_bytes(b"OggS\0\x02 \x01vorbis\0")
@@ -209,8 +218,10 @@ def test_what_is_left_out_is_counted_and_named(tmp_path, run):
     (tmp_path / "a" / "film.ogg").write_bytes(b"OggS\0\x02 \x80theora\0")
     os.close(os.open(os.fsencode(tmp_path) + b"/a/caf\xe9.mp4", os.O_CREAT))
     (tmp_path / "a" / "new\nline.mp4").touch()
-    errors = run(tmp_path).stderr.splitlines()
+    options = ["--exclude", "*/03.*", "--exclude", "a/02.mp4", "--force"]
+    errors = run(tmp_path, *options).stderr.splitlines()
     assert sorted(line.removeprefix("warning: left out, ") for line in errors) == [
+        "--exclude: 2 (a/02.mp4, a/03.mp4)",
         "hidden files: 1 (a/._00.mp4)",
         r"names that a list cannot hold (not UTF-8, line breaks, spaces at an end): 2 ('a/caf\udce9.mp4', "
         r"'a/new\nline.mp4')",
@@ -218,9 +229,10 @@ def test_what_is_left_out_is_counted_and_named(tmp_path, run):
         "no video by its ending, .jpg: 5 (a/0.jpg, a/1.jpg, a/2.jpg, ...)",
         "no video inside, .ogg: 1 (a/song.ogg)",
         "no video inside, .ts: 1 (a/app.ts)",
+        "no videos, and in no class folder: 1 (notes.txt)",
         "videos that are in no class folder: 1 (loose.mp4)",
     ]
-    assert listed(tmp_path) == {"a/stream.ts", "a/film.ogg", *(f"a/0{n}.mp4" for n in range(4))}
+    assert listed(tmp_path) == {"a/stream.ts", "a/film.ogg", "a/00.mp4", "a/01.mp4"}
 
 
 def test_folders_that_cannot_be_read_are_named(tmp_path, run, monkeypatch):

@@ -1,11 +1,22 @@
 """Splits and folds: no group on two sides, classes balanced, the same again with the same seed."""
 
 import random
+import shlex
 from collections import Counter
 
 import pytest
 
-from slowfast_uniformer.data.splits import Item, assign, few_of, list_text, make_folds, split_items, with_groups
+from slowfast_uniformer.data.splits import (
+    Item,
+    assign,
+    few_of,
+    is_excluded,
+    list_text,
+    make_folds,
+    split_items,
+    split_notes,
+    with_groups,
+)
 from slowfast_uniformer.errors import UserError
 
 
@@ -102,8 +113,17 @@ def test_groups_by_an_expression():
     items = [Item("s1/p02_a.mp4", "a"), Item("s2/p13_b.mp4", "b")]
     assert [item.group for item in with_groups(items, r"p\d+")] == ["p02", "p13"]
     assert [item.group for item in with_groups(items, r"s(\d).*p(\d+)")] == ["1 02", "2 13"]
-    with pytest.raises(UserError, match=r"does not match s1/p02_a.mp4"):
+    with pytest.raises(UserError, match=r"does not match any of 2 videos, such as s1/p02_a.mp4, s2.*Correct the expr"):
         with_groups(items, "q")
+    odd = [Item(f"s1/[{k}] odd.mp4", "a") for k in range(7)]
+    with pytest.raises(
+        UserError, match=r"does not match s1/\[0\] odd.mp4 \(in .*\)\. .*leave these videos out: --exclude"
+    ) as error:
+        with_groups([*items, odd[0]], "p")
+    *_, option = shlex.split(str(error.value).rpartition("out: ")[2])
+    assert [item for item in [*items, *odd] if is_excluded(item.path, [option])] == odd[:1]
+    with pytest.raises(UserError, match=r"\[4\] odd.mp4 and 2 more \(in .*\)\. .*: --exclude PATTERN$"):
+        with_groups([*items, *odd], "p")
     with pytest.raises(UserError, match=r"neither a column .* nor a regular expression"):
         with_groups(items, "(")
 
@@ -114,8 +134,33 @@ def test_a_group_may_be_found_with_the_ending_but_not_in_it():
         assert [item.group for item in with_groups(items, pattern)] == ["1", "12"]
     with pytest.raises(UserError, match=r"does not match a/b_slice12.avi \(in a/b_slice1.mp4 it found '1'\)"):
         with_groups(items, r"([0-9]+)\.mp4")
-    with pytest.raises(UserError, match="does not match a/none.mp4"):
+    with pytest.raises(UserError, match="does not match any of 1 video, such as a/none.mp4"):
         with_groups([Item("a/none.mp4", "a")], "[0-9]+$")
+
+
+@pytest.mark.parametrize("pattern", ["*/broken_*", "broken_?.mp4", "a/b/broken_1.mp4", "a/*1.mp4"])
+def test_what_is_excluded(pattern):
+    assert is_excluded("a/b/broken_1.mp4", ["none", pattern]) and not is_excluded("a/b/clip_2.mp4", [pattern])
+
+
+def test_notes_on_a_split():
+    items = [Item(f"{k}.mp4", "a", group=f"g{k % 8}") for k in range(40)]
+    split = split_items(items, 0.25, 0.0, 0)
+    notes, warnings = split_notes(split, given=False)
+    assert notes[0].startswith("8 groups (train 6, val 2, test 2); the largest: g") and "(5 videos), " in notes[0]
+    assert notes[1].endswith("on the same videos; --test 0.2 keeps others for the test") and len(notes) == 2
+    assert warnings == ["val has only 2 groups: its scores depend on which these are; --folds 5 tests each video once"]
+    assert len(make_folds(items, 5, 0.2, 0)) == 5, "the remedy works"
+
+    notes, warnings = split_notes(split_items(items, 0.2, 0.2, 0), given=True)
+    assert len(notes) == 1 and all("--" not in line for line in [*notes, *warnings]), "one's own split"
+    notes, warnings = split_notes(split_items([item._replace(group="") for item in items[:4]], 0.25, 0.25, 0), False)
+    assert warnings == []
+    assert notes == [
+        "4 videos are few for a single split, whose scores vary by chance; --folds 4 tests each video once"
+    ]
+    many = [Item(f"{k}.mp4", "a") for k in range(200)]
+    assert split_notes(split_items(many, 0.2, 0.2, 0), False) == ([], [])
 
 
 def test_texts_of_lists():

@@ -3,14 +3,16 @@
 import numpy as np
 import pytest
 
-from slowfast_uniformer.engine.chance import chance_note
+from slowfast_uniformer.config.load import load_config
+from slowfast_uniformer.engine.chance import chance_note, training_losses
 from slowfast_uniformer.engine.scores import Outcome
+from slowfast_uniformer.runs.files import append_json_lines
 
 NAMES = [f"name{k}" for k in range(8)]
 
 
-def noted(truth, predicted, classes=8, names=NAMES):
-    return chance_note(Outcome(np.asarray(truth), np.asarray(predicted), classes), names)
+def noted(truth, predicted, classes=8, names=NAMES, losses=()):
+    return chance_note(Outcome(np.asarray(truth), np.asarray(predicted), classes), names, losses)
 
 
 def draws(videos, classes, accuracy, seed):
@@ -48,6 +50,34 @@ def test_one_class_for_all_videos():
     assert "docs/faq.md, 'Accuracy is 1/N'" in note
     unbalanced = noted([0] * 190 + [1] * 10, [0] * 200, 2)
     assert "top-1 is 95.00 % of 200 videos, no better than chance (95.00 %)" in unbalanced
+
+
+@pytest.mark.parametrize(
+    "losses, cause",
+    [
+        ([2.436, 2.566, 3.387, 2.112], "up to 3.39, above that of a guess (2.08): the learning rate is too high"),
+        (
+            [2.15, 2.09, 2.08, 2.08],
+            "stayed near that of a guess (2.08). Likely causes: a learning rate that is too low",
+        ),
+        ([2.2, 1.9, 1.1, 0.6], "fell to 0.60, below that of a guess (2.08): the labels of this list"),
+        ([], "Likely causes: wrong labels"),
+    ],
+)
+def test_the_training_loss_tells_causes_apart(losses, cause):
+    """The first run was one of AdamW at a learning rate of 0.3, without clipping."""
+    assert cause in noted(np.arange(240) % 8, [3] * 240, losses=losses)
+
+
+def test_losses_of_a_run_that_can_be_compared_with_those_of_a_guess(tmp_path):
+    rows = [("train_iter", 9.0), ("train_epoch", 2.5), ("val_epoch", 8.0), ("train_epoch", None), ("train_epoch", 2.0)]
+    append_json_lines(str(tmp_path / "metrics.jsonl"), *({"split": split, "loss": loss} for split, loss in rows))
+    for overrides, losses in (
+        ([], [2.5, 2.0]),
+        (["SOLVER.FOCAL_GAMMA", 2.0], []),
+        (["SOLVER.CLASS_WEIGHTS", "inverse"], []),
+    ):
+        assert training_losses(load_config(None, ["NUM_GPUS", 0, "OUTPUT_DIR", str(tmp_path), *overrides])) == losses
 
 
 def test_failed_videos_are_left_out_and_names_are_not_needed():

@@ -111,7 +111,7 @@ def test_a_given_checkpoint_that_does_not_fit(run, nine, tmp_path):
 def test_a_folder_stands_for_its_run(run, tmp_path, caplog):
     """For all keys that name weights or a checkpoint."""
     caplog.set_level("INFO")
-    run("SOLVER.MAX_EPOCH", 2)
+    run("SOLVER.MAX_EPOCH", 2, "TEST.TEST_BEST", True)
     folder, paths = tmp_path / "run", {name: f"{tmp_path}/run/checkpoints/{name}.pyth" for name in ("best", "latest")}
     paths["latest"] = checkpoints.latest(str(folder))
     run("OUTPUT_DIR", tmp_path / "a", "MODEL.INIT_FROM", folder)

@@ -100,7 +100,7 @@ def test_faults_of_pictures_end_no_run_and_change_nothing(tiny, tmp_path, monkey
     assert all(torch.equal(one["model_state"][name], other["model_state"][name]) for name in one["model_state"])
 
 
-def test_slow_steps_write_a_line_a_minute(tiny, monkeypatch, caplog):
+def test_slow_steps_write_lines(tiny, monkeypatch, caplog):
     """Where those of LOG_PERIOD come seldom."""
     caplog.set_level(logging.INFO)
     cfg = load_config(None, [*tiny, "TRAIN.BATCH_SIZE", 4, "SOLVER.MAX_EPOCH", 1, "LOG_PERIOD", 100])
@@ -122,8 +122,9 @@ def test_slow_steps_write_a_line_a_minute(tiny, monkeypatch, caplog):
     train(cfg)
     assert phases == ["epoch 1", "validation"]
     assert [line for line in caplog.messages if " left" in line] == [
-        "epoch 1: 2 of 4 steps, 2 min left",
-        "validation: 9 of 9 videos, under a minute left",
+        "epoch 1: 1 of 4 steps, 2 min left",
+        "epoch 1: 3 of 4 steps, 45 s left",
+        "validation: 8 of 9 videos, 6 s left",
     ]
 
 

@@ -37,6 +37,18 @@ def test_videos_folders_and_lists_without_repeats(folder):
     assert find(folder, "gone.mp4", "s.tar/x.mp4@0+9") == [("gone.mp4", None, ()), ("s.tar/x.mp4@0+9", None, ())]
 
 
+def test_paths_below_the_prefix_of_the_run(folder, monkeypatch, caplog):
+    """The current folder comes first; where a path is in neither, both places are named."""
+    (folder / "here" / "sub").mkdir(parents=True)
+    (folder / "here" / "b.mp4").touch()
+    monkeypatch.chdir(folder / "here")
+    cfg = load_config(None, ["NUM_GPUS", 0, "DATA.PATH_PREFIX", str(folder)])
+    given = ["b.mp4", "sub/a.AVI", "frames", "gone.mp4", str(folder / "away.mp4")]
+    found = [sample.path for sample in find_videos(given, cfg)]
+    assert found == ["b.mp4", f"{folder}/sub/a.AVI", f"{folder}/frames", "gone.mp4", str(folder / "away.mp4")]
+    assert caplog.messages == [f"gone.mp4: neither in the current folder nor at {folder}/gone.mp4 (DATA.PATH_PREFIX)"]
+
+
 def test_folders_of_frames_and_of_frame_folders(folder, tmp_path):
     (folder / "series").mkdir()
     for clip, names in {"c1": ("img_000.png", "img_001.png"), "c2/x": ("1.jpg",), "c3": ("a_1.png", "b_1.png")}.items():

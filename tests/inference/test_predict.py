@@ -92,17 +92,24 @@ def test_segments_join_spans_of_one_class():
 
 
 def test_the_checkpoint_that_is_taken_is_named(command, trained, demo, tmp_path, caplog):
-    """A run's folder means its best checkpoint, where the run's test takes the latest (TEST.TEST_BEST False)."""
-    video, folder = next((demo / "videos").glob("left/*")), shutil.copytree(trained, tmp_path / "run") / "checkpoints"
-    shutil.copy(folder / "epoch_00002.pyth", folder / "best.pyth")
+    """A run's folder means the checkpoint that its own test takes."""
+    video, run = next((demo / "videos").glob("left/*")), shutil.copytree(trained, tmp_path / "run")
+    latest, best = (os.path.join("checkpoints", name) for name in ("epoch_00002.pyth", "best.pyth"))
+    shutil.copy(run / latest, run / best)
     caplog.set_level(logging.INFO, "slowfast_uniformer")
-    best = "checkpoints/best.pyth, the best of its validations (the latest is epoch_00002.pyth)"
-    latest = "checkpoints/epoch_00002.pyth"
-    said = {tmp_path / "run": [f"{tmp_path}/run: using {best}"], folder / "epoch_00002.pyth": []}
-    for path, lines in (said | {trained: [f"{trained}: using {latest}"]}).items():
+    of_best = f"{latest}, the latest, as its test does (the best is {best})"
+    for path, lines in ((trained, [latest]), (run, [of_best]), (run / latest, [])):
         caplog.clear()
         assert command("predict", "--checkpoint", path, video, "--csv")[0] == 0
-        assert [line for line in caplog.messages if ": using " in line] == lines
+        assert [line for line in caplog.messages if ": using " in line] == [f"{path}: using {line}" for line in lines]
+    config = run / "config.yaml"
+    config.write_text("TEST: {TEST_BEST: True}\n")
+    caplog.clear()
+    assert command("predict", "--checkpoint", run, video, "--csv")[0] == 0
+    assert (
+        f"{run}: using {best}, the best of its validations, as its test does (the latest is epoch_00002.pyth)"
+        in caplog.text
+    )
 
 
 def test_json_csv_and_text_agree(command, trained, demo, tmp_path):

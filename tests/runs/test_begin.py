@@ -157,6 +157,7 @@ def test_a_run_without_a_checkpoint_to_continue_is_kept_if_it_has_results(used):
 def test_weights_named_in_what_is_set_aside_are_found(used, folder):
     best, latest = checkpoints.best_path(str(used)), checkpoints.checkpoint_path(str(used), 2)
     given = [used, used] if folder else [best, latest]
+    (used / "config_resolved.yaml").write_text("TEST: {TEST_BEST: true}")
     keys = ["MODEL.INIT_FROM", given[0], "TRAIN.CHECKPOINT_FILE_PATH", given[1]]
     overrides = dict(zip(*[iter(start(used, *ANEW, *keys).overrides)] * 2, strict=True))
     names = {"MODEL.INIT_FROM": "best.pyth", "TRAIN.CHECKPOINT_FILE_PATH": "epoch_00002.pyth"}

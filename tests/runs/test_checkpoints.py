@@ -1,5 +1,6 @@
 """Checkpoints: written atomically and in the background, found, verified, pruned, and refused when damaged."""
 
+import json
 import logging
 import os
 import random
@@ -15,6 +16,7 @@ from slowfast_uniformer.distributed import collectives
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.runs import checkpoints
 from slowfast_uniformer.weights.files import read_tensors
+from slowfast_uniformer.weights.resolve import find_weights
 
 NAMES = ("00002", "00009", "00009_step_00000095", "00009_step_00000900")
 STATE = {"model_state": {"w": torch.arange(4000.0)}, "optimizer_state": {}, "epoch": 3}
@@ -103,6 +105,28 @@ def test_a_background_checkpoint_holds_the_weights_at_its_start(tmp_path):
     saver.finish(raise_on_failure=True)
     for written in (path, checkpoints.find_best(str(tmp_path))):
         assert not checkpoints.load_checkpoint(written)["model_state"]["w"].any()
+
+
+@pytest.mark.parametrize("stored", ["config.yaml", "config_resolved.yaml", "checkpoint"])
+@pytest.mark.parametrize("best", [False, True])
+def test_a_runs_folder_means_the_checkpoint_that_its_own_test_takes(tmp_path, stored, best):
+    config = {"TEST": {"TEST_BEST": best}}
+    out, state = str(tmp_path), {**STATE, "optimizer_state": {}, "epoch": 1}
+    paths = [checkpoints.checkpoint_path(out, epoch) for epoch in (1, 2)]
+    checkpoints.write_checkpoint(paths[0], state)
+    assert checkpoints.find_checkpoint(out) == paths[0]
+    for path in (paths[1], checkpoints.best_path(out)):
+        checkpoints.write_checkpoint(path, state | ({"cfg": config} if stored == "checkpoint" else {}))
+    if stored != "checkpoint":
+        (tmp_path / "config.yaml").write_text("TEST: {TEST_BEST: false}")  # where there are two, the user's own one
+        (tmp_path / stored).write_text(json.dumps(config))
+    wanted = checkpoints.best_path(out) if best else paths[1]
+    assert checkpoints.find_checkpoint(out) == find_weights(out) == wanted
+    assert checkpoints.find_checkpoint(out, resume=True) == paths[1]
+    other = paths[1] if best else checkpoints.best_path(out)
+    for path in {*paths, wanted} - {other}:
+        os.remove(path)
+    assert checkpoints.find_checkpoint(out) == other, "the only one"
 
 
 def test_the_last_ones_and_the_best_are_kept(tmp_path):

@@ -96,7 +96,7 @@ def lines(caplog):
     return since
 
 
-def test_a_phase_writes_a_line_a_minute_with_what_is_left(lines):
+def test_a_phase_writes_a_line_after_ten_seconds_and_then_each_minute_with_what_is_left(lines):
     clock = Clock()
     phase = Phase("fit the classifier", 480, "clip", clock=clock)
     for second in range(1, 241):  # half a clip a second
@@ -104,17 +104,17 @@ def test_a_phase_writes_a_line_a_minute_with_what_is_left(lines):
         phase.advance(second % 2)
         phase.write_if_due()
     assert lines() == [
-        "fit the classifier: 30 of 480 clips, 15 min left",
-        "fit the classifier: 60 of 480 clips, 14 min left",
-        "fit the classifier: 90 of 480 clips, 13 min left",
-        "fit the classifier: 120 of 480 clips, 12 min left",
+        "fit the classifier: 5 of 480 clips, 16 min left",
+        "fit the classifier: 35 of 480 clips, 15 min left",
+        "fit the classifier: 65 of 480 clips, 14 min left",
+        "fit the classifier: 95 of 480 clips, 13 min left",
     ]
 
 
-def test_a_phase_of_less_than_a_minute_writes_nothing(lines):
+def test_a_phase_of_less_than_ten_seconds_writes_nothing(lines):
     clock = Clock()
     phase = Phase("check", 100, "video", clock=clock)
-    clock.now += 59.9
+    clock.now += 9.9
     phase.write_if_due()
     assert lines() == []
 
@@ -132,15 +132,15 @@ def test_other_lines_of_a_phase_count(lines):
     """Those of LOG_PERIOD, in an epoch."""
     clock = Clock()
     phase = Phase("epoch 1", 75, "step", clock=clock)
-    for _ in range(5):
-        clock.now += 50
+    for seconds in (9, 50, 50, 50, 50):
+        clock.now += seconds
         phase.advance()
         phase.line_written()
         phase.write_if_due()
     assert lines() == []
     clock.now += 60
     phase.write_if_due()
-    assert lines() == ["epoch 1: 5 of 75 steps, 1 h 12 min left"]
+    assert lines() == ["epoch 1: 5 of 75 steps, 1 h 3 min left"]
 
 
 def test_what_an_earlier_process_has_done_is_not_taken_for_speed():
@@ -151,13 +151,13 @@ def test_what_an_earlier_process_has_done_is_not_taken_for_speed():
     phase.advance(5)
     assert phase.line() == "epoch 3: 95 of 100 steps, 1 min left"
     phase.advance(8)  # the last batch is smaller
-    assert phase.line() == "epoch 3: 100 of 100 steps, under a minute left"
-    assert Phase("predict", 1, "video").line() == "predict: 0 of 1 video after under a minute"
+    assert phase.line() == "epoch 3: 100 of 100 steps, 0 s left"
+    assert Phase("predict", 1, "video").line() == "predict: 0 of 1 video after 0 s"
 
 
 def test_lines_come_while_nothing_is_done(monkeypatch, lines):
     """A thread writes them."""
-    monkeypatch.setattr("slowfast_uniformer.runs.log.LINE_SECONDS", 0.0)
+    monkeypatch.setattr("slowfast_uniformer.runs.log.FIRST_SECONDS", 0.0)
     written = threading.Event()
     monkeypatch.setattr("slowfast_uniformer.runs.log.write_line", lambda line: written.set())
     with Phase("read a.pyth") as phase:

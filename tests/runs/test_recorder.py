@@ -77,7 +77,7 @@ def test_log_lines_are_short_and_readable(tmp_path, caplog):
     shown = "top1 40  top5 87.65  mean_class_acc not finite  coverage 100"
     assert caplog.messages == [
         "epoch 2 [40/75]  loss 2.346  top1 31.25  lr 1.235e-05  clips/s 20.12  eta 1:02:05",
-        "epoch 2 mean  loss 2.346  top1 31.25  clips/s 12346",
+        "epoch 2 mean  loss 2.346  top1 31.25  grad_norm 1  clips/s 12346",
         f"epoch 2 val  {shown}",
         "test  mAP 0  coverage 99.5",
     ]
