@@ -388,6 +388,14 @@ def test_every_program_is_run_by_a_test():
     assert not [name for name in called if f'"{name.rpartition("/")[2]}"' not in tests]
 
 
+REFERENCES = {"docs/config.md", "docs/commands.md", "docs/measurements.md"}  # written by tools
+
+
+@pytest.mark.parametrize("page", sorted(page for page in PAGES if page.endswith(".md") and page not in REFERENCES))
+def test_a_page_can_be_read_in_one_sitting(page):
+    assert len(PAGES[page].splitlines()) <= 250
+
+
 def test_the_index_names_every_page():
     links = re.findall(r"\]\(([\w./]+\.(?:md|ipynb))", PAGES["docs/README.md"])
     contents = re.findall(r"^(\w+)$", PAGES["docs/index.md"], re.MULTILINE)  # of the site

@@ -15,8 +15,8 @@ FOLDER may hold tar files instead (webdataset: key.mp4 with key.cls or key.json)
 prefixes of the tar files' names, or fractions as above. FOLDER/classes.txt may name the classes.
 
 With --annotations the lists are of events in the videos of FOLDER: a table with the columns video, start, end (in
-seconds) and label, events that BORIS has exported, ELAN's .eaf, or a JSON file as ActivityNet's. All events of a video
-are on one side of the split.
+seconds) and label, events that BORIS has exported, ELAN's .eaf, or a JSON file as ActivityNet's. A table without start
+and end has a label for each whole video. All events of a video are on one side of the split.
 
 With --group-by all videos of a person, a recording or a day are on one side. --folds N writes N folders with lists,
 which `uniformer train --folds` trains on one after the other.
@@ -68,7 +68,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     help_text = "keep the split of the lists in this folder, and number the classes by the folders of the videos"
     add("--relabel", type=expanded_path, metavar="LISTS", help=help_text)
     add("--seed", type=int, default=0, metavar="N", help="random seed of the split")
-    add = parser.add_argument_group("events in long videos").add_argument
+    add = parser.add_argument_group("annotations").add_argument
     help_text = "read events from these files: tables, or exports of BORIS, ELAN or ActivityNet"
     add("--annotations", nargs="+", type=paths.expand, default=[], metavar="FILE", help=help_text)
     help_text = "read only these tiers of ELAN files (default: all)"

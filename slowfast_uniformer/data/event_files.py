@@ -38,28 +38,29 @@ class Event(NamedTuple):
 
     Attributes:
         video: As the annotation names it: a path on any machine, or an id.
-        start: Seconds.
-        end: Seconds.
+        start: Seconds; None for a whole video.
+        end: Seconds; None for a whole video.
         label: Name of its class.
         columns: What else the annotation says, by the names of its columns in lower case.
         subset: train, val or test where the annotation gives a split, else "".
     """
 
     video: str
-    start: float
-    end: float
+    start: float | None
+    end: float | None
     label: str
     columns: Mapping[str, str]
     subset: str = ""
 
 
-def read_events(path: str, leave_out: LeaveOut, tiers: Sequence[str] = ()) -> list[Event]:
+def read_events(path: str, leave_out: LeaveOut, tiers: Sequence[str] = (), whole_videos: bool = False) -> list[Event]:
     """The events of an annotation file.
 
     Args:
         path: .eaf of ELAN, .json as of ActivityNet, or a table (.csv, .tsv) with a header line, also of BORIS.
         leave_out: Called for each annotation that is no event with a length.
         tiers: ELAN's tiers to read; needed where several have annotations.
+        whole_videos: Whether a table without columns of start and end is read, as labels of whole videos.
 
     Raises:
         UserError: The file cannot be read or understood; names the line at fault.
@@ -69,11 +70,13 @@ def read_events(path: str, leave_out: LeaveOut, tiers: Sequence[str] = ()) -> li
         return list(_elan(path, text, leave_out, tiers))
     if tiers:
         raise UserError(f"--tier is for ELAN's .eaf files, and {path} is not one; leave the option out")
-    return list(_activitynet(path, text, leave_out) if ending == ".json" else _table(path, text, leave_out))
+    return list(
+        _activitynet(path, text, leave_out) if ending == ".json" else _table(path, text, leave_out, whole_videos)
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ tables
-def _table(path: str, text: str, leave_out: LeaveOut) -> Iterator[Event]:
+def _table(path: str, text: str, leave_out: LeaveOut, whole_videos: bool) -> Iterator[Event]:
     delimiter = max("\t;,", key=text[:10000].count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
@@ -89,13 +92,14 @@ def _table(path: str, text: str, leave_out: LeaveOut) -> Iterator[Event]:
             status = "status" if "status" in names else "behavior_type"
             yield from _boris_tabular(path, names, found["video"], status, rows[at + 1 :], leave_out)
             return
-        if all(found.values()):
+        whole = whole_videos and not (found["start"] or found["end"])
+        if found["video"] and found["label"] and (whole or found["start"] and found["end"]):
             yield from _rows(path, names, found, rows[at + 1 :], leave_out)
             return
     number, head = rows[0] if rows else (1, [])
     raise UserError(
-        f"{path}, line {number}: the first line must name the columns video, start, end and label; found "
-        f"{delimiter.join(head)[:200]!r}"
+        f"{path}, line {number}: the first line must name the columns video, start, end and label"
+        f"{' (start and end may both be missing)' if whole_videos else ''}; found {delimiter.join(head)[:200]!r}"
     )
 
 
@@ -122,6 +126,9 @@ def _rows(
         video, label = fields[found["video"]], fields[found["label"]]
         if not video or not label:
             raise UserError(f"{where}: the line has no {'label' if video else 'video'}; correct or remove it")
+        if not found["start"]:
+            yield Event(video, None, None, label, fields)
+            continue
         segment = read_segment(fields[found["start"]], fields[found["end"]], where)
         if segment is None:
             raise UserError(f"{where}: the line has neither start nor end; correct or remove it")

@@ -62,7 +62,7 @@ def find_events(
     if background < 0:
         raise UserError(f"--background {background:g}: must be 0 or more (seconds for each second of events)")
     left_out = LeftOut()
-    events = [event for file in files for event in read_events(file, left_out.add, tiers)]
+    events = [event for file in files for event in read_events(file, left_out.add, tiers, whole_videos=True)]
     if not events:
         raise UserError("; ".join([f"{files[0]}: no event with a start, an end and a label", *left_out.warnings()]))
     places = _places(root, {event.video for event in events}, left_out)
@@ -79,6 +79,8 @@ def find_events(
     names, name_of = _class_names(root, labels)
     items = [item._replace(label=name_of.get(item.label, item.label)) for item in items]
     if background:
+        if whole := next((item for item in items if item.start is None), None):
+            raise UserError(f"--background: {whole.path} has no start and end, so there is nothing between events")
         if BACKGROUND in labels:
             raise UserError(f"--background: the annotations have a class {BACKGROUND} themselves; leave the option out")
         for item, near in _background(root, items, background, seed, left_out):

@@ -211,7 +211,8 @@ def split_notes(split: Split, given: bool) -> tuple[list[str], list[str]]:
         if name == "val" or split[name] != split.get("val"):
             remedy = f"; {folds}" if folds else ""
             warnings.append(
-                f"{name} has only {counted(len(groups[name]), 'group')}: its scores depend on which these are{remedy}"
+                f"{name} has only {counted(len(groups[name]), 'group')}: with other groups its scores may be quite "
+                f"different{remedy}"
             )
     if split.get("val") and split.get("test") == split["val"]:
         other = "" if given else "; --test 0.2 keeps others for the test"

@@ -104,6 +104,24 @@ def test_groups_by_a_column_and_by_the_path(videos, tmp_path, command):
     assert status == 2 and "--group-by Subjekt: does not match any of 4 videos" in errors and "a column" in errors
 
 
+def test_a_table_without_times_has_labels_of_whole_videos(videos, tmp_path, command):
+    table, out = tmp_path / "clips.csv", tmp_path / "lists"
+    table.write_text("video,label,person\na.mp4,run,1\nb.mp4,jump,1\nc.mp4,run,2\nd.mp4,jump,2\n")
+    command("lists", videos, "--annotations", table, "--out", out, "--group-by", "person", "--val", "0.5")
+    found = {split: samples(out, videos, split) for split in ("train", "val")}
+    assert all(segment is None for split in found.values() for _, _, segment, _ in split)
+    sides = [{(path[0], name, group) for path, name, _, group in split} for split in found.values()]
+    assert {frozenset(side) for side in sides} == {
+        frozenset({("a", "run", "1"), ("b", "jump", "1")}),
+        frozenset({("c", "run", "2"), ("d", "jump", "2")}),
+    }
+    status, _, errors = command("lists", videos, "--annotations", table, "--out", out, "--force", "--background", "1")
+    assert status == 2 and "--background: a.mp4 has no start and end" in errors
+    table.write_text("video,label,end\na.mp4,run,1\n")
+    status, _, errors = command("lists", videos, "--annotations", table, "--out", out, "--force")
+    assert status == 2 and "start and end may both be missing" in errors
+
+
 def test_events_of_one_video_are_split_with_a_warning(videos, tmp_path, command):
     events, out = write_events(tmp_path / "events.csv", "a", "a.mp4,6,7,jump,x"), tmp_path / "lists"
     status, _, errors = command("lists", videos, "--annotations", events, "--out", out)

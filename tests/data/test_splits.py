@@ -149,7 +149,9 @@ def test_notes_on_a_split():
     notes, warnings = split_notes(split, given=False)
     assert notes[0].startswith("8 groups (train 6, val 2, test 2); the largest: g") and "(5 videos), " in notes[0]
     assert notes[1].endswith("on the same videos; --test 0.2 keeps others for the test") and len(notes) == 2
-    assert warnings == ["val has only 2 groups: its scores depend on which these are; --folds 5 tests each video once"]
+    assert warnings == [
+        "val has only 2 groups: with other groups its scores may be quite different; --folds 5 tests each video once"
+    ]
     assert len(make_folds(items, 5, 0.2, 0)) == 5, "the remedy works"
 
     notes, warnings = split_notes(split_items(items, 0.2, 0.2, 0), given=True)
