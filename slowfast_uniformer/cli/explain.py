@@ -43,18 +43,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     from slowfast_uniformer.inference.explain import contact_sheet, explain, label_of, write_overlay, write_picture
     from slowfast_uniformer.inference.inputs import find_videos
-    from slowfast_uniformer.inference.outputs import output_files
+    from slowfast_uniformer.inference.outputs import is_file_name, output_files
     from slowfast_uniformer.runs.log import progress
 
+    if is_file_name(args.output):
+        raise UserError(
+            f"--output {args.output}: a folder is needed, since a video and a picture are written for each input"
+        )
     model = load_predictor(args)
     label = None if args.label is None else label_of(args.label, model.names)
     samples, errors = find_videos(args.videos, model.cfg), []
     paths = [sample.path for sample in samples]
-    if os.path.splitext(args.output)[1] and not os.path.isdir(args.output):
-        raise UserError(
-            f"--output {args.output}: a folder is needed, since a video and a picture are written for each input; give "
-            "a name without an ending"
-        )
     overlays, sheets = (output_files(args.output, paths, ending) for ending in (".mp4", ".png"))
     board = None
     if args.tensorboard:

@@ -84,8 +84,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.relabel:
         from slowfast_uniformer.data.relabel import relabelled
 
-        if args.annotations or args.group_by or args.folds:
-            raise UserError("--relabel keeps the split of lists; leave --annotations, --group-by and --folds out")
+        others = ("annotations", "group_by", "folds", "exclude", "tier", "background")
+        if given := ["--" + name.replace("_", "-") for name in others if getattr(args, name)]:
+            raise UserError(f"--relabel keeps the videos and the split of the lists; leave {', '.join(given)} out")
         names, split = relabelled(args.relabel, args.folder)
         write_items(args, out, names, [], split)
         return
@@ -114,7 +115,10 @@ def find_items(args: argparse.Namespace) -> tuple[list[str], list[splits.Item], 
             names, warnings = found.names, found.warnings
             kept = [not splits.is_excluded(item.path, args.exclude) for item in found.items]
             items = list(compress(found.items, kept))
-            warnings = [*warnings, *[f"left out, --exclude: {kept.count(False)} segments"] * (not all(kept))]
+            warnings = [
+                *warnings,
+                *[f"left out, --exclude: {kept.count(False)} of {len(kept)} lines"] * (not all(kept)),
+            ]
             if not args.group_by and not args.folds and {"train", "val"} <= {*found.subsets} <= {*SPLITS}:
                 given = {name: [] for name in ("train", "val", *["test"] * ("test" in found.subsets))}
                 for item, subset in zip(items, compress(found.subsets, kept), strict=True):
@@ -128,6 +132,8 @@ def find_items(args: argparse.Namespace) -> tuple[list[str], list[splits.Item], 
                     f"{args.folder} is split already, into train and val or test, which --group-by and --folds would "
                     "undo; give a folder of class folders"
                 )
+    if not items:
+        raise UserError(f"--exclude leaves no video of {args.folder}; give narrower patterns")
     show(["the annotations have a split, which is kept (--val and --test do not apply)"] * bool(given), warnings)
     if args.group_by and not any(item.group for item in items):
         items = splits.with_groups(items, args.group_by)
@@ -176,8 +182,11 @@ def write_items(
         print(
             f"\nEach of the {args.folds} folds is the test list of one run; `uniformer train --folds` trains them all"
         )
-    elif "val" not in split:
-        print("TRAIN.EVAL_PERIOD 0\nTEST.ENABLE False")
+        return
+    if "val" not in split:
+        print("TRAIN.EVAL_PERIOD 0")
+    if "test" not in split:
+        print("TEST.ENABLE False")
 
 
 def show(notes: Sequence[str], warnings: Sequence[str]) -> None:

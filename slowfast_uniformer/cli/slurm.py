@@ -70,17 +70,16 @@ def check_files(args: argparse.Namespace, cfg: "CfgNode", notes: list[str]) -> N
         UserError: The job would fail.
     """
     ranks = job_topology(args)
-    try:
-        for overrides in fold_overrides(cfg) if args.folds else [[]]:
-            cfg = job_config(args, [], overrides)
-            for note in check_inputs(cfg, fetch=False):
-                notes += [] if note in notes else [note]
-            if cfg.TRAIN.ENABLE:
-                of_batch = batch_notes(cfg, ranks, len(annotations.load(cfg, "train")))
-                notes += [note for note in of_batch if note not in notes]
-    except UserError as error:
-        message = str(error).rstrip(".")
-        raise UserError(f"{message}. If only the nodes see the files, --no-check submits without looking") from None
+    for number, overrides in enumerate(fold_overrides(cfg) if args.folds else [[]]):
+        cfg = job_config(args, [], overrides)
+        try:
+            found = check_inputs(cfg, fetch=False)
+        except UserError as error:
+            message = str(error).rstrip(".")
+            raise UserError(f"{message}. If only the nodes see the files, --no-check submits without looking") from None
+        if cfg.TRAIN.ENABLE:
+            found = [*found, *batch_notes(cfg, ranks, len(annotations.load(cfg, "train")))]
+        notes += found if number == 0 else []  # the other folds differ from the first one in counts only
 
 
 def main(argv: Sequence[str] | None = None) -> None:

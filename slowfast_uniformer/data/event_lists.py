@@ -2,7 +2,7 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,6 +72,7 @@ def find_events(
             f"{root}: none of {counted(len(places), 'annotated video')} is in this folder; the first is "
             f"{events[0].video}. Give the folder that holds them"
         )
+    _one_label_each(known, places)
     column = column_name(group_by)
     items = [_item(event, places[event.video], column) for event in known]
     subsets = [event.subset for event in known]
@@ -88,6 +89,18 @@ def find_events(
             subsets.append(subsets[near])
         names = names if BACKGROUND in names else [*names, BACKGROUND]
     return Found(names, items, subsets, left_out.warnings())
+
+
+def _one_label_each(events: Sequence[Event], places: Mapping[str, str | None]) -> None:
+    """Refuse whole videos with several labels: then columns of start and end have names that are not known."""
+    labels: dict[str, str] = {}
+    for event in events:
+        place = places[event.video]
+        if event.start is None and place and labels.setdefault(place, event.label) != event.label:
+            raise UserError(
+                f"{event.video} has the labels {labels[place]} and {event.label}, and the table has no times; name its "
+                "columns of seconds start and end, or give each video one label"
+            )
 
 
 def _item(event: Event, path: str, column: str) -> Item:

@@ -120,7 +120,8 @@ def _remedy(cfg: CfgNode, folders_are_classes: bool) -> str:
     """
     lists, videos = cfg.DATA.PATH_TO_DATA_DIR, cfg.DATA.PATH_PREFIX
     renumber = "correct the labels or the class names"
-    if folders_are_classes and videos and os.path.isfile(os.path.join(lists, "train.csv")):
+    names_beside_lists = not cfg.DATA.CLASS_NAMES  # the command reads no others
+    if folders_are_classes and names_beside_lists and videos and os.path.isfile(os.path.join(lists, "train.csv")):
         renumber += (
             f": `uniformer lists {videos} --relabel {lists} --out NEW_FOLDER` numbers the classes of all lists by the "
             "folders, and keeps the split"

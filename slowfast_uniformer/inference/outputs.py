@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from slowfast_uniformer import paths
+from slowfast_uniformer.data import folders
 from slowfast_uniformer.errors import UserError, os_errors_reported
 
 
@@ -35,6 +36,11 @@ def checked_output(path: str, endings: Sequence[str]) -> str:
     return path
 
 
+def is_file_name(where: str) -> bool:
+    """Whether a name is that of a video or picture, and not of a folder such as maps/lr0.001."""
+    return folders.ending_of(where) in folders.VIDEO_ENDINGS | folders.IMAGE_ENDINGS and not os.path.isdir(where)
+
+
 def output_files(where: str, videos: Sequence[str], ending: str) -> list[str]:
     """The file to write for each video.
 
@@ -46,12 +52,11 @@ def output_files(where: str, videos: Sequence[str], ending: str) -> list[str]:
     Raises:
         UserError: `where` is neither, or a file would replace one of the videos.
     """
-    found = os.path.splitext(where)[1].lower()
-    if found == ending:
+    if folders.ending_of(where) == ending:
         if len(videos) > 1:
             raise UserError(f"{where}: {len(videos)} videos need a file each; name a folder")
         files = [where]
-    elif found and not os.path.isdir(where):
+    elif is_file_name(where):
         raise UserError(f"{where}: name a file ending in {ending}, or a folder")
     else:
         files = [os.path.join(where, name) for name in unique_names(videos, ending)]

@@ -77,10 +77,13 @@ def find_tested(output_dir: str, best: bool | None = None) -> str | None:
     Returns:
         The path of the checkpoint; None where the folder holds none.
     """
-    if best is None and not (config := run_config(output_dir)):
-        config = _config_in_checkpoint(output_dir)
     if best is None:
-        best = bool(config.get("TEST.TEST_BEST"))
+        try:
+            config = run_config(output_dir)
+        except UserError as error:
+            logger.warning("%s. The config in the latest checkpoint is used", str(error).rstrip("."))
+            config = {}
+        best = bool((config or _config_in_checkpoint(output_dir)).get("TEST.TEST_BEST"))
     return (best and find_best(output_dir)) or latest(output_dir) or find_best(output_dir)
 
 

@@ -97,7 +97,7 @@ def test_groups_by_a_column_and_by_the_path(videos, tmp_path, command):
     assert command(*base, "--out", out, "--group-by", "[ab]|[cd]")[0] == 0
     assert {group for *_, group in samples(out, videos, "train")} <= {"a", "b", "c", "d"}
     status, printed, errors = command(*base, "--out", out, "--exclude", "a.*", "--folds", 2)
-    assert status == 0 and "left out, --exclude: 2 segments" in errors
+    assert status == 0 and "left out, --exclude: 2 of 8 lines" in errors
     assert "Videos of a fold: train 1 to 2, val 1 to 2, test 2 to 4" in printed
     assert "a.mp4" not in (out / "fold_1/train.csv").read_text() + (out / "fold_1/test.csv").read_text()
     status, _, errors = command(*base, "--group-by", "Subjekt")
@@ -117,6 +117,9 @@ def test_a_table_without_times_has_labels_of_whole_videos(videos, tmp_path, comm
     }
     status, _, errors = command("lists", videos, "--annotations", table, "--out", out, "--force", "--background", "1")
     assert status == 2 and "--background: a.mp4 has no start and end" in errors
+    table.write_text("video,label,from,to\na.mp4,run,1,2\na.mp4,jump,3,4\n")
+    status, _, errors = command("lists", videos, "--annotations", table, "--out", out, "--force")
+    assert status == 2 and "a.mp4 has the labels run and jump, and the table has no times" in errors
     table.write_text("video,label,end\na.mp4,run,1\n")
     status, _, errors = command("lists", videos, "--annotations", table, "--out", out, "--force")
     assert status == 2 and "start and end may both be missing" in errors

@@ -65,7 +65,7 @@ def test_segments_and_groups_stay(tmp_path, videos, command):
     "names, options, message",
     [
         (["a", "b", "c"], [], "val.csv, line 1: no folder of left/val0.mp4 is a class of"),
-        (None, ["--folds", 2], "--relabel keeps the split of lists"),
+        (None, ["--folds", 2], "--relabel keeps the videos and the split of the lists"),
     ],
 )
 def test_what_cannot_be_renumbered(tmp_path, videos, names, options, message, command):
@@ -78,3 +78,36 @@ def test_without_a_train_list_there_is_nothing_to_renumber(tmp_path, videos, com
     write(tmp_path / "lists", {"val": [0, 1, 2]})
     status, _, errors = command("lists", videos, "--relabel", tmp_path / "lists", "--out", tmp_path / "out")
     assert status == 2 and "no train.csv; give the folder of lists" in errors
+
+
+@pytest.mark.parametrize("above", [("train/{}", "val/{}"), ("set/a/train/{}/x", "set/a/val/{}/y"), ("{}", "{}")])
+def test_the_class_is_the_first_folder_in_which_paths_differ(tmp_path, command, above):
+    lists, out = tmp_path / "lists", tmp_path / "out"
+    lists.mkdir()
+    for split, form in zip(("train", "val"), above, strict=True):
+        lines = [f"{form.format(name)}/1.mp4 {label}\n" for label, name in enumerate(FOLDERS)]
+        (lists / f"{split}.csv").write_text("".join(lines if split == "train" else reversed(lines)))
+    status, shown, errors = command("lists", tmp_path, "--relabel", lists, "--out", out)
+    assert status == 0 and "TEST.ENABLE False" in shown and "EVAL_PERIOD" not in shown, errors
+    assert (out / "classes.txt").read_text().split() == list(FOLDERS)
+    for split, form in zip(("train", "val"), above, strict=True):
+        lines = (out / f"{split}.csv").read_text().splitlines()
+        assert sorted(lines) == sorted(f"{form.format(name)}/1.mp4 {label}" for label, name in enumerate(FOLDERS))
+
+
+def test_what_relabel_refuses(tmp_path, videos, command):
+    write(tmp_path / "lists", {"train": [0, 1, 2], "test": [-1, -1, -1]})
+    status, _, errors = command("lists", videos, "--relabel", tmp_path / "lists", "--out", tmp_path / "out")
+    assert status == 2 and "test.csv, line 1: the video has no label" in errors
+    options = ["--exclude", "*.avi", "--folds", "3"]
+    status, _, errors = command("lists", videos, "--relabel", tmp_path / "lists", *options)
+    assert status == 2 and "leave --folds, --exclude out" in errors
+
+
+def test_no_command_is_named_where_it_would_not_help(tmp_path, videos):
+    write(tmp_path / "lists", {"train": [0, 1, 2], "val": [0, 1, 2]})
+    (tmp_path / "names.txt").write_text("right\nleft\nup\n")
+    keys = ["DATA.PATH_TO_DATA_DIR", str(tmp_path / "lists"), "DATA.PATH_PREFIX", str(videos), "MODEL.NUM_CLASSES", 3]
+    keys += ["TEST.ENABLE", False, "NUM_GPUS", 0, "DATA.CLASS_NAMES", str(tmp_path / "names.txt")]
+    note = check_inputs(load_config(None, keys))[-1]
+    assert "correct the labels or the class names" in note and "--relabel" not in note
