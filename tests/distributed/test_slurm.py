@@ -166,6 +166,7 @@ def write(tiny, command):
 def test_what_cannot_work_is_said_before_it_is_submitted(write, tiny, words, opts, said):
     status, text, errors = write(*words, opts=[*tiny, *opts])
     assert (status, text) == (2, "") and said in errors
+    assert "--no-check" not in errors or "batch" not in said, "no way to submit what would fail"
 
 
 def test_what_only_the_nodes_see_is_submitted_without_looking(write, tiny):

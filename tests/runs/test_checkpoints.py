@@ -129,6 +129,14 @@ def test_a_runs_folder_means_the_checkpoint_that_its_own_test_takes(tmp_path, st
     assert checkpoints.find_checkpoint(out) == other, "the only one"
 
 
+def test_a_damaged_config_of_a_run_does_not_hide_its_checkpoint(tmp_path, caplog):
+    path = checkpoints.checkpoint_path(str(tmp_path), 1)
+    checkpoints.write_checkpoint(path, {**STATE, "optimizer_state": {}, "epoch": 1})
+    (tmp_path / "config.yaml").write_text("TEST: [")
+    assert checkpoints.find_checkpoint(str(tmp_path)) == path
+    assert "config.yaml" in caplog.text and "The config in the latest checkpoint is used" in caplog.text
+
+
 def test_the_last_ones_and_the_best_are_kept(tmp_path):
     saver = checkpoints.CheckpointSaver(str(tmp_path), keep=2)
     for epoch in range(1, 5):
