@@ -125,7 +125,7 @@ def remark(outcome: Outcome) -> str:
     if outcome.row is None:
         return f"not tested: {shortened(outcome.error)}"
     parts = [other_views(outcome.row, outcome.cfg)]
-    parts += ["about chance: see below"] if "doubt" in outcome.row else []
+    parts += ["doubtful: see below"] if "doubt" in outcome.row else []
     parts += [f"{outcome.row['coverage']:.2f} % of the videos predicted"] if outcome.row["coverage"] < 100 else []
     parts += ["tested before"] if outcome.earlier else []
     return "; ".join(filter(None, parts))

@@ -1,5 +1,6 @@
 """Accuracy that is no better than chance: one line on what it is most likely due to."""
 
+import logging
 import math
 import os
 from collections.abc import Sequence
@@ -8,13 +9,47 @@ import numpy as np
 from fvcore.common.config import CfgNode
 
 from slowfast_uniformer.engine.scores import FAILED, Outcome
+from slowfast_uniformer.runs.checkpoints import checkpoint_dir
 from slowfast_uniformer.runs.files import read_json_lines
+from slowfast_uniformer.runs.recorder import Recorder
 from slowfast_uniformer.wording import counted
 
+logger = logging.getLogger(__name__)
+MIN_STEPS = 30  # a run of fewer is likely to be at chance, and nothing is wrong with it
 LEVEL = 0.05  # of the tests below
 ABOVE, BELOW = 1.2, 0.75  # times the loss of a guess: an epoch's mean loss that is clearly above or below it
+FEW_GROUPS = 20  # of fewer, an order that fits may be one that fits these groups alone
+FEW_CLASSES = 3  # one of their 2 or 6 orders is easily right for half of the videos: it takes more to be believed
 _SHOWN = 3  # classes that a note names
 _PAGE = "See docs/faq.md, 'Accuracy is 1/N'"
+
+
+def log_chance_note(
+    recorder: Recorder,
+    title: str,
+    cfg: CfgNode,
+    outcome: Outcome,
+    names: Sequence[str] | None,
+    steps: int | None,
+    tested: str | None = None,
+) -> str:
+    """Log `chance_note` of an evaluation, and return it; "" with fewer than MIN_STEPS. A fault of it is a warning.
+
+    Args:
+        recorder: The run's.
+        title: The evaluation's, before the note.
+        cfg: The run's config.
+        outcome: See `chance_note`.
+        names: See `chance_note`.
+        steps: Optimizer steps that the weights were trained for, None if not known.
+        tested: See `training_losses`.
+    """
+    note = ""
+    if steps is None or steps >= MIN_STEPS:
+        with recorder.optional("the note on chance"):
+            if note := chance_note(outcome, names, training_losses(cfg, tested)):
+                logger.warning("%s: %s", title, note)
+    return note
 
 
 def chance_note(outcome: Outcome, names: Sequence[str] | None, losses: Sequence[float] = ()) -> str:
@@ -46,14 +81,15 @@ def chance_note(outcome: Outcome, names: Sequence[str] | None, losses: Sequence[
     (rows, columns), size = numbers.reshape(2, videos), len(labels)
     matrix = np.bincount(rows * size + columns, minlength=size**2).reshape(size, size)
     accuracy = f"top-1 is {100 * right / videos:.2f} % of {counted(videos, 'video')}"
-    if order := _another_order(matrix):
+    groups = None if outcome.groups is None else len(np.unique(outcome.groups[known]))
+    if order := _another_order(matrix) if groups is None or groups >= FEW_GROUPS else []:
         moved = [row for row in np.flatnonzero(matrix.sum(1)) if order[row] != row]
         pairs = ", of ".join(f"{named[row]} as {named[order[row]]}" for row in moved[:_SHOWN])
         more = " and so on" if len(moved) > _SHOWN else ""
         return (
             f"{accuracy}, but would be {100 * matrix[range(size), order].sum() / videos:.2f} % with the classes in "
-            f"another order: most videos of {pairs}{more} are predicted. This list numbers the classes in another "
-            f"order than the list that the model was trained on. {_PAGE}"
+            f"another order: most videos of {pairs}{more} are predicted. This list most likely numbers the classes in "
+            f"another order than the list that the model was trained on. {_PAGE}"
         )
     chance = float(matrix.sum(0) @ matrix.sum(1)) / videos**2
     if not _at_chance(right, videos, chance):
@@ -66,13 +102,24 @@ def chance_note(outcome: Outcome, names: Sequence[str] | None, losses: Sequence[
     )
 
 
-def training_losses(cfg: CfgNode) -> list[float]:
-    """Mean training loss of each epoch, from OUTPUT_DIR/metrics.jsonl; [] where that cannot be compared with the loss
-    of a guess, as classes are weighted or the loss is a focal one."""
+def training_losses(cfg: CfgNode, tested: str | None = None) -> list[float]:
+    """Mean training loss of each epoch, from OUTPUT_DIR/metrics.jsonl.
+
+    Args:
+        cfg: The run's config.
+        tested: The checkpoint that is tested, None for the run's own weights.
+
+    Returns:
+        [] where the losses say nothing: the checkpoint is none of OUTPUT_DIR/checkpoints, or the loss cannot be
+        compared with that of a guess, as classes are weighted or it is a focal one.
+    """
+    own = os.path.join(os.path.realpath(checkpoint_dir(cfg.OUTPUT_DIR)), "")
+    if tested is not None and not os.path.realpath(tested).startswith(own):
+        return []
     path = os.path.join(cfg.OUTPUT_DIR, "metrics.jsonl")
     if cfg.SOLVER.FOCAL_GAMMA or cfg.SOLVER.CLASS_WEIGHTS != "none" or not os.path.isfile(path):
         return []
-    losses = [row.get("loss") for row in read_json_lines(path) if row["split"] == "train_epoch"]
+    losses = [row.get("loss") for row in read_json_lines(path) if row.get("split") == "train_epoch"]
     return [loss for loss in losses if loss is not None]
 
 
@@ -81,15 +128,15 @@ def _likely_cause(losses: Sequence[float], guess: float) -> str:
     preview = "`uniformer check --preview 16` draws clips with their classes"
     if not losses:
         return f"Likely causes: wrong labels ({preview}), an unsuitable learning rate, too few steps"
-    if max(losses) > ABOVE * guess:
-        return (
-            f"The mean training loss of an epoch was up to {max(losses):.2f}, above that of a guess ({guess:.2f}): the "
-            "learning rate is too high. Lower SOLVER.BASE_LR ten times, or set SOLVER.CLIP_GRADIENT"
-        )
     if losses[-1] < BELOW * guess:
         return (
             f"The training loss fell to {losses[-1]:.2f}, below that of a guess ({guess:.2f}): the labels of this list "
             f"are likely to be wrong ({preview}), or the model has overfitted the training videos"
+        )
+    if max(losses) > ABOVE * guess:
+        return (
+            f"The mean training loss of an epoch was up to {max(losses):.2f}, above that of a guess ({guess:.2f}): the "
+            "learning rate is too high. Lower SOLVER.BASE_LR ten times, or set SOLVER.CLIP_GRADIENT"
         )
     return (
         f"The training loss stayed near that of a guess ({guess:.2f}). Likely causes: a learning rate that is too low, "
@@ -108,8 +155,8 @@ def _at_chance(right: int, videos: int, chance: float) -> bool:
 def _another_order(matrix: np.ndarray) -> list[int]:
     """The column (predicted class) that stands for each row (class), where another order of classes explains it.
 
-    That is the assignment with the most videos right. It must be right for half of them and for twice as many as the
-    labels are, and significant by a binomial test for all orders together (Bonferroni).
+    That is the assignment with the most videos right. It must be right for half of them (80 % with 2 or 3 classes) and
+    for twice as many as the labels are, and significant by a binomial test for all orders together (Bonferroni).
 
     Returns:
         A column for each row; [] where no other order is meant.
@@ -119,7 +166,8 @@ def _another_order(matrix: np.ndarray) -> list[int]:
 
     videos, (_, order) = int(matrix.sum()), linear_sum_assignment(matrix, maximize=True)
     hits = int(matrix[range(len(matrix)), order].sum())
-    if hits < max(videos / 2, 2 * matrix.trace()):
+    share = 0.8 if len(matrix) <= FEW_CLASSES else 0.5
+    if hits < max(share * videos, 2 * matrix.trace()):
         return []
     most = float(np.sort(matrix.sum(0)) @ np.sort(matrix.sum(1))) / videos**2  # by chance, whatever the order
     orders = math.lgamma(len(matrix) + 1)

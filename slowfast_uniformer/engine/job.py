@@ -42,7 +42,7 @@ HEADLINE = {  # columns of the test's row that the summary shows
     "macro_f1": "macro-F1",
     "map": "mAP",
 }
-FILES = "predictions.csv class_scores.csv submission.csv metrics.jsonl log.txt checkpoints tensorboard".split()
+SHOWN_FILES = "predictions.csv class_scores.csv submission.csv metrics.jsonl log.txt checkpoints tensorboard".split()
 
 
 def run_job(
@@ -63,7 +63,8 @@ def run_job(
         only: "train" or "test"; by default TRAIN.ENABLE and TEST.ENABLE decide.
         logger_name: The logger whose lines are shown and written to log.txt; "" is the root logger, for a command.
         log: How much is shown, as in `train_run`.
-        small: Whether all sizes were made small to try the config (--small): then there is no note on a small batch.
+        small: Whether all sizes were made small to try the config (--small): then there are no notes
+            on a small batch and on accuracy at chance.
     """
     training = only == "train" or (not only and cfg.TRAIN.ENABLE)
     with ExitStack() as stack:
@@ -80,8 +81,8 @@ def run_job(
             append_json_lines(os.path.join(cfg.OUTPUT_DIR, "starts.jsonl"), start)
         stack.enter_context(cuda_settings(cfg))
         if training:
-            train(cfg, begun.checkpoint)
-        metrics = test(cfg) if only == "test" or (not only and cfg.TEST.ENABLE) else {}
+            train(cfg, begun.checkpoint, small)
+        metrics = test(cfg, small) if only == "test" or (not only and cfg.TEST.ENABLE) else {}
         if topology.is_main() and log == "all":
             _print_summary(cfg, metrics)
 
@@ -127,7 +128,7 @@ def _print_summary(cfg: CfgNode, metrics: dict[str, Any]) -> None:
     for line in comparison(metrics, cfg):
         terminal.show(line)
     out = cfg.OUTPUT_DIR
-    found = [name for name in FILES if os.path.exists(os.path.join(out, name))]
+    found = [name for name in SHOWN_FILES if os.path.exists(os.path.join(out, name))]
     terminal.show(f"In {out}: {', '.join(found)}")
     following = [f"uniformer report {shlex.quote(out)}"]
     following += [f"uniformer predict --checkpoint {shlex.quote(out)} VIDEO"] if "checkpoints" in found else []

@@ -95,8 +95,8 @@ def _initial_weights(cfg: CfgNode) -> list[tuple[str, str]]:
     out = os.path.join(os.path.abspath(cfg.OUTPUT_DIR), "")
     if given and not os.path.exists(given) and not os.path.abspath(given).startswith(out):
         raise UserError(
-            f"TRAIN.CHECKPOINT_FILE_PATH: there is no {given}. Name a checkpoint or a run's folder; published weights "
-            "(`uniformer weights list`) are for MODEL.INIT_FROM"
+            f"TRAIN.CHECKPOINT_FILE_PATH: no such file or folder: {given}. Name a checkpoint or a run's folder; "
+            "published weights (`uniformer weights list`) are for MODEL.INIT_FROM"
         )
     return [("MODEL.INIT_FROM", name)] if name and not given and not os.path.exists(name) else []
 

@@ -15,11 +15,12 @@ from slowfast_uniformer.data import annotations
 from slowfast_uniformer.data.list_notes import half_labelled
 from slowfast_uniformer.data.loader import build_loader, loader_of
 from slowfast_uniformer.data.raw_clips import to_device
+from slowfast_uniformer.data.sample_list import SampleList
 from slowfast_uniformer.data.transforms import to_display
 from slowfast_uniformer.data.workers import worker_errors_explained
 from slowfast_uniformer.distributed import collectives, signals, status, topology
 from slowfast_uniformer.engine import calibration
-from slowfast_uniformer.engine.chance import chance_note, training_losses
+from slowfast_uniformer.engine.chance import log_chance_note
 from slowfast_uniformer.engine.intervals import intervals, num_units
 from slowfast_uniformer.engine.metrics import VideoAggregator, confusion_matrix, per_class_accuracy
 from slowfast_uniformer.engine.published import match_classes, published_row
@@ -171,6 +172,11 @@ def record_evaluation(
         recorder.per_class(section, per_class_accuracy(matrix).numpy(), names, step)
 
 
+def groups_of(samples: SampleList) -> list[str] | None:
+    """The group of each video, None in a list without groups."""
+    return [sample.group for sample in samples] if samples.has_groups else None
+
+
 def checkpoint_to_test(cfg: CfgNode) -> str:
     """The weights to test: TEST.CHECKPOINT_FILE_PATH (of a run's folder the checkpoint that its own test takes), else
     the run's best (TEST.TEST_BEST) or latest, else MODEL.INIT_FROM."""
@@ -251,7 +257,7 @@ def note_absent_classes(outcome: Outcome, names: Sequence[str] | None) -> None:
         )
 
 
-def test(cfg: CfgNode) -> dict[str, Any]:
+def test(cfg: CfgNode, small: bool = False) -> dict[str, Any]:
     """Multi-view test of a checkpoint (collective).
 
     Writes predictions.csv, class_scores.csv and a `test_final` row; where videos have no label submission.csv, too.
@@ -286,14 +292,13 @@ def test(cfg: CfgNode) -> dict[str, Any]:
         if "doubt" in metrics:
             logger.warning("%s", metrics["doubt"])
     if topology.is_main():
-        groups = [sample.group for sample in samples] if samples.has_groups else None
-        outcome, probabilities = scores.outcome(groups), scores.probabilities(temperature)
+        outcome, probabilities = scores.outcome(groups_of(samples)), scores.probabilities(temperature)
         if labelled:
             metrics |= further_figures(scores, outcome, temperature, cfg.RNG_SEED)
             note_absent_classes(outcome, names)
-            if "doubt" not in metrics and (doubt := chance_note(outcome, names, training_losses(cfg))):
-                logger.warning("test: %s", doubt)
-                metrics["doubt"] = doubt
+            if "doubt" not in metrics and not small:
+                note = log_chance_note(recorder, "test", cfg, outcome, names, weights.metadata.get("step"), path)
+                metrics |= {"doubt": note} if note else {}
             write_class_scores(os.path.join(cfg.OUTPUT_DIR, "class_scores.csv"), class_scores(outcome), names)
         out = os.path.join(cfg.OUTPUT_DIR, "predictions.csv")
         write_predictions(out, samples, probabilities, scores.predicted, names, scores.multi_label)

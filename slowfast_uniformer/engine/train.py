@@ -23,7 +23,7 @@ from slowfast_uniformer.data.transforms import to_display
 from slowfast_uniformer.data.workers import worker_errors_explained
 from slowfast_uniformer.distributed import collectives, signals, status, topology
 from slowfast_uniformer.engine import calibration, changes
-from slowfast_uniformer.engine.chance import chance_note, training_losses
+from slowfast_uniformer.engine.chance import log_chance_note
 from slowfast_uniformer.engine.class_balance import balance_classes
 from slowfast_uniformer.engine.meter import Meter, RunningSums, memory_mb
 from slowfast_uniformer.engine.metrics import VideoAggregator
@@ -33,7 +33,7 @@ from slowfast_uniformer.engine.prefetch import COPIED, prefetch
 from slowfast_uniformer.engine.probe import fit_classifiers
 from slowfast_uniformer.engine.state import RunState, UnreadStep, start_run
 from slowfast_uniformer.engine.step import training_step
-from slowfast_uniformer.engine.test import SHOWN, evaluate, features, record_evaluation
+from slowfast_uniformer.engine.test import SHOWN, evaluate, features, groups_of, record_evaluation
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.runs import checkpoints
 from slowfast_uniformer.runs.files import append_json_lines
@@ -44,12 +44,13 @@ from slowfast_uniformer.wording import counted
 logger = logging.getLogger(__name__)
 
 
-def train(cfg: CfgNode, own: str | None = None) -> None:
+def train(cfg: CfgNode, own: str | None = None, small: bool = False) -> None:
     """Train to SOLVER.MAX_EPOCH, or until TRAIN.PATIENCE ends the run, with validation and checkpoints (collective).
 
     Args:
         cfg: the run's config.
         own: the run's own checkpoint to continue from, where it is known already; else TRAIN.AUTO_RESUME finds it.
+        small: whether all sizes were made small to try the config: then accuracy at chance is not noted.
 
     Raises:
         Interrupted: a signal has requested a stop; a checkpoint is written.
@@ -75,7 +76,7 @@ def train(cfg: CfgNode, own: str | None = None) -> None:
         while not run.complete:
             if run.epoch == run.epochs_finished:
                 train_one_epoch(run, loader, mixup, recorder)
-            finish_epoch(run, val_loader, recorder)
+            finish_epoch(run, val_loader, recorder, small)
     except signals.Interrupted:
         logger.info("stop requested by a signal: writing a checkpoint after step %d to continue from", run.step)
         run.save()
@@ -211,7 +212,7 @@ def is_due(period: int, epoch: int, last: int) -> bool:
     return period > 0 and (epoch % period == 0 or epoch == last)
 
 
-def finish_epoch(run: RunState, val_loader: DataLoader | None, recorder: Recorder) -> None:
+def finish_epoch(run: RunState, val_loader: DataLoader | None, recorder: Recorder, small: bool) -> None:
     """Validate where that is due, write the checkpoint of the epoch and of the best validation, then draw pictures."""
     cfg, best, scores = run.cfg, None, None
     if is_due(cfg.TRAIN.EVAL_PERIOD, run.epoch, cfg.SOLVER.MAX_EPOCH):
@@ -224,8 +225,9 @@ def finish_epoch(run: RunState, val_loader: DataLoader | None, recorder: Recorde
     if best or periodic:
         run.save(best, periodic)
     if scores and topology.is_main():
-        if run.complete and (doubt := chance_note(scores.outcome(), run.class_names, training_losses(cfg))):
-            logger.warning("validation: %s", doubt)
+        if run.complete and not small:
+            outcome = scores.outcome(groups_of(val_loader.dataset.samples))
+            log_chance_note(recorder, "validation", cfg, outcome, run.class_names, run.step)
         with recorder.optional("the pictures of a validation"):
             record_evaluation(recorder, "val", scores, run.class_names, run.step)
             show_clips(run, val_loader, scores, recorder)

@@ -126,7 +126,9 @@ class Recorder:
         logger.info("%s", log_line(row), extra={EPOCH_LINE: short})
         drawn = scalars(row)
         if row["split"] == "test_final":
-            self.text("results/test", results_text(row), step)
+            if self.tensorboard:
+                with self.optional("the table of the test"):
+                    self.text("results/test", results_text(row), step)
         else:
             for tag, value in drawn.items():
                 self._draw("add_scalar", tag, math.nan if value is None else value, step)

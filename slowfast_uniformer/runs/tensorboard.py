@@ -27,7 +27,7 @@ _SECTIONS = {"train_iter": "train", "train_epoch": "train", "val_epoch": "val", 
 _WATCHED = {"lr", "grad_norm", "clips_per_second", "data_wait_percent", "memory_mb", "skipped_steps", "bad_videos"}
 _WATCHED_IN_VAL = {"coverage", "temperature", "unreadable_videos"}
 _NOT_DRAWN = {"step", "split", "epoch", "iter", "iters", "eta_seconds", "num_videos", "num_labelled", "num_groups"}
-_NOT_DRAWN |= {"stale_validations"}
+_NOT_DRAWN |= {"stale_validations", "doubt"}
 # Columns of the table of runs, besides keys of these sections that are not at their defaults
 _HPARAMS = (
     "MODEL.MODEL_NAME DATA.NUM_FRAMES DATA.TRAIN_CROP_SIZE TRAIN.BATCH_SIZE SOLVER.OPTIMIZING_METHOD "
@@ -104,13 +104,14 @@ def hparams_row(cfg: CfgNode) -> dict[str, int | float | str]:
 
 
 def results_text(row: Row) -> str:
-    """A Markdown table of a `test_final` row, with 95 % intervals."""
+    """A Markdown table of a `test_final` row, with 95 % intervals, and below it what is doubtful of it."""
     cells = []
     for key in _ordered(row):
         bounds = [row.get(f"{key}{end}") for end in BOUNDS]
         interval = "" if None in bounds else f"{bounds[0]:.2f} to {bounds[1]:.2f}"
         cells.append((_TITLES.get(key, key), _shown(key, row[key]), interval))
-    return _table(("test", "value", "95 % interval"), cells)
+    table = _table(("test", "value", "95 % interval"), cells)
+    return f"{table}\n\nTo check: {row['doubt']}" if "doubt" in row else table
 
 
 def validation_text(rows: Sequence[Row], column: str) -> str:
@@ -180,4 +181,9 @@ def _shown(key: str, value: Any) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """A cell with its `|` escaped; in code they end no cell, and a backslash would be shown."""
+    return text if text.startswith("``") else text.replace("|", r"\|")

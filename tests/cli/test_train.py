@@ -170,7 +170,7 @@ def test_a_run_that_begins_anew_says_so_and_how_it_is_continued(tiny, run_net, t
     assert status == 0 and f"the files of the previous run are now in {tmp_path}/run/before_1" in errors
     assert "starting from random weights" in errors
 
-    def interrupt(cfg, own):
+    def interrupt(cfg, own, small):
         raise Interrupted("a signal has requested a stop")
 
     monkeypatch.setattr(job, "train", interrupt)

@@ -156,7 +156,7 @@ def write(tiny, command):
         (["--sbatch", "exclusive\nrm"], [], "must be one line"),
         (["--no-check"], ["OUTPUT_DIR", "/proc/none"], "OUTPUT_DIR: cannot make /proc/none"),
         ([], ["MODEL.INIT_FROM", "/nowhere/w.pth"], "/nowhere/w.pth: no such file"),
-        ([], ["TRAIN.CHECKPOINT_FILE_PATH", "/nowhere/w.pyth"], "CHECKPOINT_FILE_PATH: there is no /nowhere/w.pyth"),
+        ([], ["TRAIN.CHECKPOINT_FILE_PATH", "/nowhere/w.pyth"], "no such file or folder: /nowhere/w.pyth"),
         ([], ["DATA.PATH_PREFIX", "/nowhere"], "train.csv: 8 of 16 videos tried, and none is there"),
         ([], ["DATA.PATH_TO_DATA_DIR", ""], "cannot read the train list"),
         (["--nodes", "3"], [], "the train list has 16 videos, fewer than one batch of 24"),

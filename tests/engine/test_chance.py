@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 
 from slowfast_uniformer.config.load import load_config
-from slowfast_uniformer.engine.chance import chance_note, training_losses
+from slowfast_uniformer.engine.chance import MIN_STEPS, chance_note, log_chance_note, training_losses
 from slowfast_uniformer.engine.scores import Outcome
 from slowfast_uniformer.runs.files import append_json_lines
+from slowfast_uniformer.runs.recorder import Recorder
 
 NAMES = [f"name{k}" for k in range(8)]
 
 
-def noted(truth, predicted, classes=8, names=NAMES, losses=()):
-    return chance_note(Outcome(np.asarray(truth), np.asarray(predicted), classes), names, losses)
+def noted(truth, predicted, classes=8, names=NAMES, losses=(), groups=None):
+    return chance_note(Outcome(np.asarray(truth), np.asarray(predicted), classes, groups=groups), names, losses)
 
 
 def draws(videos, classes, accuracy, seed):
@@ -62,10 +63,12 @@ def test_one_class_for_all_videos():
         ),
         ([2.2, 1.9, 1.1, 0.6], "fell to 0.60, below that of a guess (2.08): the labels of this list"),
         ([], "Likely causes: wrong labels"),
+        ([2.9, 1.2, 0.3, 0.06], "fell to 0.06, below that of a guess (2.08)"),
     ],
 )
 def test_the_training_loss_tells_causes_apart(losses, cause):
-    """The first run was one of AdamW at a learning rate of 0.3, without clipping."""
+    """The first run was one of AdamW at a learning rate of 0.3, without clipping; a loss that has fallen counts more
+    than what it was before."""
     assert cause in noted(np.arange(240) % 8, [3] * 240, losses=losses)
 
 
@@ -78,6 +81,33 @@ def test_losses_of_a_run_that_can_be_compared_with_those_of_a_guess(tmp_path):
         (["SOLVER.CLASS_WEIGHTS", "inverse"], []),
     ):
         assert training_losses(load_config(None, ["NUM_GPUS", 0, "OUTPUT_DIR", str(tmp_path), *overrides])) == losses
+
+
+def test_losses_are_of_the_checkpoint_that_is_tested(tmp_path):
+    out = tmp_path / "run"
+    checkpoint, other = out / "checkpoints/best.pyth", tmp_path / "run/earlier/checkpoints/best.pyth"
+    for path in (checkpoint, other):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    append_json_lines(str(out / "metrics.jsonl"), {"split": "train_epoch", "loss": 2.5}, {"loss": 1.0})
+    cfg = load_config(None, ["NUM_GPUS", 0, "OUTPUT_DIR", str(out)])
+    assert training_losses(cfg) == training_losses(cfg, str(checkpoint)) == [2.5]
+    assert training_losses(cfg, str(other)) == training_losses(cfg, "k400/uniformer_s") == []
+
+
+def test_a_note_of_a_run_waits_for_some_steps_and_its_faults_end_nothing(tmp_path, caplog):
+    cfg, recorder = load_config(None, ["NUM_GPUS", 0, "OUTPUT_DIR", str(tmp_path)]), Recorder(str(tmp_path), False, 0)
+    outcome = Outcome(np.arange(240) % 8, np.full(240, 3), 8)
+
+    def logged(steps):
+        return log_chance_note(recorder, "test", cfg, outcome, NAMES, steps)
+
+    assert logged(MIN_STEPS - 1) == "" and not caplog.messages
+    note = logged(MIN_STEPS)
+    assert "no better than chance" in note and logged(None) == note, "of published weights the steps are not known"
+    assert caplog.messages == [f"test: {note}"] * 2
+    (tmp_path / "metrics.jsonl").write_text('{"split": "train_epoch"\n{"split": "train_epoch", "loss": 1}\n')
+    assert logged(MIN_STEPS) == "" and "the note on chance cannot be written (UserError" in caplog.messages[-1]
 
 
 def test_failed_videos_are_left_out_and_names_are_not_needed():
@@ -105,6 +135,32 @@ def test_two_mistaken_classes_are_no_other_order():
 def test_other_orders_are_not_found_by_chance():
     """Among 8! orders of 24 random predictions some order fits many of them."""
     assert not any("another order" in noted(*draws(24, 8, 0.0, seed)) for seed in range(50))
+
+
+def people(number, alike, seed):
+    """Two classes, ten videos of each person, and of each person's predictions this share alike; labels alternate."""
+    rng, groups = np.random.default_rng(seed), np.repeat(np.arange(number), 10)
+    own = rng.integers(2, size=number)[groups]
+    return groups % 2, np.where(rng.random(len(groups)) < alike, own, 1 - own), groups
+
+
+def test_videos_of_few_persons_show_no_other_order():
+    """Videos of a person are predicted alike: by luck the predictions of few persons look like another order."""
+    found = [noted(*people(6, 0.95, seed)[:2], 2) for seed in range(200)]
+    assert sum("another order" in note for note in found) >= 3, "if each video stood for itself"
+    for seed in range(200):
+        truth, predicted, groups = people(6, 0.95, seed)
+        assert "another order" not in noted(truth, predicted, 2, groups=groups)
+    truth, groups = np.arange(200) % 20 % 2, np.arange(200) % 20
+    assert "another order" in noted(truth, 1 - truth, 2, groups=groups), "20 groups suffice"
+    assert "another order" not in noted(truth, 1 - truth, 2, groups=groups % 19)
+
+
+@pytest.mark.parametrize("right, found", [(0.75, False), (0.85, True)])
+def test_another_order_of_few_classes_must_explain_most_videos(right, found):
+    truth = np.arange(400) % 2
+    predicted = np.where(np.arange(400) < 400 * right, 1 - truth, truth)
+    assert ("this list most likely numbers the classes in another order" in noted(truth, predicted, 2).lower()) == found
 
 
 def test_several_labels_have_no_top1():

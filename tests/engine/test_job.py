@@ -12,7 +12,7 @@ from conftest import ROOT
 import slowfast_uniformer
 from slowfast_uniformer.analysis.report import render
 from slowfast_uniformer.distributed import signals
-from slowfast_uniformer.engine import job
+from slowfast_uniformer.engine import chance, job
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.inference.predictor import load_model
 from slowfast_uniformer.runs import begin, checkpoints
@@ -51,6 +51,14 @@ def test_a_start_notes_a_batch_with_few_steps_unless_all_sizes_are_small(tiny, m
     monkeypatch.setattr(job, "train", lambda *_: None)
     job.run_job(slowfast_uniformer.load_config(EMPTY, tiny), only="train", small=small)
     assert ("16 videos in batches of 8 are only 2 steps an epoch, 4 in all" in caplog.text) != small
+
+
+def test_accuracy_at_chance_is_not_noted_where_all_sizes_are_small(tiny, monkeypatch, caplog):
+    """Else it is: see test_scores_with_intervals_reach_the_row_the_summary_and_the_files."""
+    monkeypatch.setattr(chance, "chance_note", lambda *_: "top-1 is at chance")
+    monkeypatch.setattr(chance, "MIN_STEPS", 2)
+    job.run_job(slowfast_uniformer.load_config(EMPTY, [*tiny, "SOLVER.MAX_EPOCH", 1]), small=True)
+    assert "testing" in caplog.text and "at chance" not in caplog.text
 
 
 def test_train_then_test_and_leave_no_trace(tiny, tmp_path, capfd):
@@ -163,7 +171,7 @@ def test_the_users_own_config_yaml_stays(tiny, tmp_path):
 
 @pytest.mark.parametrize("error", [signals.Interrupted("a signal has come"), ValueError("a fault")])
 def test_an_exception_leaves_no_trace_either(tiny, monkeypatch, error):
-    def fail(cfg, own):
+    def fail(cfg, own, small):
         raise error
 
     monkeypatch.setattr(job, "train", fail)

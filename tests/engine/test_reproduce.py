@@ -142,7 +142,7 @@ def test_many_recipes_go_on_after_failures_and_are_not_repeated(bench, answers, 
     assert "uniformer weights fetch uniformer_small_k400_8x8" in errors
 
     tests = []
-    monkeypatch.setattr(job, "test", lambda cfg: tests.append(cfg.OUTPUT_DIR) or {})
+    monkeypatch.setattr(job, "test", lambda cfg, _: tests.append(cfg.OUTPUT_DIR) or {})
     status, out, _ = bench.reproduce(RECIPE, ())
     assert status == 0 and "tested before" in out and not tests
     assert bench.reproduce(RECIPE, ["TEST.BATCH_SIZE", 2])[0] == 0 and not tests, "no figure depends on it"
@@ -152,7 +152,7 @@ def test_many_recipes_go_on_after_failures_and_are_not_repeated(bench, answers, 
         bench.reproduce(RECIPE, changed)
         assert tests.pop().endswith(RECIPE) and not tests
 
-    def interrupt(cfg):
+    def interrupt(cfg, small):
         raise Interrupted("a signal has requested a stop")
 
     bench.write_list(answers, ALPHABETICAL)

@@ -55,7 +55,7 @@ def life(monkeypatch):
     """Replaces training and test by ones of files alone."""
     life, written = Life(), itertools.count(1)
 
-    def train(cfg, own):
+    def train(cfg, own, small):
         if own is None and cfg.TRAIN.AUTO_RESUME:
             own = checkpoints.latest(cfg.OUTPUT_DIR)
         done = 0
@@ -78,7 +78,7 @@ def life(monkeypatch):
             saver.finish(raise_on_failure=True)
             assert os.path.exists(path), "a run's own checkpoint is deleted"
 
-    def test(cfg):
+    def test(cfg, small):
         life.moment()
         path = checkpoint_to_test(cfg)
         row = {"step": 0, "split": "test_final", "checkpoint": path, "run": checkpoints.load_checkpoint(path)["run"]}

@@ -109,6 +109,16 @@ def test_curves_and_the_table_of_the_test(tmp_path):
     assert event.step == 9 and "| top-1 accuracy, % | 44.00 |  |" in text_of(event)
 
 
+@pytest.mark.parametrize("tensorboard", [False, True])
+def test_a_table_of_the_test_that_fails_is_a_warning(tmp_path, monkeypatch, caplog, tensorboard):
+    monkeypatch.setattr("slowfast_uniformer.runs.recorder.results_text", lambda row: row["none"])
+    log = Recorder(str(tmp_path), tensorboard, rank=0)
+    log.write(9, {"split": "test_final", "top1_acc": 44.0})
+    log.close()
+    assert len(rows(tmp_path)) == 1
+    assert ("the table of the test cannot be written (KeyError" in caplog.text) == tensorboard
+
+
 def text_of(event) -> str:
     return make_ndarray(event.tensor_proto).item().decode()
 

@@ -166,6 +166,19 @@ def test_the_table_of_a_test():
     ]
 
 
+def test_what_is_doubtful_of_a_test_is_below_its_table():
+    doubt = "most videos of a|b as c are predicted"
+    text = results_text({**TEST, "doubt": doubt})
+    assert cells(text) == cells(results_text(TEST)) and f"<p>To check: {doubt}</p>" in html(text)
+
+
+def test_a_bar_in_a_cell_is_no_border():
+    start = {"time": "a|b", "command": ["x"], "commit": "c|d", "device": "`` e|f ``", "ranks": 1, "machines": 1}
+    start |= {"hosts": [], "videos_per_step": 1, "clips_per_step": 1, "learning_rate": 0.1}
+    start |= {"python": "3.11", "versions": {}}
+    assert cells(start_text(start))[:3] == [["started", "a|b"], ["commit", "c|d"], ["device", "e|f"]]
+
+
 def test_the_table_of_the_validation_has_the_best_epoch():
     rows = [
         {"step": 10 * e, **VAL, "epoch": e, "top1_acc": a, "loss": 9.0 - e} for e, a in ((1, 1.5), (2, 5), (3, None))
