@@ -23,7 +23,7 @@ which `uniformer train --folds` trains on one after the other.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import compress
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     help_text = "leave out videos whose path or name matches, such as '*/broken_*'; repeatable"
     add("--exclude", action="append", default=[], metavar="PATTERN", help=help_text)
     add = parser.add_argument_group("split").add_argument
-    add("--val", type=float, default=0.2, metavar="FRACTION", help="fraction of the videos for validation")
+    add("--val", type=float, default=0.2, metavar="FRACTION", help="fraction for validation; 0: train on all videos")
     help_text = "fraction for testing (default: 0, test.csv is val.csv)"
     add("--test", type=float, default=0.0, metavar="FRACTION", help=help_text)
     help_text = (
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = [[name, *(len(videos.get(name, [])) for videos in found.splits.values())] for name in found.names]
     print(table([["class", *found.splits], *rows]))
     show(*splits.split_notes(found.item_split(), found.given))
-    print_keys(args, out, found.names)
+    print_keys(args, out, found.names, found.splits)
 
 
 def find_items(args: argparse.Namespace) -> tuple[list[str], list[splits.Item], splits.Split]:
@@ -177,16 +177,11 @@ def write_items(
         print(f"These are the test videos of each fold. Videos of a fold: {shown}")
     else:
         show(*splits.split_notes(split, bool(given)))
-    print_keys(args, out, names)
+    print_keys(args, out, names, folds[0] if args.folds else split)
     if args.folds:
         print(
             f"\nEach of the {args.folds} folds is the test list of one run; `uniformer train --folds` trains them all"
         )
-        return
-    if "val" not in split:
-        print("TRAIN.EVAL_PERIOD 0")
-    if "test" not in split:
-        print("TEST.ENABLE False")
 
 
 def show(notes: Sequence[str], warnings: Sequence[str]) -> None:
@@ -196,9 +191,13 @@ def show(notes: Sequence[str], warnings: Sequence[str]) -> None:
         terminal.show(f"warning: {warning}", error=True)
 
 
-def print_keys(args: argparse.Namespace, out: Path, names: Sequence[str]) -> None:
+def print_keys(args: argparse.Namespace, out: Path, names: Sequence[str], splits: Collection[str]) -> None:
     """The keys of a config that uses the lists."""
     print("\nTo train on these lists, set")
     print(f"DATA.PATH_TO_DATA_DIR {out}\nDATA.PATH_PREFIX {args.folder}\nMODEL.NUM_CLASSES {len(names)}")
     if args.separator != " ":
         print(f"DATA.PATH_LABEL_SEPARATOR {args.separator!r}")
+    if "val" not in splits:
+        print("TRAIN.EVAL_PERIOD 0")
+    if "test" not in splits:
+        print("TEST.ENABLE False")

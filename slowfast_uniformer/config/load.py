@@ -67,7 +67,8 @@ def load_config(
     if cfg.SOLVER.WARMUP_EPOCHS >= cfg.SOLVER.MAX_EPOCH:
         notes.append(
             f"SOLVER.WARMUP_EPOCHS: {cfg.SOLVER.WARMUP_EPOCHS:g} of SOLVER.MAX_EPOCH {cfg.SOLVER.MAX_EPOCH}: the "
-            "learning rate is still rising when the run ends and does not reach SOLVER.BASE_LR"
+            "learning rate is still rising when the run ends and does not reach SOLVER.BASE_LR. Lower "
+            "SOLVER.WARMUP_EPOCHS, or train longer"
         )
     if runs_here:
         check_tracker(cfg)

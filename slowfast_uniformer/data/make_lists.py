@@ -137,7 +137,7 @@ def make_lists(
     if "val" not in found:
         (base,) = found.keys() - {"test"}
         splits = found | split_classes(found[base], val, 0.0 if "test" in found else test, seed)
-    splits = {split: splits[split if split in splits else "val"] for split in SPLITS}
+    splits = {split: splits.get(split, splits.get("val")) for split in SPLITS if split in splits or "val" in splits}
     names = sorted({name for videos in splits.values() for name in videos})
     if tars:
         names, splits = _name_labels(root, names, splits)
@@ -163,9 +163,9 @@ def make_lists(
 
 
 def split_classes(videos: Videos, val: float, test: float, seed: int) -> dict[str, Videos]:
-    """Split each class by fractions; without one for testing there is no test split."""
-    if not (0 < val and 0 <= test and val + test < 1):
-        raise UserError(f"--val {val} --test {test}: val must be above 0, test 0 or more, and their sum below 1")
+    """Split each class by fractions; without one for validation or testing there is no such split."""
+    if not (0 <= val and 0 <= test and val + test < 1):
+        raise UserError(f"--val {val} --test {test}: both must be 0 or more, and their sum below 1")
     splits: dict[str, Videos] = {split: {} for split in SPLITS}
     for name, paths in videos.items():
         remaining = random.Random(f"{seed} {name}").sample(paths, len(paths))
@@ -175,7 +175,9 @@ def split_classes(videos: Videos, val: float, test: float, seed: int) -> dict[st
             splits[split][name] = sorted(remaining[:count])
             remaining = remaining[count:]
         splits["train"][name] = sorted(remaining)
-    return splits if test else {"train": splits["train"], "val": splits["val"]}
+    return {"train": splits["train"]} | {
+        name: splits[name] for name, fraction in (("val", val), ("test", test)) if fraction
+    }
 
 
 def write_lists(out: Path, lists: Lists, separator: str = " ", force: bool = False) -> None:

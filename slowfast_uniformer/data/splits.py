@@ -198,6 +198,8 @@ def split_notes(split: Split, given: bool) -> tuple[list[str], list[str]]:
         given: Whether it is the data set's own, which is not to be made anew.
     """
     notes, warnings = [], []
+    if set(split) == {"train"}:
+        return notes, warnings
     items = [item for name, part in split.items() if name != "test" or part != split.get("val") for item in part]
     groups = {name: {item.group for item in part if item.group} for name, part in split.items()}
     if any(groups.values()):
@@ -205,6 +207,8 @@ def split_notes(split: Split, given: bool) -> tuple[list[str], list[str]]:
         largest = ", ".join(f"{group} ({counted(size, 'video')})" for group, size in sizes[:_SHOWN])
         in_lists = ", ".join(f"{name} {len(found)}" for name, found in groups.items())
         notes.append(f"{counted(len(sizes), 'group')} ({in_lists}); the largest: {largest}")
+    elif not given:
+        notes.append("videos of one person or recording may be on both sides; --group-by keeps them together")
     count = len(set(_groups(items)))
     folds = "" if given or count < 3 else f"--folds {min(5, count)} tests each video once"
     for name in [name for name in ("val", "test") if 0 < len(groups.get(name, ())) < FEW_GROUPS]:

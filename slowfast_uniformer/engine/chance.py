@@ -89,7 +89,8 @@ def chance_note(outcome: Outcome, names: Sequence[str] | None, losses: Sequence[
         return (
             f"{accuracy}, but would be {100 * matrix[range(size), order].sum() / videos:.2f} % with the classes in "
             f"another order: most videos of {pairs}{more} are predicted. This list most likely numbers the classes in "
-            f"another order than the list that the model was trained on. {_PAGE}"
+            f"another order than the list that the model was trained on: `uniformer check` names what to correct. "
+            f"{_PAGE}"
         )
     chance = float(matrix.sum(0) @ matrix.sum(1)) / videos**2
     if not _at_chance(right, videos, chance):
@@ -136,7 +137,8 @@ def _likely_cause(losses: Sequence[float], guess: float) -> str:
     if max(losses) > ABOVE * guess:
         return (
             f"The mean training loss of an epoch was up to {max(losses):.2f}, above that of a guess ({guess:.2f}): the "
-            "learning rate is too high. Lower SOLVER.BASE_LR ten times, or set SOLVER.CLIP_GRADIENT"
+            "learning rate is too high. Begin a new run in another OUTPUT_DIR, with a SOLVER.BASE_LR ten to a hundred "
+            "times lower (at most 1e-3 is usual for AdamW) and SOLVER.CLIP_GRADIENT 5"
         )
     return (
         f"The training loss stayed near that of a guess ({guess:.2f}). Likely causes: a learning rate that is too low, "

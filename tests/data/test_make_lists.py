@@ -90,6 +90,12 @@ def test_test_share_is_a_third_part(tmp_path, run):
     assert len({path for part in parts for path, _ in part}) == 13
 
 
+def test_all_videos_may_be_for_training(tmp_path, run):
+    printed = run(fill(tmp_path, {"a": 4, "b": 3}), "--val", 0).stdout
+    assert len(rows(tmp_path, "train")) == 7 and not (tmp_path / "val.csv").exists()
+    assert "TRAIN.EVAL_PERIOD 0" in printed and "TEST.ENABLE False" in printed
+
+
 def test_seed_decides_and_classes_do_not_affect_each_other(tmp_path, run):
     for name, counts in {"one": {"a": 30}, "two": {"a": 30}, "three": {"a": 30, "b": 7}}.items():
         run(fill(tmp_path / name, counts), "--seed", 3)
@@ -155,7 +161,7 @@ def test_existing_lists_stay_without_force(tmp_path, run, error_of):
         ({"a": 4}, ("--ext", "avi"), "--ext"),
         ({"a": 1}, (), "no videos for val"),
         ({"a": 4}, ("--val", "0.6", "--test", "0.4"), "and their sum below 1"),
-        ({"a": 4}, ("--val", "0"), "val must be above 0"),
+        ({"a": 4}, ("--val", "-0.1"), "both must be 0 or more"),
         ({"a": 4}, ("--out", "{folder}/a/00.mp4/x"), "cannot write"),
     ],
 )

@@ -159,10 +159,12 @@ def test_notes_on_a_split():
     notes, warnings = split_notes(split_items([item._replace(group="") for item in items[:4]], 0.25, 0.25, 0), False)
     assert warnings == []
     assert notes == [
+        "videos of one person or recording may be on both sides; --group-by keeps them together",
         "4 videos are few for a single split, whose scores vary by chance; --folds 4 tests each video once"
     ]
     many = [Item(f"{k}.mp4", "a") for k in range(200)]
-    assert split_notes(split_items(many, 0.2, 0.2, 0), False) == ([], [])
+    assert split_notes(split_items(many, 0.2, 0.2, 0), True) == ([], [])
+    assert split_notes(split_items(many, 0, 0, 0), False) == ([], []), "nothing is held out"
 
 
 def test_texts_of_lists():
