@@ -34,6 +34,7 @@ def run(notebook: nbformat.NotebookNode, folder: str | Path, timeout: float | No
         CellExecutionError: A cell raises.
     """
     options = {"timeout": timeout, "kernel_name": "python3", "record_timing": False, "coalesce_streams": True}
+    options |= {"iopub_timeout": 600, "raise_on_iopub_timeout": True}  # a busy machine sends a picture late
     NotebookClient(notebook, resources={"metadata": {"path": str(folder)}}, **options).execute()
 
 
