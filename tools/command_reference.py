@@ -34,9 +34,15 @@ def parser_of(name: str) -> argparse.ArgumentParser:
 
 
 def to_markdown(text: str) -> str:
-    """A help text: words that Markdown would read as marks are escaped, options are code."""
-    text = re.sub(r"([|*<])", r"\\\1", text)
-    return re.sub(r"(?<![\w`-])(--[a-z][a-z-]*)", r"`\1`", text)
+    """A help text: options become code, and what Markdown would read as marks is escaped. Code stays as it is."""
+
+    def replace(match: re.Match) -> str:
+        word = match[0]
+        if word.startswith("`"):
+            return word
+        return f"`{word}`" if word.startswith("--") else f"\\{word}"
+
+    return re.sub(r"`[^`]*`|(?<![\w-])--[a-z][\w-]*|[|*<]", replace, text)
 
 
 def section(name: str) -> str:

@@ -24,6 +24,7 @@ from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.data.annotations import list_path, load
 from slowfast_uniformer.data.batch_size import batch_notes
 from slowfast_uniformer.distributed import topology
+from slowfast_uniformer.engine.preflight import weights_notes
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.wording import counted
 
@@ -162,6 +163,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         terminal.show("interrupted; run the same command again to continue", error=True)
         return 130
     print(summary(report, cfg.OUTPUT_DIR))
-    for note in of_batch(cfg) if "train" in splits else ():
+    for note in [*(of_batch(cfg) if "train" in splits else []), *weights_notes(cfg)]:
         print(f"note: {note}")
     return int(any(finding.finding in FAULTS for finding in report.findings))

@@ -9,6 +9,7 @@ on all folds, one after the other, in one job. docs/cluster.md has the details.
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from slowfast_uniformer.data.batch_size import batch_notes
 from slowfast_uniformer.distributed.slurm import job_config, job_topology, script, submit
 from slowfast_uniformer.engine.preflight import check_inputs
 from slowfast_uniformer.errors import UserError
+from slowfast_uniformer.weights.resolve import FOLDER
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -75,11 +77,20 @@ def check_files(args: argparse.Namespace, cfg: "CfgNode", notes: list[str]) -> N
         try:
             found = check_inputs(cfg, fetch=False)
         except UserError as error:
-            message = str(error).rstrip(".")
+            message = _with_variable(args, str(error).rstrip("."))
             raise UserError(f"{message}. If only the nodes see the files, --no-check submits without looking") from None
+        found = [_with_variable(args, note) for note in found]
         if cfg.TRAIN.ENABLE:
             found = [*found, *batch_notes(cfg, ranks, len(annotations.load(cfg, "train")))]
         notes += found if number == 0 else []  # the other folds differ from the first one in counts only
+
+
+def _with_variable(args: argparse.Namespace, message: str) -> str:
+    """A message that weights are not here; with a remedy if only the job's own lines say where they are."""
+    missing = "`uniformer weights fetch" in message or "`uniformer weights list" in message
+    if not missing or os.environ.get(FOLDER) or not any(FOLDER in line for line in args.setup):
+        return message
+    return f"{message}. --setup mentions {FOLDER}, which these checks do not see: export it in this shell, too"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -161,11 +161,24 @@ def fetch(names: Sequence[str]) -> list[str]:
     for name in names:
         try:
             found = resolve.resolve(name)
+            if fault := resolve.fault_of_copy(found.path):
+                errors.append(f"{found.path}: {fault}; {_remedy_of_copy(found.path)}")
+                continue
             order = f" (its classes are in the order of {found.classes}.txt)" if found.classes else ""
             print(f"{found.path}{order}", flush=True)
         except UserError as error:
             errors.append(str(error))
     return errors
+
+
+def _remedy_of_copy(path: str) -> str:
+    """What to do with a file that was put there by hand and is not the published one of its name."""
+    checkpoint = find_checkpoint(os.path.basename(path))
+    name = checkpoint.name if checkpoint else os.path.basename(path)
+    return (
+        f"it is in the way of the published one: remove or move it and run `uniformer weights fetch {name}`, or copy "
+        "it again from where it is whole"
+    )
 
 
 # ----------------------------------------------------------------------------------------------------- verify

@@ -1,6 +1,7 @@
 """A SLURM job that trains from a config and requeues itself until it is done."""
 
 import argparse
+import itertools
 import os
 import re
 import shlex
@@ -114,8 +115,11 @@ def script(job: argparse.Namespace, cfg: CfgNode) -> str:
     srun += [f"--cpus-per-task={job.cpus}"] if job.cpus else []  # srun does not inherit it from sbatch
     srun += ["--gpu-bind=none"] if gpus else []  # each rank selects its GPU by its local rank
     train = ["-m", "slowfast_uniformer", "train", *["--folds"] * job.folds, "--cfg"]
-    train += [*(os.path.abspath(find_config(file)) for file in job.cfg), *job.opts]
-    train += ["NUM_SHARDS", str(job.nodes), "NUM_GPUS", str(gpus), "OUTPUT_DIR", out]
+    train += [os.path.abspath(find_config(file)) for file in job.cfg]
+    own = {"NUM_SHARDS": str(job.nodes), "NUM_GPUS": str(gpus), "OUTPUT_DIR": out}
+    given = dict(zip(job.opts[::2], job.opts[1::2], strict=True))  # the last value of a key wins
+    pairs = [*((key, value) for key, value in given.items() if key not in own), *own.items()]
+    train += itertools.chain.from_iterable(pairs)
     python = shlex.quote(sys.executable)
     chosen = '"$python"' if job.setup else python  # a variable of `_SETUP`
     template = Path(__file__).with_name("job.sbatch").read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ from slowfast_uniformer.data.flip_labels import flipped_labels
 from slowfast_uniformer.data.list_notes import list_notes
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.weights.registry import find_checkpoint
-from slowfast_uniformer.weights.resolve import is_here, resolve
+from slowfast_uniformer.weights.resolve import is_here, resolve, size_note
 from slowfast_uniformer.wording import counted
 
 _TRIED = 8  # videos of each list that are looked for
@@ -28,7 +28,8 @@ def check_inputs(cfg: CfgNode, only: str = "", fetch: bool = True) -> list[str]:
     Args:
         cfg: The run's config.
         only: "train" or "test"; by default TRAIN.ENABLE and TEST.ENABLE decide.
-        fetch: Fetch weights that are not here; False leaves that to the run, with a note.
+        fetch: Fetch weights that are not here. False leaves that to the run, with a note; as the run itself comes
+            later, there are `weights_notes`, too.
 
     Returns:
         Notes on numbers that can hardly be right, to be logged.
@@ -59,7 +60,26 @@ def check_inputs(cfg: CfgNode, only: str = "", fetch: bool = True) -> list[str]:
                 f"{key}: {name} is not on this machine, and is fetched when the run starts. For nodes without network "
                 f"run `uniformer weights fetch {name}` here first"
             )
-    return notes
+    return notes if fetch else [*notes, *weights_notes(cfg)]
+
+
+def weights_notes(cfg: CfgNode) -> list[str]:
+    """Notes on files of weights that have a published one's name, but not its size. A run says so when it loads them.
+
+    Nothing is read, fetched or refused.
+    """
+    named = {}
+    if cfg.TRAIN.ENABLE and not cfg.TRAIN.CHECKPOINT_FILE_PATH and not _continues(cfg):
+        named["MODEL.INIT_FROM"] = cfg.MODEL.INIT_FROM
+    if cfg.TEST.ENABLE:
+        named["TEST.CHECKPOINT_FILE_PATH"] = cfg.TEST.CHECKPOINT_FILE_PATH
+    notes = {key: size_note(name) for key, name in named.items() if name}
+    return [f"{key}: {note}" for key, note in notes.items() if note]
+
+
+def _continues(cfg: CfgNode) -> bool:
+    """Whether a training goes on from a checkpoint in OUTPUT_DIR."""
+    return cfg.TRAIN.AUTO_RESUME and bool(glob.glob(f"{glob.escape(cfg.OUTPUT_DIR)}/checkpoints/epoch_*"))
 
 
 def _check_videos(path: str, samples: Sequence[Sample]) -> None:
@@ -89,7 +109,7 @@ def _initial_weights(cfg: CfgNode) -> list[tuple[str, str]]:
     Raises:
         UserError: TRAIN.CHECKPOINT_FILE_PATH is not there; from OUTPUT_DIR an earlier start may have moved it.
     """
-    if cfg.TRAIN.AUTO_RESUME and glob.glob(f"{glob.escape(cfg.OUTPUT_DIR)}/checkpoints/epoch_*"):
+    if _continues(cfg):
         return []
     name, given = cfg.MODEL.INIT_FROM, cfg.TRAIN.CHECKPOINT_FILE_PATH
     out = os.path.join(os.path.abspath(cfg.OUTPUT_DIR), "")

@@ -156,17 +156,38 @@ def unlike_published(path: str, hashed: bool = False) -> str:
     return faults[0] if faults and all(faults) else ""
 
 
-def warn_if_unlike_published(path: str) -> None:
-    """Warn of a file that was put there by hand and is not what its name says; small ones are hashed for that."""
+def fault_of_copy(path: str) -> str:
+    """What is wrong with a file that was put there by hand, by its name; "" if nothing. Small ones are hashed."""
     sources = sources_of_file(os.path.basename(path))
-    if not sources or not os.path.isfile(path) or os.path.dirname(path) == cache_folder() or not topology.is_main():
-        return
+    if not sources or not os.path.isfile(path) or os.path.dirname(path) == cache_folder():
+        return ""
     hashed = os.path.getsize(path) <= _QUICKLY_READ and any(source.sha256 for source in sources)
-    if fault := unlike_published(path, hashed):
-        write_line(
-            f"warning: {path}: {fault}: it is not the published file of this name, but perhaps an incomplete copy. "
-            f"Copy it again, or rename a file of your own; `uniformer weights verify {path}` compares it"
-        )
+    return unlike_published(path, hashed)
+
+
+def warn_if_unlike_published(path: str) -> None:
+    """Warn of a file that was put there by hand and is not what its name says (see `fault_of_copy`)."""
+    if topology.is_main() and (fault := fault_of_copy(path)):
+        write_line(f"warning: {_unlike(path, fault)}")
+
+
+def size_note(name: str) -> str:
+    """What `warn_if_unlike_published` will say of a file that is here, as far as its size tells; "" if nothing.
+
+    Args:
+        name: as `resolve` takes it. Nothing is read or fetched.
+    """
+    if "://" in name:
+        return ""
+    path = name if os.path.isfile(name) else _path_in_folder(name, find_checkpoint(name))
+    return _unlike(path, fault) if path and (fault := unlike_published(path)) else ""
+
+
+def _unlike(path: str, fault: str) -> str:
+    return (
+        f"{path}: {fault}: it is not the published file of this name, but perhaps an incomplete copy. "
+        f"Copy it again, or rename a file of your own; `uniformer weights verify {path}` compares it"
+    )
 
 
 def _given(name: str, checkpoint: Checkpoint | None) -> Found | None:
@@ -184,19 +205,30 @@ def _given(name: str, checkpoint: Checkpoint | None) -> Found | None:
 
 def _in_folder(name: str, checkpoint: Checkpoint | None) -> Found | None:
     """What a name means in $SLOWFAST_UNIFORMER_WEIGHTS."""
+    path = _path_in_folder(name, checkpoint)
+    if os.path.isfile(path) or path.endswith(".dcp"):
+        file = os.path.basename(path)
+        sources = checkpoint.sources if checkpoint else ()
+        return Found(path, checkpoint, next((source for source in sources if source.file == file), None))
+    return Found(_of_run(path)) if path else None
+
+
+def _path_in_folder(name: str, checkpoint: Checkpoint | None) -> str:
+    """The file, .dcp folder or run's folder that a name means in $SLOWFAST_UNIFORMER_WEIGHTS; "" if none."""
     folder = paths.expand(os.environ.get(FOLDER, ""))
     if not folder:
-        return None
-    sources = {source.file: source for source in checkpoint.sources} if checkpoint else {}
+        return ""
     names = [name, *([checkpoint.name] if checkpoint else [])]
     files = [each + ending for each in names for ending in ("", *ENDINGS)]
-    for file in [*files, os.path.basename(name).replace("+", "_"), *sources]:
+    files += [os.path.basename(name).replace("+", "_")]
+    files += [source.file for source in checkpoint.sources] if checkpoint else []
+    for file in files:
         path = os.path.join(folder, file)
         if os.path.isfile(path) or (os.path.isdir(path) and path.endswith(".dcp")):
-            return Found(path, checkpoint, sources.get(os.path.basename(path)))
+            return path
         if os.path.isdir(os.path.join(path, "checkpoints")) or published.is_published(path):
-            return Found(_of_run(path))
-    return None
+            return path
+    return ""
 
 
 def _of_run(folder: str) -> str:

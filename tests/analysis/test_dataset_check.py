@@ -253,6 +253,13 @@ def run_check(command, tiny, data):
     return call
 
 
+def test_weights_of_the_wrong_size_are_noted(run_check, tmp_path):
+    path = tmp_path / "uniformer_small_k400_16x4.pth"
+    path.write_bytes(bytes(100))
+    status, out, _ = run_check("--splits", "val", "--fast", "MODEL.INIT_FROM", path)
+    assert status == 0 and f"\nnote: MODEL.INIT_FROM: {path}: it has 100 bytes instead of 85,735,325: it is not" in out
+
+
 def test_a_batch_that_does_not_suit_the_list_is_noted(run_check):
     for machines, note in ((1, "16 videos in batches of 8 are only 2 steps"), (3, "TRAIN.BATCH_SIZE: the train list")):
         status, out, _ = run_check("--splits", "train", "--fast", "NUM_SHARDS", machines)

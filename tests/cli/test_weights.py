@@ -145,6 +145,11 @@ def test_a_file_of_one_s_own_that_is_not_the_published_one(tmp_path, monkeypatch
         assert f"{path}: {sizes}" in line and f"`uniformer weights verify {path}`" in line
     assert weights.main(["verify", str(path)]) == 2
     assert f"{path}: {sizes}; copy it again" in capsys.readouterr().err
+    for name in (SMALL, str(path)):
+        assert weights.main(["fetch", name]) == 2
+        out, errors = capsys.readouterr()
+        assert not out and f"{path}: {sizes}; " in errors and errors.count("error: ") == 1
+        assert f"remove or move it and run `uniformer weights fetch {SMALL}`" in errors
     other = path.rename(own / "mine.pth")
     with caplog.at_level("INFO", "slowfast_uniformer"):
         caplog.clear()

@@ -195,6 +195,54 @@ def test_notes_before_a_job_is_submitted(write, tiny, monkeypatch, tmp_path):
     assert (status, text) == (2, "") and f"{name} is not here" in errors
 
 
+def test_weights_of_the_wrong_size_are_noted(write, tiny, monkeypatch, tmp_path):
+    """By path and by name, in the words of the run's own warning; a file of another name can be anything."""
+    path = tmp_path / "uniformer_small_k400_16x4.pth"
+    path.write_bytes(bytes(100))
+    monkeypatch.setenv("SLOWFAST_UNIFORMER_WEIGHTS", str(tmp_path))
+    for name in (path, path.stem):
+        status, text, errors = write(opts=[*tiny, "MODEL.INIT_FROM", name])
+        assert status == 0 and text.startswith("#!")
+        assert f"note: MODEL.INIT_FROM: {path}: it has 100 bytes instead of 85,735,325: it is not the pub" in errors
+        assert f"`uniformer weights verify {path}` compares it" in errors
+    other = path.rename(tmp_path / "mine.pth")
+    status, _, errors = write(opts=[*tiny, "MODEL.INIT_FROM", other])
+    assert status == 0 and "bytes" not in errors
+
+
+def test_a_folder_of_weights_that_only_the_job_knows(write, tiny, monkeypatch, tmp_path):
+    for name in ("HF_HUB_OFFLINE", "SLOWFAST_UNIFORMER_WEIGHTS", "SLOWFAST_UNIFORMER_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(download, "fetch", lambda *_: pytest.fail("a source was asked"))
+    path = tmp_path / "uniformer_small_k400_16x4.pth"
+    setup = ["--setup", f"export SLOWFAST_UNIFORMER_WEIGHTS={tmp_path}"]
+    hint = "--setup mentions SLOWFAST_UNIFORMER_WEIGHTS, which these checks do not see: export it in this shell, too"
+    path.write_bytes(bytes(100))
+    for name, expected in ((path.stem, 0), ("mine", 2)):  # one that the run could fetch, and one that it could not
+        opts = [*tiny, "MODEL.INIT_FROM", name]
+        status, _, errors = write(*setup, opts=opts)
+        assert status == expected and hint in errors
+        assert hint not in write(opts=opts)[2]
+    status, _, errors = write(*setup, opts=[*tiny, "DATA.PATH_PREFIX", "/nowhere"])
+    assert status == 2 and hint not in errors
+    monkeypatch.setenv("SLOWFAST_UNIFORMER_WEIGHTS", str(tmp_path))
+    status, _, errors = write(*setup, opts=[*tiny, "MODEL.INIT_FROM", path.stem])
+    assert status == 0 and hint not in errors and "is not on this machine" not in errors
+
+
+def test_the_command_of_a_job_has_each_key_once(write, tiny, tmp_path):
+    keys = ["RNG_SEED", 1, "NUM_GPUS", 4, "NUM_SHARDS", 3, "OUTPUT_DIR", tmp_path / "other", "RNG_SEED", 7]
+    _, text, _ = write("--nodes", "2", opts=[*tiny, *keys])
+    words = shlex.split(next(line for line in text.splitlines() if line.startswith("srun ")))
+    words = words[words.index("train") + 1 : words.index("||")]
+    opts = train.parse_args(words).opts
+    values = dict(zip(opts[::2], opts[1::2], strict=True))
+    assert len(opts) == 2 * len(values)
+    expected = {"RNG_SEED": "7", "NUM_GPUS": "0", "NUM_SHARDS": "2", "OUTPUT_DIR": str(tmp_path / "other")}
+    assert values == {**values, **expected}
+
+
 def test_a_job_of_folds(write, tiny, demo, tmp_path, command):
     lists, keys = tmp_path / "lists", ["DATA.PATH_TO_DATA_DIR", tmp_path / "lists", "TRAIN.EVAL_PERIOD", 0]
     assert command("lists", demo / "videos", "--folds", 2, "--val", 0, "--out", lists)[0] == 0

@@ -8,7 +8,7 @@ import pytest
 import slowfast_uniformer
 from slowfast_uniformer.config.load import load_config
 from slowfast_uniformer.data import annotations
-from slowfast_uniformer.engine.preflight import check_inputs
+from slowfast_uniformer.engine.preflight import check_inputs, weights_notes
 from slowfast_uniformer.errors import UserError
 
 
@@ -101,6 +101,22 @@ def test_other_inputs_are_found_before_the_training(lists, tmp_path):
             check_inputs(load_config(None, [*lists[1], *overrides]))
     best = str(tmp_path / "run" / "checkpoints" / "best.pyth")
     check_inputs(load_config(None, [*lists[1], "TEST.CHECKPOINT_FILE_PATH", best]))  # the training is to write it
+
+
+def test_weights_of_the_wrong_size_are_noted_where_the_run_comes_later(lists, tmp_path):
+    path = tmp_path / "uniformer_small_k400_16x4.pth"
+    path.write_bytes(bytes(100))
+    start = [*lists[1], "MODEL.INIT_FROM", str(path)]
+    both = load_config(None, [*start, "TEST.CHECKPOINT_FILE_PATH", str(path)])
+    assert not [note for note in check_inputs(both) if "bytes" in note], "a run says so when it loads them"
+    notes = [note.split(f": {path}: it has 100 bytes")[0] for note in check_inputs(both, fetch=False)]
+    assert notes[-2:] == ["MODEL.INIT_FROM", "TEST.CHECKPOINT_FILE_PATH"]
+    unused = ["TRAIN.CHECKPOINT_FILE_PATH", str(tmp_path)]
+    assert weights_notes(load_config(None, [*start, *unused])) == []
+    assert weights_notes(load_config(None, [*start, "TRAIN.ENABLE", False])) == []
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "epoch_00001.pyth").touch()
+    assert weights_notes(load_config(None, start)) == [], "a run that continues reads none"
 
 
 def test_classes_that_cannot_be_balanced_are_found_before_the_training(lists):

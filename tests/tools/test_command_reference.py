@@ -1,6 +1,7 @@
 """The page of all commands, which is written from their parsers."""
 
 import argparse
+import re
 
 import pytest
 from conftest import load_script
@@ -17,6 +18,18 @@ def test_a_command_has_a_section_with_all_its_options(name):
     for action in reference.parser_of(name)._actions:
         if action.option_strings and action.help != argparse.SUPPRESS and "--help" not in action.option_strings:
             assert f"| `{action.option_strings[0]}" in text, action.option_strings
+
+
+def test_code_of_a_help_text_stays_code():
+    text = reference.to_markdown("as `uniformer train --folds` and `a*b` do, --init_method too, 2*3 | <x>")
+    assert text == r"as `uniformer train --folds` and `a*b` do, `--init_method` too, 2\*3 \| \<x>"
+
+
+def test_marks_of_code_are_balanced_on_the_page():
+    """In each cell of a table and each paragraph, and no code inside of code."""
+    for line in reference.page().splitlines():
+        for cell in re.split(r"(?<!\\)\|", line):
+            assert cell.count("`") % 2 == 0 and "``" not in cell, line
 
 
 def test_the_page_has_every_command_once():
