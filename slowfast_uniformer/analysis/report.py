@@ -22,6 +22,7 @@ from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.runs.class_balance import shown as shown_classes
 from slowfast_uniformer.runs.files import Row
 from slowfast_uniformer.runs.folder import RunFolder, epochs_done, is_number, read_run
+from slowfast_uniformer.runs.folds import fold_runs
 from slowfast_uniformer.runs.log import Phase
 
 CURVES = (  # title, unit, key of the rows of metrics.jsonl
@@ -41,7 +42,8 @@ def report(folders: Sequence[str], output: str | None = None, lines: list[str] |
     """Write the page on one run or several.
 
     Args:
-        folders: OUTPUT_DIR of each run.
+        folders: OUTPUT_DIR of each run; or alone that of `uniformer train --folds`, for all of its folds. Folds have
+            different test videos, so they are not compared.
         output: path of the page; None for report.html in the first folder.
         lines: a list to which sentences on how the runs differ are appended.
 
@@ -51,11 +53,12 @@ def report(folders: Sequence[str], output: str | None = None, lines: list[str] |
     Raises:
         UserError: where a folder is not a run's, or the page cannot be written.
     """
-    runs = [read_run(folder) for folder in folders]
+    of_folds = fold_runs(folders[0]) if len(folders) == 1 else []
+    runs = [read_run(folder) for folder in of_folds or folders]
     path = output or os.path.join(folders[0], "report.html")
     try:
         with Phase("write the report"):  # a video of a slow disk takes seconds
-            comparisons = compare(runs)
+            comparisons = [] if of_folds else compare(runs)
             paths.atomic_write(path, render(runs, comparisons))
     except OSError as error:
         raise UserError(f"--output: cannot write {path}: {error.strerror}") from None

@@ -4,10 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from slowfast_uniformer.engine.intervals import Difference, differences, num_units
-from slowfast_uniformer.engine.scores import FAILED, TOP, Outcome, group_numbers
+from slowfast_uniformer.engine.scores import TOP, Outcome, outcome_of_predictions
 from slowfast_uniformer.runs.folder import RunFolder
 from slowfast_uniformer.runs.predictions import Prediction
 from slowfast_uniformer.wording import counted
@@ -55,20 +53,8 @@ def scored(run: RunFolder) -> list[Prediction]:
 
 def outcome_of(run: RunFolder, predictions: Sequence[Prediction]) -> Outcome:
     """What the test of a run found for these predictions of it, at least one."""
-    groups = group_numbers([p.group for p in predictions])
-    if run.classes:
-        probabilities = np.array([p.probabilities for p in predictions])
-        truth = np.zeros(probabilities.shape, bool)
-        for row, p in zip(truth, predictions, strict=True):
-            row[[label for label in p.labels if label < len(row)]] = True
-        predicted = probabilities >= 0.5
-        return Outcome(truth, predicted, len(run.classes), probabilities=probabilities, groups=groups)
-    truth = np.array([p.labels[0] for p in predictions])
-    best = np.array([FAILED if p.prediction is None else p.prediction for p in predictions])
-    top5 = None
-    if run.config.get("MODEL.NUM_CLASSES", 0) > TOP:
-        top5 = np.array([p.label_name in [name for name, _ in p.top] for p in predictions])
-    return Outcome(truth, best, int(max(truth.max(), best.max())) + 1, top5=top5, groups=groups)
+    with_top5 = run.config.get("MODEL.NUM_CLASSES", 0) > TOP
+    return outcome_of_predictions(predictions, len(run.classes), with_top5)
 
 
 def compare(runs: Sequence[RunFolder]) -> list[Comparison]:

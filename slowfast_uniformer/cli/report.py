@@ -2,10 +2,11 @@
 
     uniformer report runs/demo
     uniformer report runs/demo runs/other --output compared.html
+    uniformer report runs/folds
 
 The page is a single self-contained file with curves, classes, mistakes, config, speed and cost. It can be written while
 the run is in progress. Of several runs it says, and prints, whether each differs from the first by more than chance, on
-the test videos that both have.
+the test videos that both have. The OUTPUT_DIR of `uniformer train --folds`, given alone, stands for all of its folds.
 """
 
 import argparse

@@ -9,7 +9,7 @@ KEY VALUE pairs override the config. The same command continues an interrupted r
 started, unless `torchrun` or `srun` has started several.
 
 --folds trains and tests on each of the folds that `uniformer lists --folds` has written, into OUTPUT_DIR/fold_1 and so
-on, and prints mean and standard deviation of the scores.
+on, and prints the scores of each fold, and of all predictions together with 95 % intervals.
 """
 
 import argparse
@@ -135,16 +135,22 @@ def train_folds(args: argparse.Namespace) -> None:
             finished[name] = {"state": states[name], "output_dir": runs[name]}
             if is_first_process(cfg):
                 finished[name]["scores"] = folds.test_scores(runs[name])
-                _summarize(out, {name: finished[name] for name in names if name in finished})
+                _summarize(cfg, {name: finished[name] for name in names if name in finished})
     if is_first_process(cfg):
-        summary = _summarize(out, {name: finished[name] for name in names})
-        terminal.show(table(folds.summary_rows(summary)))
+        from slowfast_uniformer.engine.fold_scores import pooled_lines, summary_rows
+
+        summary = _summarize(cfg, {name: finished[name] for name in names})
+        terminal.show(table(summary_rows(summary)) + "\n")
+        for line in pooled_lines(summary):
+            terminal.show(line)
         terminal.show(f"  {os.path.join(out, 'folds.json')}\n  {os.path.join(out, 'predictions.csv')}")
 
 
-def _summarize(out: str, finished: dict[str, Any]) -> dict[str, Any]:
-    with os_errors_reported(f"OUTPUT_DIR: cannot write to {out}"):
-        return folds.summarize(out, finished)
+def _summarize(cfg: CfgNode, finished: dict[str, Any]) -> dict[str, Any]:
+    from slowfast_uniformer.engine.fold_scores import summarize
+
+    with os_errors_reported(f"OUTPUT_DIR: cannot write to {cfg.OUTPUT_DIR}"):
+        return summarize(cfg.OUTPUT_DIR, finished, cfg.RNG_SEED)
 
 
 def is_first_process(cfg: CfgNode) -> bool:

@@ -6,17 +6,20 @@ figures of these resamples (Efron and Tibshirani, An Introduction to the Bootstr
 Know About the Bootstrap, 2015: percentiles by Student's t). Where videos belong to groups (takes of one person, parts
 of one recording) groups are drawn instead: videos of a group are alike, and say less than as many others.
 
-Only NumPy is imported, as in engine/scores.py.
+PyTorch is not imported, as in engine/scores.py.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
 from slowfast_uniformer.engine.scores import Outcome, average_precisions, every_video_once, figures, mean_over_classes
+from slowfast_uniformer.runs.tensorboard import BOUNDS
+from slowfast_uniformer.wording import counted
 
 RESAMPLES = 2000
 CHUNK = 200  # resamples at once: 8 MB for 20,000 videos
@@ -24,6 +27,14 @@ CHUNK = 200  # resamples at once: 8 MB for 20,000 videos
 # are at least so many resamples. 20,000 videos of 400 classes have 200.
 WORK, FEWEST = 1_500_000_000, 200
 Interval = tuple[float, float]
+FEW = 20  # videos, or groups of them, below which intervals are rough
+HEADLINE = {  # columns of a test's row that its summary shows
+    "top1_acc": "top-1",
+    "top5_acc": "top-5",
+    "mean_class_acc": "mean per-class",
+    "macro_f1": "macro-F1",
+    "map": "mAP",
+}
 
 
 @dataclass(frozen=True)
@@ -97,6 +108,35 @@ def differences(first: Outcome, second: Outcome, seed: int) -> dict[str, Differe
         values = [of_run[name] for of_run in whole]
         found[name] = Difference(*values, *_middle(other - one, values[1] - values[0], units))
     return found
+
+
+def few_units(outcome: Outcome) -> str:
+    """What is to be said of intervals of few videos or groups; "" where there are enough."""
+    units, what = num_units(outcome), "test videos" if outcome.groups is None else "groups of videos"
+    return f"only {units} {what}: the 95 % intervals are rough, and the scores say little" if units < FEW else ""
+
+
+def summary_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """A line for each figure of a test, and one that says what they are of.
+
+    Args:
+        metrics: A `test_final` row of metrics.jsonl, or figures of the same names.
+    """
+    lines = [_with_interval(metrics, key, name) for key, name in HEADLINE.items() if key in metrics]
+    labelled = f", {metrics['num_labelled']} labelled" if "num_labelled" in metrics else ""
+    labelled = labelled if lines else ", no labels"
+    text = f"{counted(metrics['num_videos'], 'video')}{labelled}, {metrics['coverage']:.2f} % predicted"
+    if any(f"{key}{BOUNDS[0]}" in metrics for key in HEADLINE):
+        units = f"{metrics['num_groups']} groups" if "num_groups" in metrics else "the videos"
+        text += f"; in brackets: 95 % intervals, by a bootstrap over {units}"
+    return [*lines, text]
+
+
+def _with_interval(metrics: Mapping[str, Any], key: str, name: str) -> str:
+    """A figure with its 95 % interval, such as "top-1            62.50 %  [58.12, 66.71]"."""
+    bounds = [metrics.get(f"{key}{end}") for end in BOUNDS]
+    interval = "" if None in bounds else "  [{:.2f}, {:.2f}]".format(*bounds)
+    return f"{name:<14} {metrics[key]:>6.2f} %{interval}"
 
 
 def _figures(outcome: Outcome, weights: np.ndarray, with_map: bool) -> dict[str, np.ndarray]:

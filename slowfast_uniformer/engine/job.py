@@ -18,6 +18,7 @@ from slowfast_uniformer.config.recipe_notes import recipe_notes
 from slowfast_uniformer.data import annotations
 from slowfast_uniformer.data.batch_size import batch_notes
 from slowfast_uniformer.distributed import collectives, launch, signals, topology
+from slowfast_uniformer.engine.intervals import summary_lines
 from slowfast_uniformer.engine.precision import cuda_settings
 from slowfast_uniformer.engine.preflight import check_inputs
 from slowfast_uniformer.engine.published import comparison
@@ -31,17 +32,9 @@ from slowfast_uniformer.runs.begin import begin, is_config_of_a_run
 from slowfast_uniformer.runs.files import append_json_lines, read_json_lines
 from slowfast_uniformer.runs.log import LOG_HANDLER, PACKAGE, SHOWN, remove_logging, setup_logging
 from slowfast_uniformer.runs.starts import describe_start, launchers
-from slowfast_uniformer.runs.tensorboard import BOUNDS, FOLDER
-from slowfast_uniformer.wording import counted
+from slowfast_uniformer.runs.tensorboard import FOLDER
 
 logger = logging.getLogger(__name__)
-HEADLINE = {  # columns of the test's row that the summary shows
-    "top1_acc": "top-1",
-    "top5_acc": "top-5",
-    "mean_class_acc": "mean per-class",
-    "macro_f1": "macro-F1",
-    "map": "mAP",
-}
 SHOWN_FILES = "predictions.csv class_scores.csv submission.csv metrics.jsonl log.txt checkpoints tensorboard".split()
 
 
@@ -123,9 +116,7 @@ def _log_config(cfg: CfgNode, notes: Sequence[str], config_files: Sequence[str])
 
 def _print_summary(cfg: CfgNode, metrics: dict[str, Any]) -> None:
     """Print the test's metrics, the names of the run's files, and what to do next."""
-    if metrics:
-        _print_metrics(metrics)
-    for line in comparison(metrics, cfg):
+    for line in [*(summary_lines(metrics) if metrics else []), *comparison(metrics, cfg)]:
         terminal.show(line)
     out = cfg.OUTPUT_DIR
     found = [name for name in SHOWN_FILES if os.path.exists(os.path.join(out, name))]
@@ -134,27 +125,6 @@ def _print_summary(cfg: CfgNode, metrics: dict[str, Any]) -> None:
     following += [f"uniformer predict --checkpoint {shlex.quote(out)} VIDEO"] if "checkpoints" in found else []
     following += [f"tensorboard --logdir {shlex.quote(os.path.join(out, FOLDER))}"] if cfg.TENSORBOARD.ENABLE else []
     terminal.show("\n  ".join(["Next:", *following]))
-
-
-def _print_metrics(metrics: dict[str, Any]) -> None:
-    """Print a line for each figure of a test, and what it is of."""
-    for key, name in HEADLINE.items():
-        if key in metrics:
-            terminal.show(_with_interval(metrics, key, name))
-    labelled = f", {metrics['num_labelled']} labelled" if "num_labelled" in metrics else ""
-    labelled = labelled if HEADLINE.keys() & metrics.keys() else ", no labels"
-    text = f"{counted(metrics['num_videos'], 'video')}{labelled}, {metrics['coverage']:.2f} % predicted"
-    if any(f"{key}_low" in metrics for key in HEADLINE):
-        units = f"{metrics['num_groups']} groups" if "num_groups" in metrics else "the videos"
-        text += f"; in brackets: 95 % intervals, by a bootstrap over {units}"
-    terminal.show(text)
-
-
-def _with_interval(metrics: dict[str, Any], key: str, name: str) -> str:
-    """A figure with its 95 % interval, such as "top-1            62.50 %  [58.12, 66.71]"."""
-    bounds = [metrics.get(f"{key}{end}") for end in BOUNDS]
-    interval = "" if None in bounds else "  [{:.2f}, {:.2f}]".format(*bounds)
-    return f"{name:<14} {metrics[key]:>6.2f} %{interval}"
 
 
 # ------------------------------------------------------------------------------------------------- for Python code

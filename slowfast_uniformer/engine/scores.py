@@ -6,9 +6,12 @@ Only NumPy is imported: a report computes them without PyTorch. engine/intervals
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from slowfast_uniformer.runs.predictions import Prediction
 
 FAILED = -1  # the prediction of a video that could not be read
 TOP = 5  # top-5 accuracy says something where there are more classes than that
@@ -94,6 +97,27 @@ def group_numbers(names: Sequence[str]) -> np.ndarray | None:
     keys = [(name, "" if name else position) for position, name in enumerate(names)]
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     return np.array([numbers[key] for key in keys])
+
+
+def outcome_of_predictions(predictions: "Sequence[Prediction]", num_multi: int, with_top5: bool) -> Outcome:
+    """What a test found, from rows of its predictions.csv.
+
+    Args:
+        predictions: at least one; those with a label, with several labels a video all.
+        num_multi: the number of classes where videos have several labels, else 0.
+        with_top5: whether there are more than five classes.
+    """
+    groups = group_numbers([p.group for p in predictions])
+    if num_multi:
+        probabilities = np.array([p.probabilities for p in predictions])
+        truth = np.zeros(probabilities.shape, bool)
+        for row, p in zip(truth, predictions, strict=True):
+            row[[label for label in p.labels if label < len(row)]] = True
+        return Outcome(truth, probabilities >= 0.5, num_multi, probabilities=probabilities, groups=groups)
+    truth = np.array([p.labels[0] for p in predictions])
+    best = np.array([FAILED if p.prediction is None else p.prediction for p in predictions])
+    top5 = np.array([p.label_name in [name for name, _ in p.top] for p in predictions]) if with_top5 else None
+    return Outcome(truth, best, int(max(truth.max(), best.max())) + 1, top5=top5, groups=groups)
 
 
 @dataclass(frozen=True, eq=False)

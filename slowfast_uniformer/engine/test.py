@@ -21,7 +21,7 @@ from slowfast_uniformer.data.workers import worker_errors_explained
 from slowfast_uniformer.distributed import collectives, signals, status, topology
 from slowfast_uniformer.engine import calibration
 from slowfast_uniformer.engine.chance import log_chance_note
-from slowfast_uniformer.engine.intervals import intervals, num_units
+from slowfast_uniformer.engine.intervals import few_units, intervals, num_units
 from slowfast_uniformer.engine.metrics import VideoAggregator, confusion_matrix, per_class_accuracy
 from slowfast_uniformer.engine.published import match_classes, published_row
 from slowfast_uniformer.engine.scores import (
@@ -45,7 +45,6 @@ from slowfast_uniformer.wording import counted
 
 logger = logging.getLogger(__name__)
 SHOWN = 3  # unreadable videos that are named in the log; the others are counted
-FEW = 20  # videos, or groups of them, below which intervals are rough
 MAX_PR_CLASSES = 20  # precision-recall curves are drawn for at most this many classes
 
 
@@ -237,11 +236,9 @@ def further_figures(scores: VideoAggregator, outcome: Outcome, temperature: floa
     with Phase("95 % intervals"):
         for name, (low, high) in intervals(outcome, seed).items():
             found |= {f"{name}_low": low, f"{name}_high": high}
-    units = num_units(outcome)
-    found |= {"num_groups": units} if outcome.groups is not None else {}
-    if units < FEW:
-        what = "groups of videos" if outcome.groups is not None else "test videos"
-        logger.warning("only %s %s: the 95 %% intervals are rough, and the scores say little", units, what)
+    found |= {"num_groups": num_units(outcome)} if outcome.groups is not None else {}
+    if note := few_units(outcome):
+        logger.warning("%s", note)
     return found
 
 

@@ -11,7 +11,9 @@ from slowfast_uniformer.config.keys import flatten
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.runs.class_balance import ClassBalance, read_class_balance
 from slowfast_uniformer.runs.files import Row, read_json_lines
+from slowfast_uniformer.runs.folds import fold_runs
 from slowfast_uniformer.runs.predictions import Prediction, read_class_scores, read_predictions
+from slowfast_uniformer.wording import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,6 +125,11 @@ def read_run(path: str | os.PathLike) -> RunFolder:
     metrics, starts, predictions, class_scores = (
         os.path.join(path, name) for name in ("metrics.jsonl", "starts.jsonl", "predictions.csv", "class_scores.csv")
     )
+    if found_folds := fold_runs(path):
+        several = counted(len(found_folds), "fold")
+        raise UserError(
+            f"{path}: not a run's folder; it holds the runs of {several}. Name one, such as {found_folds[0]}"
+        )
     if not os.path.isfile(metrics):
         raise UserError(
             f"{path}: no metrics.jsonl, so this is not a run's folder, or the run has recorded nothing yet. Name the "

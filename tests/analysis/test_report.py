@@ -335,6 +335,18 @@ def test_folder_without_run_and_output_that_cannot_be_written(make, tmp_path, co
     assert (status, out.strip()) == (0, str(tmp_path / "new" / "a.html"))
 
 
+def test_folds_are_reported_side_by_side_and_not_compared(make, tmp_path, command):
+    (tmp_path / "run").mkdir()
+    for number in (1, 2):
+        make(f"run/fold_{number}", [*rows_of(1), TESTED], predictions=predictions_of(["up", "down"], [(0, 0), (1, 0)]))
+    status, out, _ = command(tmp_path / "run")
+    assert (status, out) == (0, f"{tmp_path}/run/report.html\n")
+    page = (tmp_path / "run/report.html").read_text()
+    assert "fold_1" in page and "fold_2" in page and 'id="difference"' not in page
+    status, _, err = command(tmp_path / "run", tmp_path / "run/fold_1")
+    assert status == 2 and f"Name one, such as {tmp_path}/run/fold_1" in err
+
+
 def test_former_page_stays_where_writing_fails(tested, tmp_path, monkeypatch):
     path = tmp_path / "tested" / "report.html"
     path.write_text("before")

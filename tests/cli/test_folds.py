@@ -49,8 +49,12 @@ def test_folds_are_trained_one_after_the_other_and_pooled(train, tmp_path, demo,
     assert {row["fold"] for row in pooled} == {"fold_1", "fold_2"}
     right = 100 * statistics.fmean(row["correct"] == "1" for row in pooled)
     assert summary["pooled"]["top1_acc"] == pytest.approx(right)
-    shown = next(line for line in (printed + errors).splitlines() if line.startswith("top1_acc"))
-    assert f"{score['mean']:.2f} ± {score['std']:.2f}" in shown and shown.split()[-1] == f"{right:.2f}"
+    table, together = (printed + errors).split("All predictions together:\n")
+    shown = next(line for line in table.splitlines() if line.startswith("top-1 ") and "±" in line)
+    assert shown.endswith(f"{score['mean']:.2f} ± {score['std']:.2f}") and "_low" not in table
+    interval = "[{top1_acc_low:.2f}, {top1_acc_high:.2f}]".format(**summary["pooled"])
+    assert together.splitlines()[0].split() == f"top-1 {right:.2f} % {interval}".split()
+    assert f"{len(pooled)} videos, 100.00 % predicted; in brackets: 95 % intervals" in together
     assert train()[0] == 0 and len(calls) == 3, "nothing is left to do"
     assert train("TEST.NUM_SPATIAL_CROPS", 1)[0] == 0 and len(calls) == 5, "another test"
 
