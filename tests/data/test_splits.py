@@ -160,7 +160,7 @@ def test_notes_on_a_split():
     assert warnings == []
     assert notes == [
         "videos of one person or recording may be on both sides; --group-by keeps them together",
-        "4 videos are few for a single split, whose scores vary by chance; --folds 4 tests each video once"
+        "4 videos are few for a single split, whose scores vary by chance; --folds 4 tests each video once",
     ]
     many = [Item(f"{k}.mp4", "a") for k in range(200)]
     assert split_notes(split_items(many, 0.2, 0.2, 0), True) == ([], [])
