@@ -112,7 +112,8 @@ def test_outputs_are_made_small_and_stable():
 
 
 @pytest.mark.slow
-def test_it_runs_from_top_to_bottom_in_an_empty_folder(notebook, tmp_path):
+def test_it_runs_from_top_to_bottom_in_an_empty_folder(notebook, tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "agg")  # as commands set it, which once hid the pictures
     stored = [shown(cell) for cell in code_cells(notebook)]
     for cell in code_cells(notebook):
         cell.outputs, cell.execution_count = [], None

@@ -6,6 +6,7 @@ in full colour.
 
 import base64
 import io
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -35,7 +36,9 @@ def run(notebook: nbformat.NotebookNode, folder: str | Path, timeout: float | No
     """
     options = {"timeout": timeout, "kernel_name": "python3", "record_timing": False, "coalesce_streams": True}
     options |= {"iopub_timeout": 600, "raise_on_iopub_timeout": True}  # a busy machine sends a picture late
-    NotebookClient(notebook, resources={"metadata": {"path": str(folder)}}, **options).execute()
+    # the kernel chooses Matplotlib's backend, which shows pictures; one that is set would hide them
+    environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+    NotebookClient(notebook, resources={"metadata": {"path": str(folder)}}, **options).execute(env=environment)
 
 
 def tidy(notebook: nbformat.NotebookNode) -> None:
