@@ -53,3 +53,9 @@ def recipe_notes(cfg: CfgNode, recipe: CfgNode, topology: "Topology", recipe_top
             "test sample frames in another way than the recipe's training"
         )
     return notes
+
+
+def may_have_batch_norms(cfg: CfgNode) -> bool:
+    """By the name of the model, without building it: a model of the user's own may have them."""
+    name = cfg.MODEL.MODEL_NAME
+    return not (name == "Uniformerv2" and cfg.UNIFORMERV2.NO_LMHRA) and not name.lower().startswith("mvit")

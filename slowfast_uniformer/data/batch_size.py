@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from fvcore.common.config import CfgNode
 
+from slowfast_uniformer.config.recipe_notes import may_have_batch_norms
 from slowfast_uniformer.distributed.topology import Topology, clips_per_video
 from slowfast_uniformer.errors import UserError
 from slowfast_uniformer.wording import counted
@@ -39,7 +40,7 @@ def batch_notes(cfg: CfgNode, ranks: Topology, videos: int) -> Iterator[str]:
     steps, batch = steps_per_epoch(cfg, ranks, videos), ranks.videos_per_step(cfg)
     few_steps = steps < FEW_STEPS
     clips, parts = ranks.clips_per_rank(cfg), cfg.TRAIN.ACCUM_STEPS
-    if clips // parts < FEW_CLIPS and _may_have_batch_norms(cfg):
+    if clips // parts < FEW_CLIPS and may_have_batch_norms(cfg):
         yield (
             f"{counted(clips // parts, 'clip')} at a time on each of {counted(ranks.ranks, 'rank')}: batch norms are "
             f"poor with fewer than {FEW_CLIPS}. {' or '.join(_larger_parts(cfg, ranks, few_steps))}"
@@ -51,12 +52,6 @@ def batch_notes(cfg: CfgNode, ranks: Topology, videos: int) -> Iterator[str]:
             f"{steps * cfg.SOLVER.MAX_EPOCH:,} in all. {fewer} smaller TRAIN.BATCH_SIZE, or more epochs "
             "(SOLVER.MAX_EPOCH)"
         )
-
-
-def _may_have_batch_norms(cfg: CfgNode) -> bool:
-    """By the name of the model, without building it: a model of the user's own may have them."""
-    name = cfg.MODEL.MODEL_NAME
-    return not (name == "Uniformerv2" and cfg.UNIFORMERV2.NO_LMHRA) and not name.lower().startswith("mvit")
 
 
 def _larger_parts(cfg: CfgNode, ranks: Topology, few_steps: bool) -> list[str]:

@@ -27,32 +27,42 @@ def relabelled(lists: Path, folder: Path) -> tuple[list[str], Split]:
     cfg = load_config(None, keys, runs_here=False)
     file = names_path(cfg)
     names = read_class_names(file) if file else None
-    lookup, split = ClassLookup(names or []), {}
-    for name in [name for name in SPLITS if os.path.isfile(annotations.list_path(cfg, name))]:
-        split[name] = []
-        for row, sample in annotations.read_rows(cfg, name):
+    found: dict[str, list[tuple[str, Item]]] = {}  # with the place of each line; the labels are still missing
+    for split in [split for split in SPLITS if os.path.isfile(annotations.list_path(cfg, split))]:
+        found[split] = []
+        for row, sample in annotations.read_rows(cfg, split):
             if isinstance(sample, UserError):
                 raise sample
             if sample.label == -1:
                 raise UserError(f"{row.where}: the video has no label, so there is none to number; move this list away")
-            path = os.path.relpath(sample.path, folder)
             start, end = sample.segment or (None, None)
-            split[name].append(Item(path, row.where, start, end, sample.group))
-    above = {item.path: _folders(item.path) for part in split.values() for item in part}
-    shared = 0 if names else len(os.path.commonprefix(list(above.values())))
-    for part in split.values():
-        for at, item in enumerate(part):
-            parts = above[item.path][shared:]
-            found = [names[label] for folder in parts if (label := lookup.get(folder)) is not None] if names else parts
-            if not found:
-                whose = f"a class of {file}" if names else "a class"
-                raise UserError(
-                    f"{item.label}: no folder of {item.path} is {whose}; correct the line or the class names"
-                )
-            part[at] = item._replace(label=found[0])
-    if "train" not in split:
+            path = os.path.relpath(sample.path, folder)
+            found[split].append((row.where, Item(path, "", start, end, sample.group)))
+    above = {item.path: _folders(item.path) for lines in found.values() for _, item in lines}
+    if names:
+        lookup = ClassLookup(names)
+        classes = {path: _class_of(folders, names, lookup) for path, folders in above.items()}
+    else:
+        classes = _first_that_differ(above)
+    for where, item in (line for lines in found.values() for line in lines):
+        if not classes[item.path]:
+            whose = f"a class of {file}" if names else "a class"
+            raise UserError(f"{where}: no folder of {item.path} is {whose}; correct the line or the class names")
+    if "train" not in found:
         raise UserError(f"{lists}: no train.csv; give the folder of lists (DATA.PATH_TO_DATA_DIR)")
-    return names or sorted({item.label for part in split.values() for item in part}), split
+    splits = {split: [item._replace(label=classes[item.path]) for _, item in lines] for split, lines in found.items()}
+    return names or sorted(set(classes.values())), splits
+
+
+def _class_of(folders: list[str], names: list[str], lookup: ClassLookup) -> str:
+    """The class that the first of the folders names; "" if none does."""
+    return next((names[label] for folder in folders if (label := lookup.get(folder)) is not None), "")
+
+
+def _first_that_differ(above: dict[str, list[str]]) -> dict[str, str]:
+    """For each path the first of its folders that not all paths share; "" if there is none."""
+    shared = len(os.path.commonprefix(list(above.values())))
+    return {path: next(iter(folders[shared:]), "") for path, folders in above.items()}
 
 
 def _folders(path: str) -> list[str]:

@@ -192,7 +192,7 @@ def test_a_signal_ends_a_run_that_then_continues(tiny, tmp_path, undisturbed, ra
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("ranks", "device"), [(1, "cpu"), (2, "cpu"), (2, "device")])
+@pytest.mark.parametrize(("ranks", "device"), [(1, "cpu"), (2, "cpu"), (1, "device"), (2, "device")])
 def test_a_killed_run_continues(tiny, tmp_path, undisturbed, ranks, device):
     augmented = () if device == "cpu" else ("AUG.ENABLE", True, "AUG.DEVICE", device)
     reference, out, draw = undisturbed(ranks, *augmented), tmp_path / "run", random.Random(ranks)
