@@ -41,6 +41,7 @@ setup(
         "av>=18,<19",
         "tensorboard>=2.18,<3",
         "timm>=1.0.20,<2",  # RandAugment
+        "scipy>=1.11",  # exact tests of accuracy against chance; scikit-learn needs it, too
         "scikit-learn>=1.5",  # heads that are fitted to features; a second opinion on scores in tests
         "torchmetrics>=1.4,<2",  # confusion matrix
         "matplotlib>=3.8,<4",  # pictures in TensorBoard
